@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := outputs/quickstart
+
+.PHONY: help install quickstart test lint clean
+
+help:
+	@echo "make install     .venv with everything the scripts need, and the embedded model"
+	@echo "make quickstart  train on sample_data, write a submission, show the scores (no GPU, no account, no hub)"
+	@echo "make test        lint and the whole test suite, offline, under 10 minutes on 2 cores"
+	@echo "make clean       remove .venv and $(RUN)"
+
+install: .venv/installed
+
+.venv/installed: requirements.txt requirements-dev.txt requirements-quickstart.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-quickstart.txt
+	touch $@
+
+quickstart: install
+	$(BIN)/python run_classifier.py --config recipes/minilm_cpu.yaml --train_file sample_data/train.csv \
+	    --validation_file sample_data/validation.csv --output_dir $(RUN)/minilm --num_train_epochs 10 --overwrite
+	$(BIN)/python make_submission.py --model $(RUN)/minilm --test_file sample_data/test.csv \
+	    --sample_submission sample_data/sample_submission.csv --output_file $(RUN)/submission.csv --overwrite
+	@echo
+	@echo "model, thresholds, scores: $(RUN)/minilm   (open README.md there)"
+	@echo "submission:                $(RUN)/submission.csv"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+clean:
+	rm -rf .venv $(RUN)

@@ -1,0 +1,234 @@
+"""Fine-tune a model with a classification head for multi-label text classification.
+
+    accelerate launch run_classifier.py --model_name_or_path roberta-base \\
+        --train_file train.csv --validation_file validation.csv --output_dir outputs/roberta
+    accelerate launch run_classifier.py --config recipes/minilm_cpu.yaml \\
+        --train_file train.csv --validation_file validation.csv --output_dir outputs/minilm
+
+Columns are found by themselves: an id, a text, and every 0/1 column is a label. The folder of the run then holds the
+model, thresholds for each label, validation predictions and scores; make_submission.py takes it from there.
+"""
+
+import sys
+from dataclasses import asdict
+
+from utils.arguments import (
+    TRAINER_HELP,
+    ArgumentParser,
+    DataArguments,
+    LossArguments,
+    ModelArguments,
+    RunArguments,
+    ThresholdArguments,
+    print_help,
+)
+from utils.errors import exit_on_user_error
+
+ARGUMENTS = [ModelArguments, DataArguments, LossArguments, ThresholdArguments, RunArguments]
+
+
+@exit_on_user_error
+def main(argv=None):
+    """Train, evaluate and save one run."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv or "-h" in argv:
+        return print_help(__doc__, ARGUMENTS, TRAINER_HELP)
+
+    # Heavy imports come after --help, which should answer at once.
+    import numpy as np
+    import torch
+    from accelerate import PartialState
+    from transformers import EarlyStoppingCallback, set_seed
+
+    from utils import training
+    from utils.data import label_array, read_training_data
+    from utils.encoding import collator, encode, length_limit, longest_first
+    from utils.evaluation import evaluate_probabilities, label_table, summary_table
+    from utils.files import write_json, write_text
+    from utils.losses import MultiLabelLoss, positive_weights
+    from utils.model_card import render_card
+    from utils.models import load_classifier, load_tokenizer
+    from utils.predict import predict_probabilities
+    from utils.run_folder import (
+        RESULTS_FILE,
+        begin_run,
+        check_same_run,
+        find_checkpoint,
+        publish,
+        save_predictions,
+        save_thresholds,
+        staging_folder,
+    )
+    from utils.splits import near_duplicate_groups
+
+    # Arguments
+    if "--help_all" in argv:
+        return print_help(__doc__, [*ARGUMENTS, training.ClassifierTrainingArguments])
+    model_args, data_args, loss_args, threshold_args, run_args, training_args = ArgumentParser(
+        [*ARGUMENTS, training.ClassifierTrainingArguments]
+    ).parse(argv)
+    if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
+        training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
+    output_dir = training_args.output_dir
+    state = PartialState()
+
+    def log(message):
+        if state.is_main_process:
+            print(message, file=sys.stderr, flush=True)
+
+    checkpoint = find_checkpoint(output_dir, run_args.overwrite)
+    set_seed(training_args.seed)
+
+    # Data
+    with state.main_process_first():
+        train, validation, task = read_training_data(data_args, training_args.seed, log)
+    log(f"{len(train)} training rows, {len(validation)} validation rows; two of them:")
+    for row in np.random.default_rng(training_args.seed).choice(len(train), min(2, len(train)), replace=False):
+        names = [name for name, value in zip(task.labels, train[int(row)]["labels"]) if value]
+        log(f"  {train[int(row)]['text']!r}: {', '.join(names) or '(none)'}")
+    truth = label_array(validation)
+    validation_groups = near_duplicate_groups(validation["text"][:])
+
+    # Tokenizer and model
+    tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+    model = load_classifier(
+        model_args.model_name_or_path,
+        task.labels,
+        tokenizer,
+        model_args.model_revision,
+        model_args.attn_implementation,
+    )
+    max_length = length_limit(data_args.max_length, tokenizer, model.config)
+    task.max_length = max_length
+    with state.main_process_first():
+        train_encoded = encode(train, tokenizer, max_length)
+        validation_encoded = encode(validation, tokenizer, max_length)
+    lengths = np.array(train_encoded["length"][:])
+    log(
+        f"tokens per text: {lengths.mean():.1f} on average, {lengths.max()} at most; "
+        f"{(lengths >= max_length).sum()} texts fill the limit of {max_length} and may be cut"
+    )
+
+    # Loss
+    weights = positive_weights(label_array(train), loss_args.pos_weight, loss_args.max_pos_weight)
+    loss = MultiLabelLoss(
+        loss_args.loss,
+        torch.tensor(weights, dtype=torch.float32),
+        loss_args.focal_gamma,
+        loss_args.asl_gamma_positive,
+        loss_args.asl_gamma_negative,
+        loss_args.asl_clip,
+    )
+    loss_description = f"loss {loss_args.loss}, pos_weight {loss_args.pos_weight}"
+    log(f"{loss_description}: " + ", ".join(f"{name} {w:.2f}" for name, w in zip(task.labels, weights)))
+
+    # Trainer
+    def evaluate(probabilities):
+        return evaluate_probabilities(
+            probabilities,
+            truth,
+            validation_groups,
+            task.labels,
+            threshold_args.threshold_strategy,
+            threshold_args.threshold_shrinkage,
+        )
+
+    # Evaluated with the longest first, scored in the order of the file.
+    order = longest_first(validation_encoded)
+
+    def compute_metrics(prediction):
+        logits = np.empty(prediction.predictions.shape)
+        logits[order] = prediction.predictions
+        return evaluate(1 / (1 + np.exp(-logits))).metrics
+
+    callbacks = []
+    if run_args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(run_args.early_stopping_patience))
+    trainer = training.MultiLabelTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_encoded,
+        eval_dataset=validation_encoded.select(order),
+        processing_class=tokenizer,
+        data_collator=collator(tokenizer, not training_args.use_cpu),
+        compute_loss_func=loss,
+        compute_metrics=compute_metrics,
+        callbacks=callbacks,
+    )
+    training.use_readable_log(trainer)
+
+    # Train
+    arguments = {
+        "script": "run_classifier.py",
+        **asdict(model_args),
+        **asdict(data_args),
+        **asdict(loss_args),
+        **asdict(threshold_args),
+        "early_stopping_patience": run_args.early_stopping_patience,
+        "global_batch_size": training_args.train_batch_size
+        * training_args.gradient_accumulation_steps
+        * state.num_processes,
+        **{name: getattr(training_args, name) for name in training.RESULT_ARGUMENTS},
+    }
+    if checkpoint:
+        check_same_run(output_dir, arguments, task)
+        log(f"resuming from {checkpoint}")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        begin_run(output_dir, arguments, task, resuming=bool(checkpoint))
+    state.wait_for_everyone()
+    train_metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+
+    # Evaluate
+    probabilities = predict_probabilities(trainer, validation_encoded)
+    evaluation = evaluate(probabilities)
+    eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
+    train_metrics |= {"train_samples": len(train)}
+    eval_metrics |= {
+        "eval_samples": len(validation),
+        "best_metric_name": training_args.metric_for_best_model,
+        "best_checkpoint_step": trainer.state.best_global_step,
+        "epoch": trainer.state.epoch,
+    }
+
+    # Save
+    staging = staging_folder(output_dir)
+    trainer.save_model(staging)
+    if state.is_main_process:
+        save_thresholds(
+            staging,
+            task.labels,
+            evaluation.thresholds,
+            threshold_args.threshold_strategy,
+            threshold_args.threshold_shrinkage,
+        )
+        save_predictions(staging, validation["id"][:], task.labels, truth, probabilities)
+        trainer.state.save_to_json(staging / "trainer_state.json")
+        card = render_card(
+            name=output_dir.rstrip("/").split("/")[-1],
+            folder=output_dir,
+            model_description=model_args.model_name_or_path,
+            base_model=None,
+            task=task,
+            max_length=max_length,
+            metrics=eval_metrics,
+            tuned=threshold_args.threshold_strategy != "fixed",
+            threshold_strategy=threshold_args.threshold_strategy,
+            summary_table=summary_table(evaluation.metrics, markdown=True),
+            label_table=label_table(evaluation.metrics, task.labels, markdown=True),
+            loss_description=loss_description,
+            training_args=training_args.to_sanitized_dict(),
+            label_counts=list(zip(task.labels, task.train_positives)),
+        )
+        write_text(staging / "README.md", card)
+        write_json(staging / "train_results.json", train_metrics)
+        write_json(staging / "eval_results.json", eval_metrics)
+        write_json(staging / RESULTS_FILE, train_metrics | eval_metrics)
+        publish(output_dir, run_args.keep_checkpoints)
+        print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, task.labels)}\n")
+        print(f"run folder: {output_dir}")
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Tiny models built on the spot, and the scripts called as a user calls them."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Before anything is imported: no network, and caches that leave no trace.
+CACHE = tempfile.mkdtemp(prefix="test-cache-")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": CACHE,
+    "WANDB_MODE": "disabled",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "sample_data"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder of a tiny base model: `tiny("roberta")`."""
+    from utils.tiny_models import build
+
+    built = {}
+
+    def get(kind):
+        if kind not in built:
+            built[kind] = build(kind, tmp_path_factory.mktemp("models") / kind)
+        return built[kind]
+
+    return get
+
+
+def run_script(script, *arguments, processes=None, environment=None, timeout=300):
+    """Run a script in a new process, with `processes` through `accelerate launch`; returns the finished process."""
+    command = [sys.executable, script]
+    if processes:
+        config = f"accelerate_configs/cpu{'_2_processes' if processes > 1 else ''}.yaml"
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+        command = [*launch, "--num_processes", str(processes), script]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture
+def refused(capsys):
+    """Call a script's `main` with arguments it must refuse: exit status 2, one line on stderr; returns the line."""
+
+    def call(main, *arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(argument) for argument in arguments])
+        assert exit_info.value.code == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        return errors[0]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, tmp_path_factory):
+    """A finished run of tiny RoBERTa on the sample data."""
+    from run_classifier import main
+
+    output_dir = tmp_path_factory.mktemp("runs") / "trained"
+    main(training_flags(tiny("roberta"), output_dir))
+    return output_dir
+
+
+def training_flags(model, output_dir, **flags):
+    """Flags of a short training run on the sample data; `flags` replaces or adds some, None takes one out."""
+    values = {
+        "model_name_or_path": model,
+        "train_file": SAMPLE / "train.csv",
+        "validation_file": SAMPLE / "validation.csv",
+        "output_dir": output_dir,
+        "learning_rate": 3e-3,
+        "num_train_epochs": 2,
+        "disable_tqdm": True,
+    } | flags
+    return [str(word) for name, value in values.items() if value is not None for word in (f"--{name}", value)]

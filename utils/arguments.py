@@ -1,0 +1,216 @@
+"""Command line and YAML: what can be set, and mistakes in it told in one line.
+
+Nothing here imports torch, so that `--help` answers at once; the Trainer's own flags are in `utils.training`.
+"""
+
+import argparse
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from trl import TrlParser
+
+from utils.errors import UserError
+
+TRAINER_HELP = """\
+Every flag of transformers.TrainingArguments works too, for instance --num_train_epochs, --learning_rate,
+--per_device_train_batch_size, --gradient_accumulation_steps, --metric_for_best_model, --seed, --report_to, --max_steps,
+--bf16 False; --help_all lists them with their defaults. All flags may also stand in a YAML file: --config FILE.
+"""
+
+
+def option(default, text, **metadata):
+    """A dataclass field with its help text."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str = option(
+        None, "hub name or folder of the model; embedded-minilm is the one of requirements-quickstart.txt"
+    )
+    model_revision: str = option("main", "branch, tag or commit of the model on the hub")
+    attn_implementation: str | None = option(None, "eager, sdpa, flash_attention_2 ...; left out: the model's default")
+
+
+@dataclass
+class DataArguments:
+    """Where the rows are and how they are read."""
+
+    _argument_group_name = "data"
+
+    train_file: str | None = option(None, ".csv, .tsv, .txt (SemEval's format), .jsonl or .parquet")
+    validation_file: str | None = option(None, "left out: --validation_fraction of the training rows are held out")
+    validation_fraction: float = option(0.1, "share of the training rows to hold out, near-duplicates kept together")
+    dataset_name: str | None = option(None, "data set on the hub, or a local folder of Parquet files")
+    dataset_config: str | None = option(None, "configuration of the data set")
+    dataset_revision: str | None = option(None, "revision of the data set, for instance refs/convert/parquet")
+    train_split: str = option("train", "split of the data set to train on")
+    validation_split: str | None = option(None, "split to validate on; left out: see --validation_fraction")
+    id_column: str | None = option(None, "left out: found by its name; row numbers without one")
+    text_column: str | None = option(None, "left out: found by its name, or the only column of texts")
+    label_columns: list[str] | None = option(
+        None, "the 0/1 columns, or one column with a list of labels; left out: every 0/1 column"
+    )
+    label_delimiter: str | None = option(None, "what divides the names in a label list; left out: comma, ; or |")
+    csv_quoting: str | None = option(
+        None, "whether quotes enclose cells; left out: none for .txt, else standard", choices=["standard", "none"]
+    )
+    normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
+    normalize_urls: bool = option(False, "replace links by http")
+    max_length: int = option(256, "tokens of a text that the model sees; padding is never longer than a batch needs")
+    max_train_samples: int | None = option(None, "take the first so many training rows, for a dry run")
+    max_eval_samples: int | None = option(None, "take the first so many validation rows, for a dry run")
+
+    def __post_init__(self):
+        if bool(self.train_file) == bool(self.dataset_name):
+            raise UserError("give the training data, either by --train_file or by --dataset_name")
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"--validation_fraction {self.validation_fraction}: must lie between 0 and 1")
+        for name in ("max_length", "max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: must be 1 or more")
+
+
+@dataclass
+class LossArguments:
+    """What the training minimises."""
+
+    _argument_group_name = "loss"
+
+    loss: str = option("bce", "binary cross-entropy, focal or asymmetric loss", choices=["bce", "focal", "asl"])
+    pos_weight: str | None = option(
+        None,
+        "weight of the positive cells: none, sqrt (of negatives / positives), balanced (negatives / positives) or a "
+        "number; left out: sqrt with bce, none with the others",
+    )
+    max_pos_weight: float = option(20.0, "cap of sqrt and balanced weights")
+    focal_gamma: float = option(2.0, "focal loss: how much cells that are right already are played down")
+    asl_gamma_positive: float = option(0.0, "asymmetric loss: the same for positive cells")
+    asl_gamma_negative: float = option(4.0, "asymmetric loss: the same for negative cells")
+    asl_clip: float = option(0.05, "asymmetric loss: negatives with a probability below this count nothing")
+
+    def __post_init__(self):
+        if self.max_pos_weight < 1:
+            raise UserError(f"--max_pos_weight {self.max_pos_weight}: must be 1 or more")
+        if self.pos_weight is None:
+            self.pos_weight = "sqrt" if self.loss == "bce" else "none"
+
+
+@dataclass
+class ThresholdArguments:
+    """How probabilities become yes and no."""
+
+    _argument_group_name = "thresholds"
+
+    threshold_strategy: str = option(
+        "per_label", "0.5, one threshold for all labels, or one each", choices=["fixed", "global", "per_label"]
+    )
+    threshold_shrinkage: float = option(
+        20.0, "positive validation rows at which a label's own threshold weighs as much as the global one"
+    )
+
+    def __post_init__(self):
+        if self.threshold_shrinkage < 0:
+            raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must not be negative")
+
+
+@dataclass
+class RunArguments:
+    """What happens in the output folder."""
+
+    _argument_group_name = "run"
+
+    overwrite: bool = option(False, "train anew in an --output_dir that holds a finished or other run")
+    keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
+    early_stopping_patience: int | None = option(
+        None, "stop after so many evaluations without a better score; left out: never"
+    )
+
+
+class ArgumentParser(TrlParser):
+    """`TrlParser` that checks YAML values like flags, and tells mistakes in one line with the nearest valid name."""
+
+    def __init__(self, dataclass_types, **kwargs):
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        for action in self._actions:
+            # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
+            if getattr(action.type, "__name__", "") == "string_to_bool":
+                action.nargs, action.const = "?", True
+
+    def error(self, message):
+        raise UserError(message)
+
+    def set_defaults_with_config(self, **config):
+        # argparse converts and checks text alone, so a value of the wrong kind in a YAML file would go through.
+        for action in self._actions:
+            value = config.get(action.dest)
+            if value is None or action.nargs == 0:
+                continue
+            texts = [str(item) for item in value] if isinstance(value, list) else [self._as_text(value)]
+            try:
+                config[action.dest] = self._get_values(action, texts)
+            except argparse.ArgumentError as error:
+                self.error(f"{error} (in the --config file)")
+        remaining = super().set_defaults_with_config(**config)
+        for flag in remaining[::2]:
+            self._unknown(flag, f'key "{flag[2:]}" in the --config file')
+        return []
+
+    @staticmethod
+    def _as_text(value):
+        return json.dumps(value) if isinstance(value, dict) else str(value)
+
+    def _unknown(self, flag, shown):
+        known = [name for action in self._actions for name in action.option_strings if "-" not in name[2:]]
+        near = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
+        hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""
+        self.error(f"unknown {'flag ' if shown.startswith('-') else ''}{shown}{hint}")
+
+    def parse(self, argv):
+        """Parse flags and the `--config` file into the dataclasses, in their order."""
+        argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+        if "--config" in argv:
+            self._check_config_file(argv[argv.index("--config") + 1 :])
+        # Unknown flags first: they may be why a required one seems to be missing.
+        flags = {name for action in self._actions for name in action.option_strings} | {"--config"}
+        for word in argv:
+            if word.startswith("--") and word.split("=", 1)[0] not in flags:
+                self._unknown(word.split("=", 1)[0], word.split("=", 1)[0])
+        *parsed, words = self.parse_args_and_config(argv, return_remaining_strings=True)
+        if words:
+            self.error(f"unexpected words {' '.join(words)}: a flag begins with --")
+        return parsed
+
+    def _check_config_file(self, words):
+        if not words or words[0].startswith("--"):
+            self.error("--config needs the path of a YAML file")
+        path = Path(words[0])
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            self.error(f"{path}: {error.strerror}")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"{path} is not valid YAML: {error}")
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            self.error(f"{path} must hold lines of the form `flag: value`")
+
+
+def print_help(description, dataclass_types, epilog=None):
+    """Print the flags of `dataclass_types` with the description."""
+    ArgumentParser(dataclass_types, description=description, epilog=epilog, formatter_class=_HelpFormatter).print_help()
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the description, and shows defaults that say something."""
+
+    def _get_help_string(self, action):
+        shown = action.default not in (None, False, argparse.SUPPRESS) and action.option_strings
+        return action.help + (" (default: %(default)s)" if shown else "")

@@ -1,0 +1,76 @@
+"""Load finished runs and predict: shared by everything that works with trained models."""
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
+from scipy.special import expit
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from utils.data import read_ids, read_texts
+from utils.encoding import collator, encode, length_limit, longest_first
+from utils.errors import UserError
+from utils.run_folder import load_task
+from utils.task import Task
+from utils.training import ClassifierTrainingArguments, MultiLabelTrainer
+
+
+@dataclass
+class Run:
+    """A finished run, loaded."""
+
+    folder: str
+    task: Task
+    model: object
+    tokenizer: object
+
+
+def load_run(folder):
+    """Load the model, tokenizer and task of a finished run.
+
+    Raises:
+        UserError: for a folder that is no finished run, or whose model cannot be loaded.
+    """
+    task = load_task(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: the model of this run cannot be loaded: {error}") from error
+    return Run(str(folder), task, model, tokenizer)
+
+
+def predict_probabilities(trainer, encoded):
+    """Probabilities `[N, L]` of encoded rows, in their order, whatever the number of processes."""
+    order = longest_first(encoded)
+    logits = trainer.predict(encoded.select(order)).predictions
+    probabilities = np.empty(logits.shape, dtype=float)
+    probabilities[order] = expit(logits.astype(float))
+    return probabilities
+
+
+def predict_table(run, table, batch_size):
+    """Probabilities `[N, L]` of a run for the rows of a table, `batch_size` rows at a time in each process.
+
+    Raises:
+        UserError: for rows that cannot be read, or a probability that is not a number.
+    """
+    ids = read_ids(table, run.task)
+    limit = length_limit(run.task.max_length, run.tokenizer, run.model.config)
+    with PartialState().main_process_first():
+        encoded = encode(Dataset.from_dict({"text": read_texts(table, run.task)}), run.tokenizer, limit)
+    with tempfile.TemporaryDirectory() as unused:  # Trainer insists on a folder to write to
+        training_args = ClassifierTrainingArguments(output_dir=unused, per_device_eval_batch_size=batch_size)
+        trainer = MultiLabelTrainer(
+            model=run.model, args=training_args, data_collator=collator(run.tokenizer, not training_args.use_cpu)
+        )
+        probabilities = predict_probabilities(trainer, encoded)
+    bad = np.flatnonzero(np.isnan(probabilities).any(axis=1))
+    if len(bad):
+        raise UserError(
+            f'{run.folder} gives a probability that is NaN for {len(bad)} rows, the first with id "{ids[bad[0]]}": '
+            "its weights are broken, train it anew"
+        )
+    return probabilities

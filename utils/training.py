@@ -1,0 +1,189 @@
+"""Trainer, fitted to multi-label classification: defaults, batches of one length, and a readable log."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from utils.arguments import option
+from utils.errors import UserError
+
+# Batches of one length are cut from this many batches of random rows.
+BATCHES_PER_POOL = 50
+
+# What a run's result depends on, besides our own arguments. A run is resumed only with the same values.
+RESULT_ARGUMENTS = [
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+    "train_sampling_strategy",
+    "eval_strategy",
+    "metric_for_best_model",
+]
+
+
+def machine_has_bf16(on_gpu):
+    """Whether bf16 is fast here: NVIDIA GPUs from Ampere on, CPUs with AVX512-bf16 or AMX."""
+    if on_gpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.accelerator.is_available():
+        return False  # Apple's and others' are untested
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
+
+
+@dataclass
+class ClassifierTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the defaults of this task."""
+
+    _argument_group_name = "Trainer"
+
+    learning_rate: float = option(2e-5, "peak learning rate")
+    num_train_epochs: float = option(5.0, "passes over the training rows")
+    per_device_train_batch_size: int = option(32, "micro-batch of one process")
+    per_device_eval_batch_size: int = option(128, "rows predicted at a time by one process")
+    warmup_steps: float = option(0.1, "steps of rising learning rate; below 1 a share of all steps")
+    weight_decay: float = option(0.01, "weight decay of AdamW")
+    bf16: bool | None = option(None, "bf16 mixed precision; left out: where the machine is fast at it")
+    logging_steps: float = option(20, "steps between two lines of the log; below 1 a share of all steps")
+    eval_strategy: str = option("epoch", "when to evaluate", choices=["no", "steps", "epoch"])
+    save_strategy: str = option(
+        "epoch", "when to save a checkpoint", choices=[strategy.value for strategy in SaveStrategy]
+    )
+    save_total_limit: int | None = option(1, "checkpoints kept during the run, besides the best")
+    load_best_model_at_end: bool = option(True, "end with the checkpoint with the best --metric_for_best_model")
+    metric_for_best_model: str | None = option("f1_macro_tuned", "validation score that picks the best checkpoint")
+    train_sampling_strategy: str = option(
+        "group_by_length",
+        "how batches are drawn; group_by_length pads least",
+        choices=["random", "sequential", "group_by_length", "batch_rebalance"],
+    )
+    # Trainer's own help texts of these hold a bare percent sign, which argparse cannot print.
+    lr_scheduler_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for the scheduler"})
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise UserError("give the folder of the run by --output_dir")
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and machine_has_bf16(on_gpu)
+            self.fp16 = self.fp16 or (on_gpu and not self.bf16)
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # without it TrainingArguments refuses bf16
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if self.n_gpu > 1:
+            raise UserError(
+                f"{self.n_gpu} GPUs are visible to one process: start with `accelerate launch --multi_gpu`, or choose "
+                "one by CUDA_VISIBLE_DEVICES=0"
+            )
+
+
+class LengthGroupedSampler(Sampler):
+    """Rows in an order in which each `batch_size` neighbours have about one length, another order every epoch.
+
+    As in transformers' sampler of this name, rows are drawn at random, sorted by length within pools of 50 batches and
+    cut into batches. Here the batches are then shuffled, so that the length does not fall steadily through a pool, and
+    the order depends on seed and epoch alone, not on what else drew random numbers: resuming and other numbers of
+    processes see the same batches.
+    """
+
+    def __init__(self, lengths, batch_size, seed):
+        self.lengths, self.batch_size, self.seed, self.epoch = torch.tensor(lengths), batch_size, seed, 0
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def set_epoch(self, epoch):
+        """Called by accelerate's data loader at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        batches = []
+        for pool in torch.randperm(len(self), generator=generator).split(BATCHES_PER_POOL * self.batch_size):
+            batches += pool[self.lengths[pool].argsort(descending=True, stable=True)].split(self.batch_size)
+        # A short batch stays at the end, else all after it would straddle two lengths.
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        rest = [batch for batch in batches if len(batch) < self.batch_size]
+        for i in torch.randperm(len(full), generator=generator).tolist():
+            yield from full[i].tolist()
+        for batch in rest:
+            yield from batch.tolist()
+
+
+class MultiLabelTrainer(Trainer):
+    """Trainer whose batches hold rows of one length, also over several processes, and which evaluates in row order."""
+
+    # The loss divides by the number of cells of the whole global batch (utils.losses.MultiLabelLoss).
+    loss_is_scaled_for_ga = True
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # Trainer's own leaves out the number of processes, so that each has batches of another length.
+        global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * max(1, self.args.world_size)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler(self.train_dataset["length"][:], global_batch, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Trainer's own would shuffle the rows here too when training is grouped by length.
+        return SequentialSampler(eval_dataset)
+
+
+def describe_logs(logs):
+    """One line for the terminal: losses and summary scores, without the figures of each label."""
+    if "eval_loss" in logs:
+        tuned = f", {logs['eval_f1_macro_tuned']:.4f} tuned" if "eval_f1_macro_tuned" in logs else ""
+        return (
+            f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, "
+            f"macro-F1 {logs['eval_f1_macro']:.4f} at 0.5{tuned}, micro-F1 {logs['eval_f1_micro']:.4f}, "
+            f"Jaccard {logs['eval_jaccard']:.4f}, mAP {logs['eval_map']:.4f}"
+        )
+    if "loss" in logs:
+        return f"epoch {logs['epoch']:.2f}: loss {logs['loss']:.4f}, learning rate {logs['learning_rate']:.2e}"
+    return None
+
+
+class LogWithProgressBar(ProgressCallback):
+    """Trainer's progress bar; the log as readable lines above it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        line = describe_logs(logs)
+        if line and state.is_world_process_zero and self.training_bar is not None:
+            self.training_bar.write(line)
+
+
+class LogWithoutProgressBar(PrinterCallback):
+    """The log as readable lines, for `--disable_tqdm`."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        line = describe_logs(logs)
+        if line and state.is_world_process_zero:
+            print(line, flush=True)
+
+
+def use_readable_log(trainer):
+    """Replace the callback that prints Trainer's dictionaries."""
+    trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
+    trainer.add_callback(LogWithoutProgressBar if trainer.args.disable_tqdm else LogWithProgressBar)
