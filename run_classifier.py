@@ -35,10 +35,11 @@ def main(argv=None):
         return print_help(__doc__, ARGUMENTS, TRAINER_HELP)
 
     # Heavy imports come after --help, which should answer at once.
+    import datasets
     import numpy as np
     import torch
+    import transformers
     from accelerate import PartialState
-    from transformers import EarlyStoppingCallback, set_seed
 
     from utils import training
     from utils.data import label_array, read_training_data
@@ -76,8 +77,11 @@ def main(argv=None):
         if state.is_main_process:
             print(message, file=sys.stderr, flush=True)
 
+    if training_args.disable_tqdm:
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
     checkpoint = find_checkpoint(output_dir, run_args.overwrite)
-    set_seed(training_args.seed)
+    transformers.set_seed(training_args.seed)
 
     # Data
     with state.main_process_first():
@@ -143,7 +147,7 @@ def main(argv=None):
 
     callbacks = []
     if run_args.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(run_args.early_stopping_patience))
+        callbacks.append(transformers.EarlyStoppingCallback(run_args.early_stopping_patience))
     trainer = training.MultiLabelTrainer(
         model=model,
         args=training_args,

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.arguments import LossArguments
 from utils.errors import UserError
 from utils.losses import asymmetric, bce, focal, positive_weights
 
@@ -40,4 +41,4 @@ def test_positive_weights():
     assert positive_weights(labels, "2.5", 20) == pytest.approx(np.full(4, 2.5))
     for wrong in ("much", "0", "-1", "nan", "inf"):
         with pytest.raises(UserError, match="--pos_weight"):
-            positive_weights(labels, wrong, 20)
+            LossArguments(pos_weight=wrong)

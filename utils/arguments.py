@@ -6,6 +6,7 @@ Nothing here imports torch, so that `--help` answers at once; the Trainer's own 
 import argparse
 import difflib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,6 +103,13 @@ class LossArguments:
             raise UserError(f"--max_pos_weight {self.max_pos_weight}: must be 1 or more")
         if self.pos_weight is None:
             self.pos_weight = "sqrt" if self.loss == "bce" else "none"
+        if self.pos_weight not in ("none", "sqrt", "balanced"):
+            try:
+                weight = float(self.pos_weight)
+            except ValueError:
+                weight = math.nan
+            if not 0 < weight < math.inf:
+                raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
 
 
 @dataclass

@@ -73,6 +73,8 @@ def read_table(path, csv_quoting=None):
     header_rows = 1
     if kind in (".csv", ".tsv", ".txt"):
         rows = _read_delimited(path, "," if kind == ".csv" else "\t", csv_quoting or _default_quoting(kind))
+        if kind == ".tsv" and csv_quoting is None:
+            _check_swallowed_rows(rows, path)
     elif kind in (".jsonl", ".ndjson", ".json"):
         rows, header_rows = _load(path, "json"), 0
     elif kind == ".parquet":
@@ -80,7 +82,7 @@ def read_table(path, csv_quoting=None):
     else:
         raise UserError(f"{path}: unknown kind of file: give .csv, .tsv, .txt, .jsonl or .parquet")
     if len(rows) == 0:
-        raise UserError(f"{path} has no rows below its header: add rows")
+        raise UserError(f"{path} has no rows: add rows")
     return Table(rows, str(path), first_row=1 + header_rows)
 
 
@@ -99,29 +101,26 @@ def _read_delimited(path, delimiter, quoting):
         header = list(pd.read_csv(path, nrows=0, **options).columns)
         # A first line that is shorter than the rows makes pandas take the first column for an index, without a word.
         first = pd.read_csv(path, nrows=1, header=None, skiprows=1, **options)
-    except pd.errors.EmptyDataError:
-        first = pd.DataFrame(columns=header)
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{path} has no rows below its header: add rows") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(_reading_problem(path, error)) from error
     if first.shape[1] > len(header):
         raise UserError(f"{path}, row 2 has {first.shape[1]} cells, its header {len(header)}: make them the same")
     features = datasets.Features({name: datasets.Value("string") for name in header})
-    rows = _load(path, "csv", features=features, **options)
-    _check_swallowed_rows(rows, path, delimiter, header)
-    return rows
+    return _load(path, "csv", features=features, **options)
 
 
-def _check_swallowed_rows(rows, path, delimiter, header):
-    """Two texts that begin with a quote are read as one cell, line break and delimiters and all: refuse that."""
-    for name in header:
+def _check_swallowed_rows(rows, path):
+    """Two texts that begin with a quote are read as one cell, with line break and tabs: refuse that."""
+    for name in rows.column_names:
         cells = rows.data.column(name)
-        suspects = pc.and_(pc.match_substring(cells, "\n"), pc.match_substring(cells, delimiter))
+        suspects = pc.and_(pc.match_substring(cells, "\n"), pc.match_substring(cells, "\t"))
         for row in np.flatnonzero(suspects.to_numpy()):
-            lines = cells[int(row)].as_py().split("\n")
-            if any(line.count(delimiter) >= len(header) - 1 for line in lines) and len(header) > 1:
+            if cells[int(row)].as_py().count("\t") >= len(rows.column_names) - 1:
                 raise UserError(
                     f'{path}, row {row + 2}, column "{name}" has swallowed the row after it, as it begins with a '
-                    "quote: pass --csv_quoting none if quotes are ordinary characters in this file"
+                    "quote: pass --csv_quoting none if quotes are ordinary characters in this file, else standard"
                 )
 
 
@@ -135,6 +134,8 @@ def _load(path, builder, **options):
 def _reading_problem(path, error):
     if isinstance(error, UnicodeDecodeError):
         return f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+    if "corresponds to no data" in str(error):  # what `datasets` says of a file without rows
+        return f"{path} has no rows: add rows"
     return f"{path} cannot be read: {error}"
 
 

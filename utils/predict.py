@@ -59,10 +59,17 @@ def predict_table(run, table, batch_size):
     """
     ids = read_ids(table, run.task)
     limit = length_limit(run.task.max_length, run.tokenizer, run.model.config)
-    with PartialState().main_process_first():
-        encoded = encode(Dataset.from_dict({"text": read_texts(table, run.task)}), run.tokenizer, limit)
     with tempfile.TemporaryDirectory() as unused:  # Trainer insists on a folder to write to
-        training_args = ClassifierTrainingArguments(output_dir=unused, per_device_eval_batch_size=batch_size)
+        training_args = ClassifierTrainingArguments(
+            output_dir=unused,
+            per_device_eval_batch_size=batch_size,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+        )
+        # Not before the arguments: they tell accelerate whether to use the CPU.
+        with PartialState().main_process_first():
+            encoded = encode(Dataset.from_dict({"text": read_texts(table, run.task)}), run.tokenizer, limit)
         trainer = MultiLabelTrainer(
             model=run.model, args=training_args, data_collator=collator(run.tokenizer, not training_args.use_cpu)
         )

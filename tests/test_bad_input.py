@@ -1,0 +1,258 @@
+"""Mistakes of the user: one line on stderr, exit status 2, nothing written."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+import make_submission
+import run_classifier
+from conftest import SAMPLE, run_script, training_flags
+
+ROWS = {"id": ["a", "b", "c", "d"], "text": ["one", "two", "three", "four"], "joy": [1, 0, 1, 0], "fear": [0, 1, 0, 1]}
+
+
+@pytest.fixture
+def train_on(refused, tmp_path):
+    """Train on a data frame (or bytes) that must be refused; returns the line that says why."""
+
+    def call(train, validation=None, suffix=".csv", **flags):
+        for name, content in (("train", train), ("validation", validation)):
+            path = tmp_path / f"{name}{suffix}"
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            elif content is not None:
+                pd.DataFrame(content).to_csv(path, index=False)
+        flags = {
+            "train_file": tmp_path / f"train{suffix}",
+            "validation_file": None if validation is None else tmp_path / f"validation{suffix}",
+        } | flags
+        line = refused(run_classifier.main, *training_flags("no-such-model", tmp_path / "run", **flags))
+        assert not (tmp_path / "run").exists()
+        return line
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"joy": [1, 0, 2, 0]}, ['train.csv, row 4, column "joy"', 'is "2"', "must be 0 or 1"]),
+        ({"joy": [1, "", 1, 0]}, ['row 3, column "joy" is empty']),
+        ({"id": ["a", "b", "a", "d"]}, ['row 4, column "id"', '"a"', "row 2"]),
+        ({"id": ["a", "", "c", "d"]}, ['row 3, column "id" is empty']),
+        ({"text": ["one", "  ", "three", "four"]}, ['row 3, column "text" has no text', "take the row out"]),
+        ({"joy": ["x"] * 4, "fear": ["y"] * 4}, ["no label column", "--label_columns"]),
+        ({"fear": ["y"] * 4}, ["one label column only", "two labels"]),
+    ],
+)
+def test_training_rows(train_on, change, words):
+    line = train_on(ROWS | change)
+    assert all(word in line for word in words), line
+
+
+def test_training_files(train_on, tmp_path):
+    assert "is empty" in train_on(b"")
+    assert "has no rows" in train_on(b"id,text,joy,fear\n")
+    assert "not UTF-8" in train_on("id,text,joy,fear\n1,caf\xe9,0,1\n".encode("latin-1"))
+    assert "cannot be read" in train_on(b'id,text,joy,fear\n1,"never closed,0,1\n2,b,0,1\n')
+    assert "row 2 has 5 cells, its header 4" in train_on(b"id,text,joy,fear\n1,a,0,1,0\n2,b,0,1,0\n")
+    assert "unknown kind of file" in train_on(b"x", suffix=".xlsx")
+    assert "no such file" in train_on(ROWS, train_file=tmp_path / "missing.csv")
+    no_text = {key: value for key, value in ROWS.items() if key != "text"}
+    assert "--text_column" in train_on(no_text)
+    assert 'no column "body"' in train_on(ROWS, text_column="body")
+    assert "too few rows" in train_on({key: value[:1] for key, value in ROWS.items()})
+
+
+def test_swallowed_row(train_on):
+    content = b'id\ttext\tjoy\tfear\n1\t"so it begins\t1\t0\n2\t"again\t0\t1\n3\tx\t0\t1\n'
+    line = train_on(content, suffix=".tsv")
+    assert "row 2" in line
+    assert "--csv_quoting none" in line
+
+
+def test_validation_differs_from_training(train_on):
+    line = train_on(ROWS, {key: value for key, value in ROWS.items() if key != "fear"})
+    assert 'validation.csv has no column "fear"' in line
+    listed = {"id": [1, 2], "text": ["a", "b"], "labels": ["joy, fear", "fear"]}
+    line = train_on(listed, listed | {"labels": ["joy", "anger"]})
+    assert 'validation.csv, row 3, column "labels": unknown label "anger"' in line
+
+
+def test_label_without_positive_rows_is_warned_of(tiny, tmp_path, capsys):
+    rows = pd.read_csv(SAMPLE / "train.csv").assign(trust=0)
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    flags = training_flags(
+        tiny("roberta"),
+        tmp_path / "run",
+        train_file=tmp_path / "train.csv",
+        max_train_samples=64,
+        num_train_epochs=1,
+        pos_weight="balanced",
+    )
+    run_classifier.main(flags)
+    captured = capsys.readouterr().err
+    assert 'warning: no training row has the label "trust"' in captured
+    assert "trust 20.00" in captured
+    loss = json.loads((tmp_path / "run" / "train_results.json").read_text())["train_loss"]
+    assert 0 < loss < 10
+
+
+def test_flags(refused, tmp_path):
+    flags = training_flags("m", tmp_path / "run")
+    assert "--learning_rate" in refused(run_classifier.main, *flags, "--learning_rte", "1")
+    assert "invalid float value" in refused(run_classifier.main, *flags, "--learning_rate", "fast")
+    assert "invalid choice" in refused(run_classifier.main, *flags, "--loss", "mse")
+    assert "--pos_weight much" in refused(run_classifier.main, *flags, "--pos_weight", "much")
+    assert "--train_file" in refused(run_classifier.main, "--output_dir", "x")
+    assert "--output_dir" in refused(run_classifier.main, "--train_file", "x")
+    assert "--test_file is missing" in refused(make_submission.main, "--model", "x")
+    assert "no-such-model cannot be loaded" in refused(
+        run_classifier.main, *training_flags("no-such-model", tmp_path / "run")
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("learning_rte: 1", ["learning_rte", "did you mean learning_rate?"]),
+        ("learning_rate: fast", ["learning_rate", "invalid float value", "--config"]),
+        ("loss: mse", ["invalid choice", "--config"]),
+        ("a: [", ["not valid YAML"]),
+        ("- loss", ["flag: value"]),
+    ],
+)
+def test_yaml(refused, tmp_path, content, words):
+    (tmp_path / "c.yaml").write_text(content)
+    line = refused(run_classifier.main, "--config", tmp_path / "c.yaml", *training_flags("m", tmp_path / "run"))
+    assert all(word in line for word in words), line
+    line = refused(run_classifier.main, f"--config={tmp_path / 'none.yaml'}")
+    assert "none.yaml" in line
+
+
+def test_output_folders(refused, trained, tmp_path):
+    def train(output_dir):
+        return refused(run_classifier.main, *training_flags("m", output_dir))
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert "holds files but no run" in train(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    before = (trained / "all_results.json").read_bytes()
+    assert "finished run" in train(trained)
+    assert (trained / "all_results.json").read_bytes() == before
+    assert "is a file" in train(tmp_path / "mine" / "thesis.txt")
+
+
+@pytest.fixture
+def submit(refused, trained, tmp_path):
+    """Make a submission that must be refused; returns the line that says why."""
+
+    def call(*models, test_file=SAMPLE / "test.csv", **flags):
+        words = ["--model", *(models or [trained]), "--test_file", test_file, "--output_file", tmp_path / "s.csv"]
+        words += [word for name, value in flags.items() for word in (f"--{name}", value)]
+        line = refused(make_submission.main, *words)
+        assert not (tmp_path / "s.csv").exists()
+        return line
+
+    return call
+
+
+def test_test_files(submit, tmp_path):
+    test = pd.read_csv(SAMPLE / "test.csv", dtype=str)
+    path = tmp_path / "test.csv"
+
+    def with_test(frame):
+        frame.to_csv(path, index=False)
+        return submit(test_file=path)
+
+    assert 'no column "Tweet"' in with_test(test.drop(columns="Tweet"))
+    assert 'no column "ID"' in with_test(test.drop(columns="ID"))
+    assert "some labels but not joy" in with_test(test.drop(columns="joy"))
+    assert "too: make ids unique" in with_test(pd.concat([test, test.head(1)]))
+    assert "has no text" in with_test(test.assign(Tweet=[""] + list(test["Tweet"][1:])))
+    assert "no such file" in submit(test_file=tmp_path / "none.csv")
+
+
+def test_sample_submissions(submit, tmp_path):
+    sample = pd.read_csv(SAMPLE / "sample_submission.csv", dtype=str)
+    path = tmp_path / "sample.csv"
+
+    def with_sample(frame):
+        frame.to_csv(path, index=False)
+        return submit(sample_submission=path)
+
+    assert "sample-test-0001" in with_sample(sample.iloc[1:])
+    more = pd.concat([sample, sample.head(1).assign(ID="other")])
+    assert 'sample.csv: the id "other"' in with_sample(more)
+    assert "unknown ['happiness']" in with_sample(sample.assign(happiness="0"))
+    assert "missing ['joy']" in with_sample(sample.drop(columns="joy"))
+
+
+def test_runs(submit, trained, tmp_path):
+    assert "not the folder of a run" in submit(tmp_path)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(trained, unfinished, ignore=shutil.ignore_patterns("all_results.json"))
+    assert "not finished" in submit(unfinished)
+
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    task = json.loads((other / "task.json").read_text())
+    task["labels"][0] = "rage"
+    (other / "task.json").write_text(json.dumps(task))
+    assert "different labels" in submit(trained, other)
+
+    def change_predictions(change):
+        shutil.rmtree(other)
+        shutil.copytree(trained, other)
+        frame = pd.read_parquet(other / "predictions" / "validation.parquet")
+        change(frame)
+        frame.to_parquet(other / "predictions" / "validation.parquet")
+        return submit(trained, other)
+
+    def flip_truth(frame):
+        frame.loc[3, "truth/joy"] = 1 - frame.loc[3, "truth/joy"]
+
+    def lose_probability(frame):
+        frame.loc[3, "probability/joy"] = float("nan")
+
+    assert "disagree" in change_predictions(flip_truth)
+    line = change_predictions(lose_probability)
+    assert "NaN" in line
+    assert "row 4" in line
+
+
+def test_broken_weights(submit, trained, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(trained, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.out_proj.bias"] = torch.full_like(weights["classifier.out_proj.bias"], float("nan"))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    line = submit(broken)
+    assert "NaN" in line
+    assert "sample-test-0001" in line
+
+
+def test_existing_files_stay(refused, trained, tmp_path):
+    (tmp_path / "s.csv").write_text("mine")
+    flags = ["--model", trained, "--test_file", SAMPLE / "test.csv", "--output_file", tmp_path / "s.csv"]
+    assert "pass --overwrite" in refused(make_submission.main, *flags)
+    assert (tmp_path / "s.csv").read_text() == "mine"
+
+
+def test_from_the_shell(tmp_path):
+    done = run_script("run_classifier.py", *training_flags("m", tmp_path / "run", train_file=tmp_path / "none.csv"))
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path / 'none.csv'}: no such file\n"
+    done = run_script(
+        "make_submission.py", "--model", tmp_path, "--test_file", "x", "--output_file", tmp_path / "s.csv"
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1

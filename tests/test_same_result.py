@@ -1,0 +1,136 @@
+"""The same global batch gives the same training, however it is cut; a killed run resumes to the same result."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import run_classifier
+from conftest import ROOT, run_script, training_flags
+
+
+@pytest.fixture(scope="module")
+def model_without_dropout(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "roberta"
+    shutil.copytree(tiny("roberta"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def training_curve(folder):
+    """Loss and gradient norm of each step, and the validation scores."""
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    steps = [[entry["loss"], entry["grad_norm"]] for entry in log if "loss" in entry]
+    scores = [[entry["eval_loss"], entry["eval_f1_macro"], entry["eval_map"]] for entry in log if "eval_loss" in entry]
+    return steps, scores
+
+
+def flags_for(model, folder, micro_batch, accumulation):
+    return training_flags(
+        model,
+        folder,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        max_train_samples=64,
+        per_device_eval_batch_size=31,  # divides the 124 rows, so that the mean validation loss is comparable
+        logging_steps=1,
+        bf16=False,
+        learning_rate=1e-3,
+        keep_checkpoints=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference_curve(model_without_dropout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "8x1"
+    run_classifier.main(flags_for(model_without_dropout, folder, 8, 1))
+    steps, scores = training_curve(folder)
+    assert len(steps) == 16
+    assert steps[-1][0] < steps[0][0]
+    return steps, scores
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "accumulation", "processes"), [(4, 2, 1), (2, 4, 1), (8, 1, 1), (4, 1, 2), (2, 2, 2)]
+)
+def test_gradient_does_not_depend_on_the_cut(
+    model_without_dropout, reference_curve, tmp_path, micro_batch, accumulation, processes
+):
+    flags = flags_for(model_without_dropout, tmp_path / "run", micro_batch, accumulation)
+    if processes == 1:
+        run_classifier.main(flags)
+    else:
+        done = run_script("run_classifier.py", *flags, processes=processes)
+        assert done.returncode == 0, done.stderr
+    steps, scores = training_curve(tmp_path / "run")
+    for step, expected in zip(steps, reference_curve[0], strict=True):
+        assert step == pytest.approx(expected, abs=1e-4, rel=1e-4)
+    for evaluation, expected in zip(scores, reference_curve[1], strict=True):
+        assert evaluation == pytest.approx(expected, abs=1e-4)
+
+
+def long_run_flags(model, folder):
+    return training_flags(model, folder, num_train_epochs=6, max_train_samples=256, logging_steps=1)
+
+
+def without_times(results):
+    return {name: value for name, value in results.items() if "runtime" not in name and "per_second" not in name}
+
+
+def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused):
+    folder = tmp_path / "killed"
+    flags = long_run_flags(tiny("roberta"), folder)
+    process = subprocess.Popen(
+        [sys.executable, "run_classifier.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "all_results.json").exists()
+    # What a kill while saving leaves behind.
+    (folder / "checkpoint-9999").mkdir()
+    (folder / "checkpoint-9999" / "model.safetensors").write_bytes(b"half")
+    (folder / ".unfinished").mkdir()
+    (folder / ".unfinished" / "model.safetensors").write_bytes(b"half")
+
+    line = refused(run_classifier.main, *flags, "--seed", "5")
+    assert "begun with seed = 42, now it is 5" in line
+    line = refused(run_classifier.main, *flags, "--max_train_samples", "255")
+    assert "max_train_samples" in line
+
+    done = run_script("run_classifier.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stderr
+    assert not list(folder.glob("checkpoint-*"))
+    assert not (folder / ".unfinished").exists()
+
+    undisturbed = tmp_path / "undisturbed"
+    done = run_script("run_classifier.py", *long_run_flags(tiny("roberta"), undisturbed))
+    assert done.returncode == 0, done.stderr
+    results = [without_times(json.loads((run / "all_results.json").read_text())) for run in (folder, undisturbed)]
+    assert results[0].keys() == results[1].keys()
+    results[0].pop("train_loss"), results[1].pop("train_loss")  # counts the steps after resuming only
+    for name, value in results[0].items():
+        assert value == pytest.approx(results[1][name], abs=1e-4) if isinstance(value, float) else results[1][name]
+
+
+def test_overwriting_a_finished_run(tiny, tmp_path):
+    flags = training_flags(tiny("roberta"), tmp_path / "run", num_train_epochs=1, max_train_samples=32)
+    run_classifier.main(flags)
+    first = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run_classifier.main([*flags, "--overwrite", "--seed", "3"])
+    second = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert first["train_loss"] != second["train_loss"]
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
