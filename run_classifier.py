@@ -5,6 +5,9 @@
     accelerate launch run_classifier.py --config recipes/minilm_cpu.yaml \\
         --train_file train.csv --validation_file validation.csv --output_dir outputs/minilm
 
+    accelerate launch run_classifier.py --config recipes/qwen2.5_7b_qlora_head.yaml \\
+        --train_file train.csv --validation_file validation.csv --output_dir outputs/qwen2.5-7b
+
 Columns are found by themselves: an id, a text, and every 0/1 column is a label. The folder of the run then holds the
 model, thresholds for each label, validation predictions and scores; make_submission.py takes it from there.
 """
@@ -22,7 +25,7 @@ from utils.arguments import (
     ThresholdArguments,
     print_help,
 )
-from utils.errors import exit_on_user_error
+from utils.errors import UserError, exit_on_user_error
 
 ARGUMENTS = [ModelArguments, DataArguments, LossArguments, ThresholdArguments, RunArguments]
 
@@ -48,9 +51,11 @@ def main(argv=None):
     from utils.files import write_json, write_text
     from utils.losses import MultiLabelLoss, positive_weights
     from utils.model_card import render_card
-    from utils.models import load_classifier, load_tokenizer
+    from utils.models import add_lora, load_classifier, load_tokenizer, merge_adapter
     from utils.predict import predict_probabilities
+    from utils.preflight import Texts, check_model, fingerprints, preflight_tables, unchanged_tensors
     from utils.run_folder import (
+        MERGED_FOLDER,
         RESULTS_FILE,
         begin_run,
         check_same_run,
@@ -70,6 +75,7 @@ def main(argv=None):
     ).parse(argv)
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
+    training.choose_by_mode(training_args, model_args)
     output_dir = training_args.output_dir
     state = PartialState()
 
@@ -80,7 +86,9 @@ def main(argv=None):
     if training_args.disable_tqdm:
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
-    checkpoint = find_checkpoint(output_dir, run_args.overwrite)
+    if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
+        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
+    checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     transformers.set_seed(training_args.seed)
 
     # Data
@@ -95,24 +103,14 @@ def main(argv=None):
 
     # Tokenizer and model
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
-    model = load_classifier(
-        model_args.model_name_or_path,
-        task.labels,
-        tokenizer,
-        model_args.model_revision,
-        model_args.attn_implementation,
-    )
+    model = load_classifier(model_args, task.labels, tokenizer)
+    if model_args.use_peft:
+        model = add_lora(model, model_args)
     max_length = length_limit(data_args.max_length, tokenizer, model.config)
     task.max_length = max_length
     with state.main_process_first():
         train_encoded = encode(train, tokenizer, max_length)
         validation_encoded = encode(validation, tokenizer, max_length)
-    lengths = np.array(train_encoded["length"][:])
-    log(
-        f"tokens per text: {lengths.mean():.1f} on average, {lengths.max()} at most; "
-        f"{(lengths >= max_length).sum()} texts fill the limit of {max_length} and may be cut"
-    )
-
     # Loss
     weights = positive_weights(label_array(train), loss_args.pos_weight, loss_args.max_pos_weight)
     loss = MultiLabelLoss(
@@ -124,7 +122,14 @@ def main(argv=None):
         loss_args.asl_clip,
     )
     loss_description = f"loss {loss_args.loss}, pos_weight {loss_args.pos_weight}"
-    log(f"{loss_description}: " + ", ".join(f"{name} {w:.2f}" for name, w in zip(task.labels, weights)))
+
+    # Preflight
+    full_lengths = np.array(train_encoded["full_length"][:])
+    texts = Texts(int(full_lengths.max()), int((full_lengths > max_length).sum()), len(train), max_length)
+    check_model(model, model_args, tokenizer, texts)
+    log(preflight_tables(model, model_args, training_args, tokenizer, texts, task, weights))
+    if run_args.preflight_only:
+        return
 
     # Trainer
     def evaluate(probabilities):
@@ -181,13 +186,21 @@ def main(argv=None):
     if state.is_main_process:
         begin_run(output_dir, arguments, task, resuming=bool(checkpoint))
     state.wait_for_everyone()
+    resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    before = fingerprints(model)
     train_metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    unchanged = unchanged_tensors(before, model) if trainer.state.global_step > resumed_at else []
+    if unchanged:
+        log(
+            f"WARNING: training did not change {len(unchanged)} of {len(before)} trainable tensors, "
+            f"the first of them {unchanged[0]}: they have learnt nothing"
+        )
 
     # Evaluate
     probabilities = predict_probabilities(trainer, validation_encoded)
     evaluation = evaluate(probabilities)
     eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
-    train_metrics |= {"train_samples": len(train)}
+    train_metrics |= {"train_samples": len(train), "unchanged_tensors": len(unchanged)}
     eval_metrics |= {
         "eval_samples": len(validation),
         "best_metric_name": training_args.metric_for_best_model,
@@ -211,8 +224,9 @@ def main(argv=None):
         card = render_card(
             name=output_dir.rstrip("/").split("/")[-1],
             folder=output_dir,
-            model_description=model_args.model_name_or_path,
-            base_model=None,
+            model_args=model_args,
+            adapter=model_args.use_peft,
+            merged=run_args.merge_adapter,
             task=task,
             max_length=max_length,
             metrics=eval_metrics,
@@ -228,6 +242,8 @@ def main(argv=None):
         write_json(staging / "train_results.json", train_metrics)
         write_json(staging / "eval_results.json", eval_metrics)
         write_json(staging / RESULTS_FILE, train_metrics | eval_metrics)
+        if run_args.merge_adapter:
+            merge_adapter(model_args, task.labels, tokenizer, staging, staging / MERGED_FOLDER)
         publish(output_dir, run_args.keep_checkpoints)
         print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, task.labels)}\n")
         print(f"run folder: {output_dir}")

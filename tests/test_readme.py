@@ -56,7 +56,7 @@ def run_block(code, folder):
 
 def test_unmarked_commands_are_the_ones_below():
     assert all(block["mark"] is None or block["mark"].startswith(MARKS) for block in blocks())
-    assert sum(block["mark"] is None for block in blocks()) == 5
+    assert sum(block["mark"] is None for block in blocks()) == 6
 
 
 def test_quickstart(copy):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from trl import TrlParser
+from trl import ModelConfig, TrlParser
 
 from utils.errors import UserError
 
@@ -28,16 +28,36 @@ def option(default, text, **metadata):
 
 
 @dataclass
-class ModelArguments:
-    """Which model to start from."""
+class ModelArguments(ModelConfig):
+    """TRL's `ModelConfig` with the defaults of classification: which model, in full or with LoRA, in how many bits."""
 
     _argument_group_name = "model"
 
-    model_name_or_path: str = option(
+    model_name_or_path: str | None = option(
         None, "hub name or folder of the model; embedded-minilm is the one of requirements-quickstart.txt"
     )
-    model_revision: str = option("main", "branch, tag or commit of the model on the hub")
-    attn_implementation: str | None = option(None, "eager, sdpa, flash_attention_2 ...; left out: the model's default")
+    dtype: str | None = option(
+        None,
+        "weights of the model; left out: float32, with LoRA the 16-bit type the machine computes in",
+        choices=["auto", "bfloat16", "float16", "float32"],
+    )
+    lora_target_modules: list[str] | None = option(
+        None, "names of the layers LoRA adapts; left out: all-linear, every linear layer, MLP included"
+    )
+    lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
+    use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
+    pooling: str = option("last", "what a decoder's head sees: last real token, or mean", choices=["last", "mean"])
+
+    def __post_init__(self):
+        self.lora_target_modules = self.lora_target_modules or "all-linear"  # PEFT's default would be q and v alone
+        if not self.model_name_or_path:
+            raise UserError("give the model to start from by --model_name_or_path")
+        if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
+            raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 @dataclass
@@ -136,6 +156,8 @@ class RunArguments:
 
     _argument_group_name = "run"
 
+    preflight_only: bool = option(False, "print what would be trained, with checks and estimated memory, and stop")
+    merge_adapter: bool = option(False, "also write OUTPUT_DIR/merged, a 16-bit model with the adapter merged in")
     overwrite: bool = option(False, "train anew in an --output_dir that holds a finished or other run")
     keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
     early_stopping_patience: int | None = option(

@@ -23,12 +23,16 @@ def encode(examples, tokenizer, max_length):
     """Tokenize the text column.
 
     Returns:
-        data set with input_ids, attention_mask, `length` (tokens) and, where there were any, labels.
+        data set with input_ids, attention_mask, `length` (tokens), `full_length` (tokens before truncation) and, where
+        there were any, labels.
     """
 
     def tokenize(batch):
-        encoded = tokenizer(batch["text"], truncation=True, max_length=max_length)
-        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
+        encoded = tokenizer(batch["text"], verbose=False)
+        full_length = [len(ids) for ids in encoded["input_ids"]]
+        if max(full_length) > max_length:
+            encoded = tokenizer(batch["text"], truncation=True, max_length=max_length)
+        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "full_length": full_length}
 
     processes = min(os.cpu_count() or 1, len(examples) // ROWS_PER_PROCESS)
     drop = [name for name in examples.column_names if name != "labels"]

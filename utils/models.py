@@ -1,14 +1,21 @@
-"""Finding and loading models with a classification head, and their tokenizers."""
+"""Finding and loading models with a classification head, fully trainable or with LoRA, and their tokenizers."""
 
 import importlib.util
+import types
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from peft import PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from trl import get_peft_config, get_quantization_config
 
 from utils.errors import UserError
 
 EMBEDDED_MINILM = "embedded-minilm"
+EMBEDDED_MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+# What transformers calls the head: `score` in decoders, `classifier` in encoders.
+HEAD_NAMES = ("score", "classifier")
 
 
 def resolve_model_name(name):
@@ -32,23 +39,140 @@ def _load(loader, name, **options):
 
 
 def load_tokenizer(name, revision="main"):
-    """Load a tokenizer; one without a pad token, as decoders have, pads with its end token."""
+    """Load a tokenizer; one without a pad token, as many decoders have, pads with its end token.
+
+    Raises:
+        UserError: for a tokenizer with neither.
+    """
     tokenizer = _load(AutoTokenizer.from_pretrained, name, revision=revision)
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"{name}: its tokenizer has neither a pad token nor an end token to pad with: set one")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_classifier(name, labels, tokenizer, revision="main", attn_implementation=None):
-    """Load a model with a multi-label head for `labels`, weights in fp32, pad id set: pooling needs it."""
-    return _load(
+def get_head(model):
+    """`(name, module)` of the classification head.
+
+    Raises:
+        UserError: for an architecture whose head has another name.
+    """
+    for name in HEAD_NAMES:
+        if hasattr(model, name):
+            return name, getattr(model, name)
+    raise UserError(f"{type(model).__name__} has no head named {' or '.join(HEAD_NAMES)}: it is not supported")
+
+
+def load_classifier(model_args, labels, tokenizer):
+    """Load a model with a multi-label head for `labels`.
+
+    The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
+    configuration: decoders pool their last token that is not the pad token, on whichever side the padding is.
+    """
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    config = _load(AutoConfig.from_pretrained, name, revision=revision)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    config.problem_type = "multi_label_classification"
+    config.pad_token_id = tokenizer.pad_token_id
+    quantization_config = get_quantization_config(model_args)
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None:
+        # A list of modules to skip replaces the default one, in which RoBERTa's head is missing.
+        stored["llm_int8_skip_modules"] = sorted({*(stored.get("llm_int8_skip_modules") or []), *HEAD_NAMES})
+        quantization_config = None
+    elif quantization_config is not None:
+        quantization_config.llm_int8_skip_modules = list(HEAD_NAMES)
+    model = _load(
         AutoModelForSequenceClassification.from_pretrained,
         name,
+        config=config,
         revision=revision,
-        attn_implementation=attn_implementation,
-        dtype=torch.float32,
-        problem_type="multi_label_classification",
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation=model_args.attn_implementation,
+        dtype=model_args.dtype,
+        quantization_config=quantization_config,
     )
+    for module in model.modules():
+        # On CPUs with AVX512-bf16 an evaluation would repack 4-bit weights for a kernel without gradients, and training
+        # would go on through that: bitsandbytes 0.50 does not unpack them.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    _, head = get_head(model)
+    head.to(torch.float32)
+    # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head.
+    head.register_forward_pre_hook(_as_fp32)
+    if model_args.pooling == "mean":
+        pool_mean(model)
+    return model
+
+
+def _as_fp32(_head, inputs):
+    return (inputs[0].float(), *inputs[1:])
+
+
+def pool_mean(model):
+    """Make a decoder's classifier use the mean of the hidden states of its real tokens instead of the last one's.
+
+    Raises:
+        UserError: for an encoder, which has a pooled token of its own.
+    """
+    if get_head(model)[0] != "score":
+        raise UserError(f"--pooling mean is for decoders; {type(model).__name__} pools its first token")
+    model.forward = types.MethodType(_forward_with_mean, model)
+
+
+def _forward_with_mean(self, input_ids=None, attention_mask=None, **kwargs):
+    kwargs.pop("labels", None)  # the loss is Trainer's
+    hidden = getattr(self, self.base_model_prefix)(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+    real = attention_mask.to(torch.float32).unsqueeze(-1)
+    mean = (hidden.float() * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    return SequenceClassifierOutputWithPast(logits=self.score(mean))
+
+
+def add_lora(model, model_args):
+    """Freeze the model and add LoRA adapters (Hu et al. 2021); PEFT trains and saves the head whole beside them.
+
+    Raises:
+        UserError: for a target that matches no module, and for LoRA options that PEFT refuses.
+    """
+    targets = model_args.lora_target_modules
+    if targets != "all-linear":
+        names = [name for name, _ in model.named_modules()]
+        # One target may be a pattern, as in PEFT; of several each must be the end of some module's name.
+        several = targets if isinstance(targets, list) else [targets] * targets.isidentifier()
+        missing = [target for target in several if not any(f".{name}".endswith(f".{target}") for name in names)]
+        if missing:
+            raise UserError(
+                f"--lora_target_modules: {' '.join(missing)} matches no module of {type(model).__name__}: "
+                "leave the flag out for all linear layers"
+            )
+    try:
+        model = get_peft_model(model, get_peft_config(model_args))
+    except ValueError as error:
+        raise UserError(f"LoRA: {error}") from error
+    if model_args.model_name_or_path == EMBEDDED_MINILM:
+        # The adapter names its base model to whoever loads it: not a path of this machine.
+        model.peft_config["default"].base_model_name_or_path = EMBEDDED_MINILM_ON_HUB
+    return model
+
+
+def load_adapter(model_args, labels, tokenizer, folder):
+    """The base model as in training, with the adapter and head of `folder` on it."""
+    base = load_classifier(model_args, labels, tokenizer)
+    return _load(lambda path: PeftModel.from_pretrained(base, path), str(folder))
+
+
+def merge_adapter(model_args, labels, tokenizer, adapter_folder, merged_folder):
+    """Write a plain 16-bit model with the adapter of `adapter_folder` merged into its weights to `merged_folder`.
+
+    The adapter was trained on quantised weights, so these are turned back to 16 bit and merged into, not the original
+    ones: the merged model computes what the trained one did.
+    """
+    base = load_classifier(model_args, labels, tokenizer)
+    if getattr(base, "is_quantized", False):
+        base = base.dequantize()
+    merged = PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()
+    # fp16 is finer than bf16, but models trained in bf16 may leave its range.
+    dtype = torch.bfloat16 if model_args.dtype == "bfloat16" else torch.float16
+    merged.to(dtype).save_pretrained(merged_folder)
+    tokenizer.save_pretrained(merged_folder)

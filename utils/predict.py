@@ -1,18 +1,20 @@
 """Load finished runs and predict: shared by everything that works with trained models."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 from scipy.special import expit
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from utils.arguments import ModelArguments
 from utils.data import read_ids, read_texts
 from utils.encoding import collator, encode, length_limit, longest_first
 from utils.errors import UserError
-from utils.run_folder import load_task
+from utils.models import load_adapter, load_classifier, load_tokenizer
+from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, load_task, read_json
 from utils.task import Task
 from utils.training import ClassifierTrainingArguments, MultiLabelTrainer
 
@@ -25,6 +27,7 @@ class Run:
     task: Task
     model: object
     tokenizer: object
+    bf16: bool  # whether it was trained, and its thresholds chosen, with products in bf16
 
 
 def load_run(folder):
@@ -34,12 +37,15 @@ def load_run(folder):
         UserError: for a folder that is no finished run, or whose model cannot be loaded.
     """
     task = load_task(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the model of this run cannot be loaded: {error}") from error
-    return Run(str(folder), task, model, tokenizer)
+    arguments = read_json(Path(folder) / ARGUMENTS_FILE)
+    model_args = ModelArguments(**{field.name: arguments[field.name] for field in fields(ModelArguments)})
+    tokenizer = load_tokenizer(str(folder))
+    if (Path(folder) / ADAPTER_FILE).exists():
+        model = load_adapter(model_args, task.labels, tokenizer, folder)
+    else:
+        model_args.model_name_or_path, model_args.dtype = str(folder), "float32"
+        model = load_classifier(model_args, task.labels, tokenizer)
+    return Run(str(folder), task, model, tokenizer, arguments["bf16"])
 
 
 def predict_probabilities(trainer, encoded):
@@ -66,6 +72,7 @@ def predict_table(run, table, batch_size):
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
+            bf16=None if run.bf16 else False,
         )
         # Not before the arguments: they tell accelerate whether to use the CPU.
         with PartialState().main_process_first():

@@ -27,6 +27,8 @@ ARGUMENTS_FILE = "run_args.json"
 RESULTS_FILE = "all_results.json"
 THRESHOLDS_FILE = "thresholds.json"
 PREDICTIONS_FILE = "predictions/validation.parquet"
+ADAPTER_FILE = "adapter_config.json"
+MERGED_FOLDER = "merged"
 STAGING_FOLDER = ".unfinished"
 
 

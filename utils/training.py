@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
+from transformers.training_args import OptimizerNames
 
 from utils.arguments import option
 from utils.errors import UserError
@@ -56,7 +57,8 @@ class ClassifierTrainingArguments(TrainingArguments):
 
     _argument_group_name = "Trainer"
 
-    learning_rate: float = option(2e-5, "peak learning rate")
+    learning_rate: float | None = option(None, "peak learning rate; left out: 2e-5 in full, 2e-4 with LoRA")
+    optim: str | None = option(None, "optimizer; left out: adamw_torch_fused, with 4 bit on a GPU paged_adamw_8bit")
     num_train_epochs: float = option(5.0, "passes over the training rows")
     per_device_train_batch_size: int = option(32, "micro-batch of one process")
     per_device_eval_batch_size: int = option(128, "rows predicted at a time by one process")
@@ -84,6 +86,10 @@ class ClassifierTrainingArguments(TrainingArguments):
         if not self.output_dir:
             raise UserError("give the folder of the run by --output_dir")
         on_gpu = torch.cuda.is_available() and not self.use_cpu
+        self.optim_left_out = self.optim is None
+        self.optim = self.optim or "adamw_torch_fused"
+        if "paged" in self.optim and not on_gpu:
+            raise UserError(f"--optim {self.optim} needs a CUDA GPU: leave it out")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and machine_has_bf16(on_gpu)
             self.fp16 = self.fp16 or (on_gpu and not self.bf16)
@@ -98,6 +104,24 @@ class ClassifierTrainingArguments(TrainingArguments):
                 f"{self.n_gpu} GPUs are visible to one process: start with `accelerate launch --multi_gpu`, or choose "
                 "one by CUDA_VISIBLE_DEVICES=0"
             )
+
+
+def choose_by_mode(training_args, model_args):
+    """Fill in what depends on how the model is trained: learning rate, optimizer, dtype of the weights.
+
+    LoRA wants about ten times the learning rate of full fine-tuning.
+    """
+    if training_args.learning_rate is None:
+        training_args.learning_rate = 2e-4 if model_args.use_peft else 2e-5
+    if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu:
+        training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
+    if model_args.dtype is None:
+        model_args.dtype = compute_dtype(training_args) if model_args.use_peft else "float32"
+
+
+def compute_dtype(training_args):
+    """Name of the dtype that matrix products are computed in."""
+    return "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else "float32"
 
 
 class LengthGroupedSampler(Sampler):

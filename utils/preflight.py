@@ -1,0 +1,155 @@
+"""What is about to be trained, checked and shown before the first step, and whether it was, after the last.
+
+A run with frozen LoRA weights, a head that is not trained or a pooled pad position still finishes, with scores that
+look like those of a weak model. Here it does not start.
+"""
+
+import math
+from dataclasses import dataclass
+
+from utils.errors import UserError
+from utils.models import get_head
+from utils.tables import format_table
+from utils.training import compute_dtype
+
+GIB = 2**30
+KINDS = ("LoRA", "head", "norms", "embeddings", "other weights")
+
+
+@dataclass
+class Texts:
+    """Lengths of the training texts in tokens, and the limit they are cut to."""
+
+    longest: int
+    truncated: int
+    rows: int
+    limit: int
+
+
+def parameter_count(parameter):
+    """Number of weights, also where bitsandbytes packs two into a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def parameter_kind(name, head_name):
+    """Which of KINDS a parameter is, by its name."""
+    if "lora_" in name:
+        return "LoRA"
+    if head_name in name.split("."):
+        return "head"
+    if "norm" in name.lower() or ".ln_" in name:
+        return "norms"
+    return "embeddings" if "embed" in name.lower() or ".wte." in name else "other weights"
+
+
+def quantized_modules(model):
+    """Names of the linear layers whose weights are 4-bit or 8-bit."""
+    # PEFT's wrappers around such layers have the same class names.
+    return [name for name, module in model.named_modules() if type(module).__module__.startswith("bitsandbytes")]
+
+
+def estimate_memory(model, training_args, texts):
+    """Bytes of a training step on one device: a dict of weights, gradients, optimizer, activations.
+
+    Activations: 34 bytes a token, layer and hidden unit in 16 bit, 2 with activation checkpointing plus one layer in
+    full (Korthikanti et al. 2022, eq. 2 and table 2, without the attention matrix, which fused kernels do not keep).
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in trainable)
+    moments = 2 * sum(p.numel() for p in trainable) * (1 if "8bit" in str(training_args.optim.value) else 4)
+    tokens = training_args.per_device_train_batch_size * texts.longest
+    layers, hidden = base.config.num_hidden_layers, base.config.hidden_size
+    width = 1 if training_args.bf16 or training_args.fp16 else 2
+    full_layer = 34 * tokens * hidden * width
+    checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
+    activations = full_layer + 2 * width * layers * tokens * hidden if checkpointing else layers * full_layer
+    return {"weights": weights, "gradients": gradients, "optimizer": moments, "activations": activations}
+
+
+def check_model(model, model_args, tokenizer, texts):
+    """Refuse what would train the wrong thing, or nothing.
+
+    Raises:
+        UserError: where LoRA is asked for and no LoRA weight is trainable, the head is frozen or quantised, the pad id
+            is missing or another in the tokenizer, or every text is truncated.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head_name, head = get_head(base)
+    trainable = {parameter_kind(name, head_name) for name, p in model.named_parameters() if p.requires_grad}
+    if model_args.use_peft and "LoRA" not in trainable:
+        raise UserError("no LoRA weight is trainable: the adapters are frozen, so nothing but the head would learn")
+    head_weights = [p for name, p in model.named_parameters() if parameter_kind(name, head_name) == "head"]
+    if quantized_modules(head):
+        raise UserError(f"the head ({head_name}) is quantised: it must be trained whole, in fp32")
+    if not any(p.requires_grad for p in head_weights):
+        raise UserError(
+            f"the head ({head_name}) is frozen: it starts with random weights and must be trained "
+            "(with LoRA: --lora_task_type SEQ_CLS)"
+        )
+    if tokenizer.pad_token_id is None or base.config.pad_token_id is None:
+        raise UserError("the pad id is missing: set it on the tokenizer and on the model's configuration")
+    if base.config.pad_token_id != tokenizer.pad_token_id:
+        raise UserError(
+            f"the pad ids differ: {tokenizer.pad_token_id} in the tokenizer, {base.config.pad_token_id} in the model, "
+            "which would pool a pad position"
+        )
+    if texts.truncated == texts.rows:
+        raise UserError(f"every text is longer than {texts.limit} tokens and would be cut: raise --max_length")
+
+
+def preflight_tables(model, model_args, training_args, tokenizer, texts, task, pos_weights):
+    """The preflight as text: a table of the model and one of the labels."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head_name, head = get_head(base)
+    total, trainable = 0, dict.fromkeys(KINDS, 0)
+    for name, parameter in model.named_parameters():
+        total += parameter_count(parameter)
+        if parameter.requires_grad:
+            trainable[parameter_kind(name, head_name)] += parameter_count(parameter)
+    quantized = quantized_modules(model)
+    memory = estimate_memory(model, training_args, texts)
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.items())
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
+    pooled = {"last": "last real token", "mean": "mean of the real tokens"}[model_args.pooling]
+    rows = [
+        ["base model", f"{model_args.model_name_or_path} ({base.config.model_type})"],
+        ["parameters", f"{total:,}"],
+        ["trainable", f"{sum(trainable.values()):,} ({sum(trainable.values()) / total:.2%})"],
+        *([f"  {kind}", f"{count:,}"] for kind, count in trainable.items() if count),
+        ["quantised", f"{len(quantized)} linear layers" if quantized else "nothing"],
+        ["weights, compute", f"{model_args.dtype}, {compute_dtype(training_args)}"],
+        ["head", f"{head_name}, {'/'.join(dtypes)}, pools the {pooled if head_name == 'score' else 'first token'}"],
+        ["learning rate", f"{training_args.learning_rate:g}, {training_args.optim.value}"],
+        ["pad, eos", f"{_token(tokenizer, 'pad')}, {_token(tokenizer, 'eos')}"],
+        ["texts", f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated"],
+        ["memory, estimated", f"{sum(memory.values()) / GIB:.2f} GiB: {parts}"],
+    ]
+    width = max(len(row[0]) for row in rows)
+    labels = [
+        [label, int(count), f"{weight:.2f}"]
+        for label, count, weight in zip(task.labels, task.train_positives, pos_weights)
+    ]
+    table = format_table(["label", "training rows", "pos_weight"], labels)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + f"\n\n{table}\n"
+
+
+def _token(tokenizer, kind):
+    value = getattr(tokenizer, f"{kind}_token")
+    return "none" if value is None else f"{value} ({getattr(tokenizer, f'{kind}_token_id')})"
+
+
+def fingerprints(model):
+    """Two sums over each trainable tensor, which any change of it changes."""
+    return {
+        name: (p.detach().double().sum().item(), p.detach().double().square().sum().item())
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def unchanged_tensors(before, model):
+    """Names of the trainable tensors that are as they were when `before` was taken by `fingerprints`."""
+    return [name for name, value in fingerprints(model).items() if before.get(name) == value]
