@@ -99,7 +99,8 @@ def submission_columns(args, task, ids):
     """
     from dataclasses import replace
 
-    from utils.data import read_ids, read_table
+    from utils.columns import read_ids
+    from utils.table_files import read_table
 
     id_name = task.id_column or "id"
     if args.sample_submission is None:
@@ -163,9 +164,10 @@ def main(argv=None):
     # What can be refused is refused before the heavy imports.
     import pandas as pd
 
-    from utils.data import check_test_columns, read_ids, read_table
+    from utils.columns import check_test_columns, read_ids
     from utils.files import atomic_path
     from utils.run_folder import load_task
+    from utils.table_files import read_table
     from utils.thresholds import apply_thresholds
 
     # Runs

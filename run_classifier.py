@@ -14,6 +14,7 @@ model, thresholds for each label, validation predictions and scores; make_submis
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from utils.arguments import (
     TRAINER_HELP,
@@ -51,7 +52,15 @@ def main(argv=None):
     from utils.files import write_json, write_text
     from utils.losses import MultiLabelLoss, positive_weights
     from utils.model_card import render_card
-    from utils.models import add_lora, load_classifier, load_tokenizer, merge_adapter
+    from utils.models import (
+        EMBEDDED_MINILM,
+        HEAD_PARTS,
+        add_lora,
+        load_classifier,
+        load_tokenizer,
+        merge_adapter,
+        name_base_on_hub,
+    )
     from utils.predict import predict_probabilities
     from utils.preflight import Texts, check_model, fingerprints, preflight_tables, unchanged_tensors
     from utils.run_folder import (
@@ -226,6 +235,7 @@ def main(argv=None):
             folder=output_dir,
             model_args=model_args,
             adapter=model_args.use_peft,
+            head_parts=HEAD_PARTS,
             merged=run_args.merge_adapter,
             task=task,
             max_length=max_length,
@@ -242,9 +252,12 @@ def main(argv=None):
         write_json(staging / "train_results.json", train_metrics)
         write_json(staging / "eval_results.json", eval_metrics)
         write_json(staging / RESULTS_FILE, train_metrics | eval_metrics)
-        if run_args.merge_adapter:
-            merge_adapter(model_args, task.labels, tokenizer, staging, staging / MERGED_FOLDER)
+        if model_args.use_peft and model_args.model_name_or_path == EMBEDDED_MINILM:
+            name_base_on_hub(staging)
         publish(output_dir, run_args.keep_checkpoints)
+        if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
+            merge_adapter(model_args, task.labels, tokenizer, output_dir, staging)
+            staging.rename(Path(output_dir) / MERGED_FOLDER)
         print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, task.labels)}\n")
         print(f"run folder: {output_dir}")
     trainer.end()

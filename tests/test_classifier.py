@@ -99,7 +99,7 @@ def test_snippet_of_the_card_works(trained):
     assert set(scores) <= set(LABELS)
     rows = pd.DataFrame({"ID": ["1"], "Tweet": ["so happy for you!! #proud"]})
     rows.to_csv(trained.parent / "one.csv", index=False)
-    from utils.data import read_table
+    from utils.table_files import read_table
 
     probabilities = predict_table(load_run(trained), read_table(trained.parent / "one.csv"), 1)[0]
     thresholds, _, _ = load_thresholds(trained, LABELS)
@@ -229,7 +229,7 @@ def test_decoder_without_pad_token_trains(tiny, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["pad_token_id"] is not None
     assert config["problem_type"] == "multi_label_classification"
-    from utils.data import read_table
+    from utils.table_files import read_table
 
     run = load_run(tmp_path / "run")
     table = read_table(SAMPLE / "test.csv")

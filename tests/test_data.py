@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from conftest import SAMPLE
 from utils.arguments import DataArguments
-from utils.data import find_task, label_array, read_examples, read_ids, read_table, read_texts, read_training_data
+from utils.columns import find_task, read_ids, read_texts
+from utils.data import label_array, read_examples, read_training_data
 from utils.errors import UserError
+from utils.table_files import read_table
 
 FRAME = pd.DataFrame(
     {

@@ -126,11 +126,15 @@ def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused):
 
 
 def test_overwriting_a_finished_run(tiny, tmp_path):
-    flags = training_flags(tiny("roberta"), tmp_path / "run", num_train_epochs=1, max_train_samples=32)
-    run_classifier.main(flags)
-    first = json.loads((tmp_path / "run" / "all_results.json").read_text())
-    (tmp_path / "run" / "notes.txt").write_text("mine")
+    folder = tmp_path / "run"
+    flags = training_flags(tiny("qwen2"), folder, num_train_epochs=1, max_train_samples=32)
+    run_classifier.main([*flags, "--use_peft", "--merge_adapter"])
+    (folder / "notes.txt").write_text("mine")
+    first = json.loads((folder / "all_results.json").read_text())
     run_classifier.main([*flags, "--overwrite", "--seed", "3"])
-    second = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    second = json.loads((folder / "all_results.json").read_text())
     assert first["train_loss"] != second["train_loss"]
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert (folder / "notes.txt").read_text() == "mine"
+    # Nothing of the adapter run is left to be taken for the new model.
+    assert not list(folder.glob("adapter*"))
+    assert not (folder / "merged").exists()

@@ -1,6 +1,7 @@
 """Finding and loading models with a classification head, fully trainable or with LoRA, and their tokenizers."""
 
 import importlib.util
+import json
 import types
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import get_peft_config, get_quantization_config
 
 from utils.errors import UserError
+from utils.files import write_json
 
 EMBEDDED_MINILM = "embedded-minilm"
 EMBEDDED_MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 # What transformers calls the head: `score` in decoders, `classifier` in encoders.
 HEAD_NAMES = ("score", "classifier")
+# The head with the layers below it that are new, or were not trained for this use: the pooler of BERT and DeBERTa, the
+# dense layer of DistilBERT. With LoRA they are trained whole too; with low-rank changes of them MiniLM hardly learns.
+HEAD_PARTS = (*HEAD_NAMES, "pooler", "pre_classifier")
 
 
 def resolve_model_name(name):
@@ -68,7 +73,8 @@ def load_classifier(model_args, labels, tokenizer):
     """Load a model with a multi-label head for `labels`.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
-    configuration: decoders pool their last token that is not the pad token, on whichever side the padding is.
+    configuration: decoders pool their last token that is not the pad token, on whichever side the padding is. Encoders
+    pool their first token, so the tokenizer is made to pad on the right for them.
     """
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = _load(AutoConfig.from_pretrained, name, revision=revision)
@@ -79,10 +85,10 @@ def load_classifier(model_args, labels, tokenizer):
     stored = getattr(config, "quantization_config", None)
     if stored is not None:
         # A list of modules to skip replaces the default one, in which RoBERTa's head is missing.
-        stored["llm_int8_skip_modules"] = sorted({*(stored.get("llm_int8_skip_modules") or []), *HEAD_NAMES})
+        stored["llm_int8_skip_modules"] = sorted({*(stored.get("llm_int8_skip_modules") or []), *HEAD_PARTS})
         quantization_config = None
     elif quantization_config is not None:
-        quantization_config.llm_int8_skip_modules = list(HEAD_NAMES)
+        quantization_config.llm_int8_skip_modules = list(HEAD_PARTS)
     model = _load(
         AutoModelForSequenceClassification.from_pretrained,
         name,
@@ -97,16 +103,19 @@ def load_classifier(model_args, labels, tokenizer):
         # would go on through that: bitsandbytes 0.50 does not unpack them.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    _, head = get_head(model)
-    head.to(torch.float32)
-    # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head.
-    head.register_forward_pre_hook(_as_fp32)
+    if get_head(model)[0] == "classifier":
+        tokenizer.padding_side = "right"
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in HEAD_PARTS:
+            module.to(torch.float32)
+            # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head.
+            module.register_forward_pre_hook(_as_fp32)
     if model_args.pooling == "mean":
         pool_mean(model)
     return model
 
 
-def _as_fp32(_head, inputs):
+def _as_fp32(_module, inputs):
     return (inputs[0].float(), *inputs[1:])
 
 
@@ -130,7 +139,7 @@ def _forward_with_mean(self, input_ids=None, attention_mask=None, **kwargs):
 
 
 def add_lora(model, model_args):
-    """Freeze the model and add LoRA adapters (Hu et al. 2021); PEFT trains and saves the head whole beside them.
+    """Freeze the model and add LoRA adapters (Hu et al. 2021); the head is trained and saved whole beside them.
 
     Raises:
         UserError: for a target that matches no module, and for LoRA options that PEFT refuses.
@@ -146,14 +155,21 @@ def add_lora(model, model_args):
                 f"--lora_target_modules: {' '.join(missing)} matches no module of {type(model).__name__}: "
                 "leave the flag out for all linear layers"
             )
+    config = get_peft_config(model_args)
+    parts = {name.split(".")[-1] for name, _ in model.named_modules()} & set(HEAD_PARTS)
+    if config.task_type == "SEQ_CLS":
+        config.modules_to_save = sorted(parts | set(config.modules_to_save or []))
     try:
-        model = get_peft_model(model, get_peft_config(model_args))
+        return get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"LoRA: {error}") from error
-    if model_args.model_name_or_path == EMBEDDED_MINILM:
-        # The adapter names its base model to whoever loads it: not a path of this machine.
-        model.peft_config["default"].base_model_name_or_path = EMBEDDED_MINILM_ON_HUB
-    return model
+
+
+def name_base_on_hub(adapter_folder):
+    """Let the adapter in `adapter_folder` name its base model as the hub does, not by a path of this machine."""
+    path = Path(adapter_folder) / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, config | {"base_model_name_or_path": EMBEDDED_MINILM_ON_HUB})
 
 
 def load_adapter(model_args, labels, tokenizer, folder):

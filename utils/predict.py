@@ -10,7 +10,7 @@ from datasets import Dataset
 from scipy.special import expit
 
 from utils.arguments import ModelArguments
-from utils.data import read_ids, read_texts
+from utils.columns import read_ids, read_texts
 from utils.encoding import collator, encode, length_limit, longest_first
 from utils.errors import UserError
 from utils.models import load_adapter, load_classifier, load_tokenizer

@@ -8,11 +8,10 @@ import math
 from dataclasses import dataclass
 
 from utils.errors import UserError
-from utils.models import get_head
+from utils.models import HEAD_PARTS, get_head
 from utils.tables import format_table
 from utils.training import compute_dtype
 
-GIB = 2**30
 KINDS = ("LoRA", "head", "norms", "embeddings", "other weights")
 
 
@@ -32,11 +31,11 @@ def parameter_count(parameter):
     return parameter.numel() if state is None else math.prod(state.shape)
 
 
-def parameter_kind(name, head_name):
+def parameter_kind(name):
     """Which of KINDS a parameter is, by its name."""
     if "lora_" in name:
         return "LoRA"
-    if head_name in name.split("."):
+    if not set(HEAD_PARTS).isdisjoint(name.split(".")):
         return "head"
     if "norm" in name.lower() or ".ln_" in name:
         return "norms"
@@ -78,13 +77,12 @@ def check_model(model, model_args, tokenizer, texts):
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head_name, head = get_head(base)
-    trainable = {parameter_kind(name, head_name) for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {parameter_kind(name) for name, p in model.named_parameters() if p.requires_grad}
     if model_args.use_peft and "LoRA" not in trainable:
         raise UserError("no LoRA weight is trainable: the adapters are frozen, so nothing but the head would learn")
-    head_weights = [p for name, p in model.named_parameters() if parameter_kind(name, head_name) == "head"]
     if quantized_modules(head):
         raise UserError(f"the head ({head_name}) is quantised: it must be trained whole, in fp32")
-    if not any(p.requires_grad for p in head_weights):
+    if "head" not in trainable:
         raise UserError(
             f"the head ({head_name}) is frozen: it starts with random weights and must be trained "
             "(with LoRA: --lora_task_type SEQ_CLS)"
@@ -108,10 +106,10 @@ def preflight_tables(model, model_args, training_args, tokenizer, texts, task, p
     for name, parameter in model.named_parameters():
         total += parameter_count(parameter)
         if parameter.requires_grad:
-            trainable[parameter_kind(name, head_name)] += parameter_count(parameter)
+            trainable[parameter_kind(name)] += parameter_count(parameter)
     quantized = quantized_modules(model)
     memory = estimate_memory(model, training_args, texts)
-    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.items())
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in memory.items())
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
     pooled = {"last": "last real token", "mean": "mean of the real tokens"}[model_args.pooling]
     rows = [
@@ -125,7 +123,7 @@ def preflight_tables(model, model_args, training_args, tokenizer, texts, task, p
         ["learning rate", f"{training_args.learning_rate:g}, {training_args.optim.value}"],
         ["pad, eos", f"{_token(tokenizer, 'pad')}, {_token(tokenizer, 'eos')}"],
         ["texts", f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated"],
-        ["memory, estimated", f"{sum(memory.values()) / GIB:.2f} GiB: {parts}"],
+        ["memory, estimated", f"{_size(sum(memory.values()))}: {parts}"],
     ]
     width = max(len(row[0]) for row in rows)
     labels = [
@@ -134,6 +132,10 @@ def preflight_tables(model, model_args, training_args, tokenizer, texts, task, p
     ]
     table = format_table(["label", "training rows", "pos_weight"], labels)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + f"\n\n{table}\n"
+
+
+def _size(size):
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _token(tokenizer, kind):

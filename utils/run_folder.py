@@ -30,6 +30,19 @@ PREDICTIONS_FILE = "predictions/validation.parquet"
 ADAPTER_FILE = "adapter_config.json"
 MERGED_FOLDER = "merged"
 STAGING_FOLDER = ".unfinished"
+# What a finished run leaves; an adapter of an overwritten run beside a new model would be taken for it.
+FINISHED_FILES = (
+    "adapter_*",
+    "config.json",
+    "model*.safetensors*",
+    "predictions",
+    "merged",
+    "README.md",
+    "thresholds.json",
+    "train_results.json",
+    "eval_results.json",
+    "trainer_state.json",
+)
 
 
 def read_json(path):
@@ -87,6 +100,9 @@ def begin_run(output_dir, arguments, task, resuming):
     shutil.rmtree(output_dir / STAGING_FOLDER, ignore_errors=True)
     # Results first: from here on the folder is not a finished run any more.
     (output_dir / RESULTS_FILE).unlink(missing_ok=True)
+    if (output_dir / ARGUMENTS_FILE).exists() and not resuming:
+        for path in [path for pattern in FINISHED_FILES for path in output_dir.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     for folder in _checkpoints(output_dir):
         if not (resuming and _is_complete(folder)):
             shutil.rmtree(folder)
