@@ -67,7 +67,7 @@ def main():
             "--train_file", args.train_file, "--output_dir", f"{folder}/run", "--max_steps", str(args.steps),
             "--per_device_train_batch_size", str(args.micro_batch), "--gradient_accumulation_steps", "1",
             "--max_eval_samples", "64", "--eval_strategy", "no", "--save_strategy", "no",
-            "--load_best_model_at_end", "False", "--include_num_input_tokens_seen", "all", "--disable_tqdm",
+            "--load_best_model_at_end", "False", "--include_num_input_tokens_seen", "True", "--disable_tqdm",
         ])  # fmt: skip
         results = json.loads(Path(f"{folder}/run/all_results.json").read_text())
         settings = json.loads(Path(f"{folder}/run/run_args.json").read_text())
