@@ -25,6 +25,7 @@ class SubmissionArguments:
     threshold_strategy: str | None = option(
         None, "left out: as the runs were trained", choices=["fixed", "global", "per_label"]
     )
+    threshold_shrinkage: float | None = option(None, "left out: as the runs were trained")
     csv_quoting: str | None = option(
         None, "whether quotes enclose cells of the test file", choices=["standard", "none"]
     )
@@ -36,18 +37,32 @@ class SubmissionArguments:
         for name in ("model", "test_file", "output_file"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing")
+        for name in ("per_device_eval_batch_size", "max_test_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: must be 1 or more")
+        if not self.output_file.endswith(".csv"):
+            raise UserError(f"--output_file {self.output_file}: must end in .csv")
         if self.probabilities_file and not self.probabilities_file.endswith((".parquet", ".csv")):
             raise UserError(f"--probabilities_file {self.probabilities_file}: must end in .parquet or .csv")
 
 
 def check_targets(args):
-    """Refuse to replace files unasked."""
+    """Refuse to replace files unasked, and what could not be written or would be lost."""
     from pathlib import Path
 
+    taken = {Path(path).resolve(): "input" for path in (args.test_file, args.sample_submission) if path}
     for name in ("output_file", "probabilities_file"):
-        path = getattr(args, name)
-        if path and Path(path).exists() and not args.overwrite:
+        if not getattr(args, name):
+            continue
+        path = Path(getattr(args, name))
+        if path.resolve() in taken:
+            raise UserError(f"--{name} {path} is the {taken[path.resolve()]} file too: choose another name")
+        if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
+            raise UserError(f"--{name} {path} is a folder, or lies below a file: choose another name")
+        if path.exists() and not args.overwrite:
             raise UserError(f"--{name} {path} exists: choose another name, or pass --overwrite")
+        taken[path.resolve()] = "submission"
 
 
 def average_validation(folders, labels):
@@ -80,12 +95,17 @@ def choose_thresholds(args, tasks):
 
     labels = tasks[0].labels
     stored = [load_thresholds(folder, labels) for folder in args.model]
-    if len(stored) == 1 and args.threshold_strategy in (None, stored[0][1]):
+    refit = args.threshold_shrinkage is not None or args.threshold_strategy not in (None, stored[0][1])
+    if len(stored) == 1 and not refit:
         return stored[0][0], f"thresholds of {args.model[0]} ({stored[0][1]})"
-    settings = {(args.threshold_strategy or strategy, shrinkage) for _, strategy, shrinkage in stored}
-    if len(settings) > 1:
+    strategies = {args.threshold_strategy or strategy for _, strategy, _ in stored}
+    shrinkages = {shrinkage for _, _, shrinkage in stored} if args.threshold_shrinkage is None else set()
+    if len(strategies) > 1:
         raise UserError(f"the runs {', '.join(args.model)} choose thresholds differently: pass --threshold_strategy")
-    ((strategy, shrinkage),) = settings
+    (strategy,) = strategies
+    if strategy == "per_label" and len(shrinkages) > 1:
+        raise UserError(f"the runs {', '.join(args.model)} shrink thresholds differently: pass --threshold_shrinkage")
+    shrinkage = args.threshold_shrinkage if args.threshold_shrinkage is not None else min(shrinkages)
     truth, probabilities = average_validation(args.model, labels)
     thresholds = fit_thresholds(probabilities, truth, strategy, shrinkage)
     return thresholds, f"thresholds chosen on the averaged probabilities of {len(truth)} validation rows ({strategy})"
@@ -108,7 +128,8 @@ def submission_columns(args, task, ids):
     sample = read_table(args.sample_submission)
     names = sample.rows.column_names
     unknown = set(names) - {id_name, *task.labels, *task.label_columns}
-    missing = {id_name, *task.label_columns} - set(names)
+    # A column each label, also where training had one column of lists; or that column.
+    missing = {id_name, *(task.labels if set(task.labels) & set(names) else task.label_columns)} - set(names)
     if unknown or missing:
         raise UserError(
             f"{sample.name}: its columns differ from the runs' ({id_name}, {', '.join(task.label_columns)}): "

@@ -44,9 +44,10 @@ def main(argv=None):
     import torch
     import transformers
     from accelerate import PartialState
+    from scipy.special import expit
 
     from utils import training
-    from utils.data import label_array, read_training_data
+    from utils.data import content_hash, label_array, read_training_data
     from utils.encoding import collator, encode, length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
     from utils.files import write_json, write_text
@@ -95,6 +96,10 @@ def main(argv=None):
     if training_args.disable_tqdm:
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
+    if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
+        raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
+    if run_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
+        raise UserError("--early_stopping_patience needs --load_best_model_at_end and an --eval_strategy")
     if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
         raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
@@ -157,22 +162,31 @@ def main(argv=None):
     def compute_metrics(prediction):
         logits = np.empty(prediction.predictions.shape)
         logits[order] = prediction.predictions
-        return evaluate(1 / (1 + np.exp(-logits))).metrics
+        if np.isnan(logits).any():
+            raise UserError("training diverged (the model predicts NaN): lower --learning_rate")
+        return evaluate(expit(logits)).metrics
 
+    scores = {"loss", *evaluate(np.full(truth.shape, 0.5)).metrics}
+    if training_args.load_best_model_at_end and training_args.metric_for_best_model.removeprefix("eval_") not in scores:
+        known = ", ".join(name for name in sorted(scores) if "/" not in name)
+        raise UserError(f"--metric_for_best_model {training_args.metric_for_best_model}: there are {known}")
     callbacks = []
     if run_args.early_stopping_patience is not None:
         callbacks.append(transformers.EarlyStoppingCallback(run_args.early_stopping_patience))
-    trainer = training.MultiLabelTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=train_encoded,
-        eval_dataset=validation_encoded.select(order),
-        processing_class=tokenizer,
-        data_collator=collator(tokenizer, not training_args.use_cpu),
-        compute_loss_func=loss,
-        compute_metrics=compute_metrics,
-        callbacks=callbacks,
-    )
+    try:
+        trainer = training.MultiLabelTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=train_encoded,
+            eval_dataset=validation_encoded.select(order),
+            processing_class=tokenizer,
+            data_collator=collator(tokenizer, not training_args.use_cpu),
+            compute_loss_func=loss,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:  # a tracker that is not installed, say
+        raise UserError(str(error)) from error
     training.use_readable_log(trainer)
 
     # Train
@@ -182,6 +196,7 @@ def main(argv=None):
         **asdict(data_args),
         **asdict(loss_args),
         **asdict(threshold_args),
+        "data_sha256": content_hash(train, validation),
         "early_stopping_patience": run_args.early_stopping_patience,
         "global_batch_size": training_args.train_batch_size
         * training_args.gradient_accumulation_steps

@@ -44,7 +44,17 @@ def test_command_line_overrides_yaml(tmp_path):
         "learning_rate: 1e-3\nseed: 7\nbf16: false\nlabel_columns: [joy, fear]\npos_weight: 3\n"
     )
     parser = ArgumentParser([*run_classifier.ARGUMENTS, ClassifierTrainingArguments])
-    words = ["--train_file", "x.csv", "--output_dir", str(tmp_path), f"--config={tmp_path / 'c.yaml'}", "--seed", "8"]
+    words = [
+        "--model_name_or_path",
+        "m",
+        "--train_file",
+        "x.csv",
+        "--output_dir",
+        str(tmp_path),
+        f"--config={tmp_path / 'c.yaml'}",
+        "--seed",
+        "8",
+    ]
     _, data_args, loss_args, _, _, training_args = parser.parse(words)
     assert (training_args.learning_rate, training_args.seed, training_args.bf16) == (1e-3, 8, False)
     assert data_args.label_columns == ["joy", "fear"]

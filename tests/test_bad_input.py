@@ -44,7 +44,7 @@ def train_on(refused, tmp_path):
         ({"id": ["a", "", "c", "d"]}, ['row 3, column "id" is empty']),
         ({"text": ["one", "  ", "three", "four"]}, ['row 3, column "text" has no text', "take the row out"]),
         ({"joy": ["x"] * 4, "fear": ["y"] * 4}, ["no label column", "--label_columns"]),
-        ({"fear": ["y"] * 4}, ["one label column only", "two labels"]),
+        ({"fear": ["y"] * 4}, ["one label only", "two labels"]),
     ],
 )
 def test_training_rows(train_on, change, words):
@@ -71,6 +71,22 @@ def test_swallowed_row(train_on):
     line = train_on(content, suffix=".tsv")
     assert "row 2" in line
     assert "--csv_quoting none" in line
+
+
+def test_swallowed_rows_in_a_csv(train_on):
+    content = b'id,text,joy,fear\n1,"so it begins,1,0\n2,x,0,1\n3,"again,0,1\n4,x,0,0\n5,y,1,0\n'
+    assert "--csv_quoting none" in train_on(content)
+
+
+def test_columns_that_could_be_several_things(train_on):
+    assert "say which are the labels" in train_on(ROWS | {"labels": ["joy", "fear", "joy", ""]})
+    listed = {"id": ["a", "b"], "text": ["one", "two"]}
+    assert "not the names of labels" in train_on(listed | {"labels": ["[0, 1]", "[1, 0]"]})
+    assert "is no list of labels" in train_on(listed | {"labels": ["['joy' 'love']", "['fear']"]})
+    assert "is no list of labels" in train_on(listed | {"labels": ["[joy, love]", "['fear']"]})
+    assert "--label_delimiter" in train_on(listed | {"labels": ["fear, mild;love", "joy"]})
+    assert "has the name of the id column" in train_on(listed | {"labels": ["id, ego", "ego"]})
+    assert 'two columns named "joy"' in train_on(b"id,text,joy,joy\n1,a,0,1\n2,b,1,0\n")
 
 
 def test_validation_differs_from_training(train_on):
@@ -106,6 +122,7 @@ def test_flags(refused, tmp_path):
     assert "invalid float value" in refused(run_classifier.main, *flags, "--learning_rate", "fast")
     assert "invalid choice" in refused(run_classifier.main, *flags, "--loss", "mse")
     assert "--pos_weight much" in refused(run_classifier.main, *flags, "--pos_weight", "much")
+    assert "named twice" in refused(run_classifier.main, *flags, "--label_columns", "joy", "fear", "joy")
     assert "--train_file" in refused(run_classifier.main, "--model_name_or_path", "m", "--output_dir", "x")
     assert "--output_dir" in refused(run_classifier.main, "--model_name_or_path", "m", "--train_file", "x")
     assert "--test_file is missing" in refused(make_submission.main, "--model", "x")
@@ -116,8 +133,48 @@ def test_flags(refused, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("per_device_train_batch_size", 0),
+        ("per_device_eval_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("learning_rate", "nan"),
+        ("num_train_epochs", 0),
+        ("adam_beta1", 2),
+        ("threshold_shrinkage", "nan"),
+        ("focal_gamma", -2),
+        ("lora_r", 0),
+        ("label_smoothing_factor", 0.1),
+        ("save_only_model", True),
+        ("resume_from_checkpoint", "x"),
+        ("dataloader_drop_last", True),
+    ],
+)
+def test_values_out_of_range(refused, tmp_path, name, value):
+    assert f"--{name}" in refused(run_classifier.main, *training_flags("m", tmp_path / "run"), f"--{name}", value)
+
+
+def test_mistakes_that_trainer_would_meet_late(refused, tiny, tmp_path):
+    """They must come before anything is written: `--overwrite` may have a finished run to lose."""
+    flags = training_flags(tiny("roberta"), tmp_path / "run", max_train_samples=32)
+    line = refused(run_classifier.main, *flags, "--metric_for_best_model", "f1_makro")
+    assert "f1_macro_tuned" in line
+    assert "no_such_tracker" in refused(run_classifier.main, *flags, "--report_to", "no_such_tracker")
+    assert "--early_stopping_patience" in refused(
+        run_classifier.main, *flags, "--eval_strategy", "no", "--early_stopping_patience", "1"
+    )
+    assert "is the folder of the model" in refused(run_classifier.main, *training_flags(tmp_path, tmp_path))
+    (tmp_path / "file").write_text("")
+    assert "below, a file" in refused(run_classifier.main, *training_flags("m", tmp_path / "file" / "run"))
+    assert not (tmp_path / "run" / "run_args.json").exists()
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
+        ("seed: [1, 2]", ["seed", "not a list"]),
+        ("env: 3", ["env"]),
         ("learning_rte: 1", ["learning_rte", "did you mean learning_rate?"]),
         ("learning_rate: fast", ["learning_rate", "invalid float value", "--config"]),
         ("loss: mse", ["invalid choice", "--config"]),
@@ -144,7 +201,7 @@ def test_output_folders(refused, trained, tmp_path):
     before = (trained / "all_results.json").read_bytes()
     assert "finished run" in train(trained)
     assert (trained / "all_results.json").read_bytes() == before
-    assert "is a file" in train(tmp_path / "mine" / "thesis.txt")
+    assert "below, a file" in train(tmp_path / "mine" / "thesis.txt")
 
 
 @pytest.fixture
@@ -237,6 +294,26 @@ def test_broken_weights(submit, trained, tmp_path):
     line = submit(broken)
     assert "NaN" in line
     assert "sample-test-0001" in line
+
+
+def test_submission_flags(refused, submit, tmp_path):
+    assert "must end in .csv" in refused(
+        make_submission.main, "--model", "m", "--test_file", "t.csv", "--output_file", "s.parquet"
+    )
+    assert "must be 1 or more" in submit(max_test_samples=0)
+    test_file = tmp_path / "test.csv"
+    shutil.copy(SAMPLE / "test.csv", test_file)
+    words = ["--model", "m", "--test_file", test_file, "--overwrite", "--output_file"]
+    assert "is the input file too" in refused(make_submission.main, *words, test_file)
+    assert test_file.read_bytes() == (SAMPLE / "test.csv").read_bytes()
+    both = tmp_path / "s.csv"
+    assert "is the submission file too" in refused(make_submission.main, *words, both, "--probabilities_file", both)
+    assert "below a file" in refused(make_submission.main, *words, test_file / "s.csv")
+
+
+def test_lost_tokenizer(submit, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "lost", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert "has lost its tokenizer" in submit(tmp_path / "lost")
 
 
 def test_existing_files_stay(refused, trained, tmp_path):

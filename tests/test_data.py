@@ -136,6 +136,39 @@ def test_columns_that_are_neither(tmp_path, capsys):
     assert task.labels == LABELS
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"id": "ab", "comment_text": ["x y", "z"], "toxic": "01", "content": "10"}, ("id", "comment_text")),
+        ({"Unnamed: 0": "01", "id": "78", "text": ["x", "y"], "a": "01", "b": "10"}, ("id", "text")),
+        ({"id": "78", "index": "01", "text": ["x", "y"], "a": "01"}, ("id", "text")),
+        ({"key": "78", "utterance": ["x y", "z"], "a": "01", "b": "10", "score": ["0.5", "7"]}, (None, "utterance")),
+        ({"id": "01", "message": ["x", "y"], "text": ["p", "q"], "a": "01", "b": "10"}, ("id", "text")),
+    ],
+)
+def test_which_column_is_which(tmp_path, columns, expected):
+    pd.DataFrame({name: list(values) for name, values in columns.items()}).to_csv(tmp_path / "d.csv", index=False)
+    _, task = read(tmp_path / "d.csv")
+    assert (task.id_column, task.text_column) == expected
+    assert set(task.labels) == {name for name in columns if list(columns[name]) in (["0", "1"], ["1", "0"])} - {
+        "id",
+        "Unnamed: 0",
+    }
+
+
+def test_sparse_label_columns_do_not_drop_out(tmp_path):
+    rows = FRAME.assign(joy=["1", "", ""])
+    rows.to_csv(tmp_path / "d.csv", index=False)
+    with pytest.raises(UserError, match='column "joy" is empty'):
+        read(tmp_path / "d.csv")
+
+
+def test_columns_of_other_types_are_no_labels(tmp_path):
+    FRAME.assign(vector=[[1.0, 2.0]] * 3, raw=[b"x"] * 3).to_parquet(tmp_path / "d.parquet")
+    _, task = read(tmp_path / "d.parquet")
+    assert task.labels == LABELS
+
+
 def test_many_labels(tmp_path):
     labels = (np.random.default_rng(0).random((50, 300)) < 0.1).astype(int)
     frame = pd.DataFrame({"text": [f"row {i}" for i in range(50)]} | {f"l{i}": labels[:, i] for i in range(300)})

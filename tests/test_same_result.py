@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 
 import run_classifier
-from conftest import ROOT, run_script, training_flags
+from conftest import ROOT, SAMPLE, run_script, training_flags
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,11 @@ def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused):
     assert "begun with seed = 42, now it is 5" in line
     line = refused(run_classifier.main, *flags, "--max_train_samples", "255")
     assert "max_train_samples" in line
+
+    rows = pd.read_csv(SAMPLE / "train.csv", dtype=str)
+    rows["Tweet"] += "!"
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    assert "begun with train_file" in refused(run_classifier.main, *flags, "--train_file", tmp_path / "train.csv")
 
     done = run_script("run_classifier.py", *flags)
     assert done.returncode == 0, done.stderr

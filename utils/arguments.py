@@ -52,12 +52,17 @@ class ModelArguments(ModelConfig):
         self.lora_target_modules = self.lora_target_modules or "all-linear"  # PEFT's default would be q and v alone
         if not self.model_name_or_path:
             raise UserError("give the model to start from by --model_name_or_path")
+        if self.lora_r < 1:
+            raise UserError(f"--lora_r {self.lora_r}: must be 1 or more")
         if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
             raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
         try:
             super().__post_init__()
         except ValueError as error:
             raise UserError(str(error)) from error
+        # TRL unpacks a list of one; PEFT would take the name for a pattern of the whole path.
+        if self.lora_target_modules != "all-linear" and str(self.lora_target_modules).isidentifier():
+            self.lora_target_modules = [self.lora_target_modules]
 
 
 @dataclass
@@ -119,8 +124,11 @@ class LossArguments:
     asl_clip: float = option(0.05, "asymmetric loss: negatives with a probability below this count nothing")
 
     def __post_init__(self):
-        if self.max_pos_weight < 1:
+        if not self.max_pos_weight >= 1:
             raise UserError(f"--max_pos_weight {self.max_pos_weight}: must be 1 or more")
+        for name in ("focal_gamma", "asl_gamma_positive", "asl_gamma_negative", "asl_clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"--{name} {getattr(self, name)}: must be 0 or more")
         if self.pos_weight is None:
             self.pos_weight = "sqrt" if self.loss == "bce" else "none"
         if self.pos_weight not in ("none", "sqrt", "balanced"):
@@ -146,8 +154,8 @@ class ThresholdArguments:
     )
 
     def __post_init__(self):
-        if self.threshold_shrinkage < 0:
-            raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must not be negative")
+        if not 0 <= self.threshold_shrinkage < math.inf:
+            raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
 
 
 @dataclass
@@ -180,10 +188,15 @@ class ArgumentParser(TrlParser):
 
     def set_defaults_with_config(self, **config):
         # argparse converts and checks text alone, so a value of the wrong kind in a YAML file would go through.
+        config = {name: value for name, value in config.items() if value is not None}
         for action in self._actions:
             value = config.get(action.dest)
             if value is None or action.nargs == 0:
                 continue
+            if value is False and action.choices is not None and "no" in action.choices:
+                value = "no"  # how YAML reads a bare no
+            if isinstance(value, list) and action.nargs != "+":
+                self.error(f"{action.dest} takes one value, not a list (in the --config file)")
             texts = [str(item) for item in value] if isinstance(value, list) else [self._as_text(value)]
             try:
                 config[action.dest] = self._get_values(action, texts)
@@ -231,6 +244,8 @@ class ArgumentParser(TrlParser):
             self.error(f"{path} is not valid YAML: {error}")
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             self.error(f"{path} must hold lines of the form `flag: value`")
+        if not isinstance(content.get("env", {}), dict):
+            self.error(f"{path}: env must hold lines of the form `NAME: value`")
 
 
 def print_help(description, dataclass_types, epilog=None):

@@ -1,6 +1,7 @@
 """Finding out which column of a table is which, and reading ids, texts and labels from them."""
 
 import ast
+import re
 
 import datasets
 import numpy as np
@@ -11,21 +12,51 @@ from utils.errors import UserError
 from utils.task import Task
 from utils.text import normalize
 
-ID_NAMES = {"id", "idx", "index", "guid", "uuid", "tweet_id", "tweetid", "example_id", "unnamed: 0", ""}
-TEXT_NAMES = {"text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body"}
-LABEL_LIST_NAMES = {"labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes"}
+# In the order in which they are preferred.
+ID_NAMES = ("id", "tweet_id", "tweetid", "example_id", "guid", "uuid", "idx", "index", "unnamed: 0", "")
+TEXT_NAMES = ("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body")
+LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
 # In pairs: the cells that mean no, and those that mean yes.
 BINARY_CELLS = ["0", "1", "0.0", "1.0", "false", "true", "False", "True"]
 DELIMITERS = (",", ";", "|")
 
 
+def _is_plain(kind):
+    """Whether cells of a pyarrow type are texts, numbers or booleans, rather than lists, bytes and the like."""
+    return any(
+        check(kind)
+        for check in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_boolean,
+            pa.types.is_null,
+        )
+    )
+
+
 def _binary_codes(column):
     """0 or 1 for each cell that says so in one of the usual ways, -1 for others: int8 array `[N]`."""
-    if isinstance(column.type, pa.ListType | pa.LargeListType | pa.StructType):
+    if not _is_plain(column.type):
         return np.full(len(column), -1, dtype=np.int8)
     cells = pc.utf8_trim_whitespace(column.cast(pa.string()))
     index = pc.fill_null(pc.index_in(cells, value_set=pa.array(BINARY_CELLS)), -1).to_numpy().astype(np.int8)
     return np.where(index < 0, -1, index % 2).astype(np.int8)
+
+
+def _looks_binary(table, name):
+    """Whether most of the cells that are not empty are 0/1: a label column, if perhaps one with mistakes."""
+    if not _is_plain(table.column(name).type):
+        return False
+    filled = pc.not_equal(table.strings(name), "").to_numpy()
+    return bool(filled.any() and (_binary_codes(table.column(name))[filled] >= 0).mean() > 0.5)
+
+
+def _looks_numeric(table, name):
+    """Whether every cell that is not empty is a number."""
+    filled = [cell for cell in table.strings(name).to_pylist() if cell]
+    return all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", cell) for cell in filled)
 
 
 def _find_named(table, flag, name):
@@ -39,6 +70,34 @@ def _is_text(table, name):
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
+def _find_by_name(table, known, taken=()):
+    """The column with the first of the `known` names, in any case, that is no 0/1 column; None without one."""
+    by_lower = {name.lower().strip(): name for name in reversed(table.rows.column_names) if name not in taken}
+    names = [by_lower[name] for name in known if name in by_lower]
+    # The first names are what they say, whatever the cells; `index` or `content` may be a label.
+    return next((name for name in names if name.lower() in known[:2] or not _looks_binary(table, name)), None)
+
+
+def _find_text(table, taken):
+    """The text column: by its name, or the only column of texts that are not all numbers."""
+    found = _find_by_name(table, TEXT_NAMES, taken)
+    if found is not None:
+        return found
+    listed = _find_by_name(table, LABEL_LIST_NAMES)
+    candidates = [
+        name
+        for name in table.rows.column_names
+        if name not in (*taken, listed) and _is_text(table, name) and not _looks_binary(table, name)
+    ]
+    candidates = [name for name in candidates if not _looks_numeric(table, name)]
+    if len(candidates) != 1:
+        raise UserError(
+            f"{table.name}: cannot tell which column holds the text: name it with --text_column "
+            f"(columns: {', '.join(table.rows.column_names)})"
+        )
+    return candidates[0]
+
+
 def find_task(table, data_args):
     """Find the id, text and label columns of the training table.
 
@@ -46,86 +105,107 @@ def find_task(table, data_args):
     other column of texts failing that; every 0/1 column is a label; without one, a column of label lists.
 
     Raises:
-        UserError: where there is no text or label column, or a label column has cells that are not 0/1.
+        UserError: where there is no text or label column, or it is not clear which columns are the labels.
     """
-    names = table.rows.column_names
-    by_lower = {name.lower().strip(): name for name in reversed(names)}
-
-    id_column = None
+    named_labels = [_find_named(table, "--label_columns", name) for name in data_args.label_columns or []]
+    if len(set(named_labels)) < len(named_labels):
+        raise UserError(f"--label_columns {' '.join(named_labels)}: a column is named twice")
     if data_args.id_column:
         id_column = _find_named(table, "--id_column", data_args.id_column)
     else:
-        id_column = next((by_lower[name] for name in by_lower if name in ID_NAMES), None)
-
-    named_labels = [_find_named(table, "--label_columns", name) for name in data_args.label_columns or []]
+        id_column = _find_by_name(table, ID_NAMES, named_labels)
     if data_args.text_column:
         text_column = _find_named(table, "--text_column", data_args.text_column)
     else:
-        text_column = next((by_lower[name] for name in by_lower if name in TEXT_NAMES), None)
-        if text_column is None:
-            taken = {id_column, *named_labels} | {name for lower, name in by_lower.items() if lower in LABEL_LIST_NAMES}
-            candidates = [
-                name
-                for name in names
-                if name not in taken and _is_text(table, name) and (_binary_codes(table.column(name)) < 0).all()
-            ]
-            if len(candidates) != 1:
-                raise UserError(
-                    f"{table.name}: cannot tell which column holds the text: name it with --text_column "
-                    f"(columns: {', '.join(names)})"
-                )
-            text_column = candidates[0]
+        text_column = _find_text(table, {id_column, *named_labels})
+    for name in filter(None, (id_column, text_column)):
+        if not _is_plain(table.column(name).type):
+            raise UserError(f'{table.name}, column "{name}": ids and texts must be texts or numbers, not lists')
 
-    options = {
-        "id_column": id_column,
-        "text_column": text_column,
-        "normalize_users": data_args.normalize_users,
-        "normalize_urls": data_args.normalize_urls,
-    }
-    candidates = named_labels or [name for name in names if name not in (id_column, text_column)]
-    codes = {name: _binary_codes(table.column(name)) for name in candidates}
-    if len(named_labels) == 1 and (codes[named_labels[0]] < 0).mean() > 0.5:
-        return _find_listed_task(table, named_labels[0], data_args.label_delimiter, options)
+    # What pandas calls the index it has written into a file.
+    unnamed = {name for name in table.rows.column_names if name.lower() in ("", "unnamed: 0")}
+    others = [name for name in table.rows.column_names if name not in {id_column, text_column} | unnamed]
+    listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
     # A column with some cells that are not 0/1 is a label column with mistakes, and must not drop out unnoticed.
-    labels = [name for name in candidates if named_labels or (codes[name] >= 0).mean() > 0.5]
+    labels = named_labels or [name for name in others if _looks_binary(table, name)]
+    if len(named_labels) == 1 and not _looks_binary(table, named_labels[0]):
+        listed, labels = named_labels[0], []
+    elif not named_labels and labels and listed:
+        raise UserError(
+            f'{table.name}: "{listed}" may list the labels, and {", ".join(labels)} hold 0 and 1: '
+            "say which are the labels with --label_columns"
+        )
+    if not labels and not listed:
+        raise UserError(
+            f"{table.name} has no label column: none of {', '.join(others) or 'its columns'} holds 0 and 1; "
+            "name a column of label lists with --label_columns"
+        )
+    label_columns, delimiter = labels, None
     if not labels:
-        listed = next((name for name in candidates if name.lower() in LABEL_LIST_NAMES), None)
-        if listed is None:
-            raise UserError(
-                f"{table.name} has no label column: none of {', '.join(candidates) or 'its columns'} holds 0 and 1; "
-                "name a column of label lists with --label_columns"
-            )
-        return _find_listed_task(table, listed, data_args.label_delimiter, options)
+        label_columns = [listed]
+        labels, delimiter = _find_listed_labels(table, listed, data_args.label_delimiter)
     if len(labels) == 1:
-        raise UserError(f'{table.name} has one label column only, "{labels[0]}": two labels are the least')
-    return Task(labels=labels, label_columns=labels, **options)
+        raise UserError(f'{table.name} has one label only, "{labels[0]}": two labels are the least')
+    if (id_column or "id") in labels:
+        raise UserError(f'{table.name}: a label has the name of the id column, "{id_column or "id"}": rename one')
+    return Task(
+        labels=labels,
+        label_columns=label_columns,
+        label_delimiter=delimiter,
+        id_column=id_column,
+        text_column=text_column,
+        normalize_users=data_args.normalize_users,
+        normalize_urls=data_args.normalize_urls,
+    )
 
 
-def _find_listed_task(table, column, delimiter, options):
-    kind = table.rows.features[column]
+def _find_listed_labels(table, column, delimiter):
+    """`(labels, delimiter)` of a column of label lists."""
+    inner = getattr(table.rows.features[column], "feature", None)
+    if isinstance(inner, datasets.ClassLabel):
+        return list(inner.names), None
     if delimiter is None and _is_text(table, column):
         cells = table.strings(column)
-        delimiter = next((d for d in DELIMITERS if pc.any(pc.match_substring(cells, d)).as_py()), DELIMITERS[0])
-    inner = getattr(kind, "feature", None)
-    if isinstance(inner, datasets.ClassLabel):
-        labels = inner.names
-    else:
-        found = set()
-        for cell in table.rows[column]:
-            found.update(_split_labels(cell, delimiter))
-        labels = sorted(found)
-    if len(labels) < 2:
-        raise UserError(f'{table.name}, column "{column}" lists fewer than two different labels')
-    return Task(labels=list(labels), label_columns=[column], label_delimiter=delimiter, **options)
+        cells = cells.filter(pc.invert(pc.starts_with(cells, "[")))
+        used = [d for d in DELIMITERS if pc.any(pc.match_substring(cells, d)).as_py()]
+        if len(used) > 1:
+            raise UserError(
+                f'{table.name}, column "{column}": {" and ".join(used)} both may divide the labels: '
+                "say which with --label_delimiter"
+            )
+        delimiter = used[0] if used else DELIMITERS[0]
+    labels = sorted({name for row in _label_lists(table, column, delimiter) for name in row})
+    if set(labels) <= set(BINARY_CELLS):
+        raise UserError(
+            f'{table.name}, column "{column}" lists {", ".join(labels) or "nothing"}, not the names of labels: '
+            "give lists of names, or a 0/1 column for each label"
+        )
+    return labels, delimiter
 
 
-def _split_labels(cell, delimiter):
-    """Label names in a cell of a label list: a list, its text form `["joy", "love"]`, or names with a delimiter."""
-    if isinstance(cell, str) and cell.strip().startswith("["):
-        cell = ast.literal_eval(cell.strip())
-    if isinstance(cell, str):
-        cell = cell.split(delimiter)
-    return [name for name in (str(name).strip() for name in cell or []) if name]
+def _label_lists(table, column, delimiter):
+    """Label names of each row of a column of label lists: lists, their text form `["joy", "love"]`, or delimited names.
+
+    Raises:
+        UserError: for a cell that is none of these.
+    """
+    inner = getattr(table.rows.features[column], "feature", None)
+    for row, cell in enumerate(table.rows[column]):
+        names = cell or []
+        if isinstance(cell, str) and cell.strip().startswith("["):
+            try:
+                names = ast.literal_eval(cell.strip())
+            except (ValueError, SyntaxError):
+                names = None
+            if re.search(r"""['"]\s+['"]""", cell):  # numpy's way to print an array has no commas
+                names = None
+        elif isinstance(cell, str):
+            names = cell.split(delimiter)
+        elif isinstance(inner, datasets.ClassLabel):
+            names = inner.int2str(names)
+        if not isinstance(names, list) or any(name is None or isinstance(name, list | dict) for name in names):
+            raise UserError(f'{table.where(row, column)} is no list of labels: {cell!r}; write "joy, love"')
+        yield [name for name in (str(name).strip() for name in names) if name]
 
 
 # Cells
@@ -193,12 +273,9 @@ def read_labels(table, task):
         return codes
     column = task.label_columns[0]
     index = {name: i for i, name in enumerate(task.labels)}
-    inner = getattr(table.rows.features[column], "feature", None)
     labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
-    for row, cell in enumerate(table.rows[column]):
-        if isinstance(inner, datasets.ClassLabel):
-            cell = inner.int2str(cell)
-        for name in _split_labels(cell, task.label_delimiter):
+    for row, names in enumerate(_label_lists(table, column, task.label_delimiter)):
+        for name in names:
             if name not in index:
                 raise UserError(
                     f'{table.where(row, column)}: unknown label "{name}"; training has: {", ".join(task.labels)}'

@@ -1,5 +1,8 @@
 """Training and validation examples: read, split, counted."""
 
+import hashlib
+import json
+
 import datasets
 import numpy as np
 
@@ -27,6 +30,15 @@ def read_examples(table, task):
 def label_array(examples):
     """The labels of a data set of examples: int8 array `[N, L]`."""
     return np.array(examples["labels"][:], dtype=np.int8)
+
+
+def content_hash(*data_sets):
+    """SHA-256 of the ids, texts and labels of data sets of examples, as hex digits."""
+    digest = hashlib.sha256()
+    for examples in data_sets:
+        for part in (examples["id"][:], examples["text"][:], label_array(examples).tolist()):
+            digest.update(json.dumps(part).encode())
+    return digest.hexdigest()
 
 
 def read_training_data(data_args, seed, log):

@@ -37,16 +37,16 @@ def bce(logits, labels, pos_weight):
 def focal(logits, labels, pos_weight, gamma):
     """Focal loss of each cell, `[N, L]` (Lin et al. 2017, eq. 4): cells that are right already count less."""
     probability_of_truth = torch.sigmoid(torch.where(labels > 0.5, logits, -logits))
-    return (1 - probability_of_truth) ** gamma * bce(logits, labels, pos_weight)
+    return (1 - probability_of_truth).clamp(min=1e-8) ** gamma * bce(logits, labels, pos_weight)
 
 
 def asymmetric(logits, labels, pos_weight, gamma_positive, gamma_negative, clip):
     """Asymmetric loss of each cell, `[N, L]` (Ridnik et al. 2021, eq. 7): easy negatives count less or not at all."""
     probability = torch.sigmoid(logits)
     shifted = (probability - clip).clamp(min=0)
-    positive = pos_weight * (1 - probability) ** gamma_positive * F.logsigmoid(logits)
+    positive = pos_weight * (1 - probability).clamp(min=1e-8) ** gamma_positive * F.logsigmoid(logits)
     negative = shifted**gamma_negative * torch.log((1 - shifted).clamp(min=1e-8))
-    return -(labels * positive + (1 - labels) * negative)
+    return -torch.where(labels > 0.5, positive, negative)
 
 
 @dataclass

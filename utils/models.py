@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import get_peft_config, get_quantization_config
@@ -39,7 +40,7 @@ def _load(loader, name, **options):
     """Call a `from_pretrained`, turning its many errors for a name that leads nowhere into one line."""
     try:
         return loader(resolve_model_name(name), **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{name} cannot be loaded: {error}") from error
 
 
@@ -69,8 +70,8 @@ def get_head(model):
     raise UserError(f"{type(model).__name__} has no head named {' or '.join(HEAD_NAMES)}: it is not supported")
 
 
-def load_classifier(model_args, labels, tokenizer):
-    """Load a model with a multi-label head for `labels`.
+def load_classifier(model_args, labels, tokenizer, new_head=True):
+    """Load a model with a multi-label head for `labels`; `new_head` lets a head for other labels be replaced.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token, on whichever side the padding is. Encoders
@@ -97,6 +98,7 @@ def load_classifier(model_args, labels, tokenizer):
         attn_implementation=model_args.attn_implementation,
         dtype=model_args.dtype,
         quantization_config=quantization_config,
+        ignore_mismatched_sizes=new_head,
     )
     for module in model.modules():
         # On CPUs with AVX512-bf16 an evaluation would repack 4-bit weights for a kernel without gradients, and training
@@ -148,7 +150,7 @@ def add_lora(model, model_args):
     if targets != "all-linear":
         names = [name for name, _ in model.named_modules()]
         # One target may be a pattern, as in PEFT; of several each must be the end of some module's name.
-        several = targets if isinstance(targets, list) else [targets] * targets.isidentifier()
+        several = targets if isinstance(targets, list) else []
         missing = [target for target in several if not any(f".{name}".endswith(f".{target}") for name in names)]
         if missing:
             raise UserError(
@@ -161,7 +163,7 @@ def add_lora(model, model_args):
         config.modules_to_save = sorted(parts | set(config.modules_to_save or []))
     try:
         return get_peft_model(model, config)
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:  # the latter for a task type that the model cannot do
         raise UserError(f"LoRA: {error}") from error
 
 

@@ -39,12 +39,14 @@ def load_run(folder):
     task = load_task(folder)
     arguments = read_json(Path(folder) / ARGUMENTS_FILE)
     model_args = ModelArguments(**{field.name: arguments[field.name] for field in fields(ModelArguments)})
+    if not (Path(folder) / "tokenizer_config.json").exists():  # without it transformers makes an empty tokenizer
+        raise UserError(f"{folder} has lost its tokenizer: train it anew, or put its tokenizer files back")
     tokenizer = load_tokenizer(str(folder))
     if (Path(folder) / ADAPTER_FILE).exists():
         model = load_adapter(model_args, task.labels, tokenizer, folder)
     else:
         model_args.model_name_or_path, model_args.dtype = str(folder), "float32"
-        model = load_classifier(model_args, task.labels, tokenizer)
+        model = load_classifier(model_args, task.labels, tokenizer, new_head=False)
     return Run(str(folder), task, model, tokenizer, arguments["bf16"])
 
 

@@ -42,6 +42,11 @@ FINISHED_FILES = (
     "train_results.json",
     "eval_results.json",
     "trainer_state.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template.jinja",
 )
 
 
@@ -63,8 +68,10 @@ def find_checkpoint(output_dir, overwrite):
         UserError: for a folder that holds other things or a finished run, unless `overwrite`.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output_dir {output_dir} is a file: name a folder")
+    if any(path.exists() and not path.is_dir() for path in (output_dir, *output_dir.parents)):
+        raise UserError(f"--output_dir {output_dir} is, or lies below, a file: name a folder")
+    if (output_dir / MERGED_FOLDER).exists() and not (output_dir / ARGUMENTS_FILE).exists():
+        raise UserError(f"--output_dir {output_dir} holds a folder {MERGED_FOLDER} that is not ours: choose another")
     if overwrite or not output_dir.exists():
         return None
     if not (output_dir / ARGUMENTS_FILE).exists():
@@ -103,9 +110,10 @@ def begin_run(output_dir, arguments, task, resuming):
     if (output_dir / ARGUMENTS_FILE).exists() and not resuming:
         for path in [path for pattern in FINISHED_FILES for path in output_dir.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for folder in _checkpoints(output_dir):
-        if not (resuming and _is_complete(folder)):
-            shutil.rmtree(folder)
+    if (output_dir / ARGUMENTS_FILE).exists():
+        for folder in _checkpoints(output_dir):
+            if not (resuming and _is_complete(folder)):
+                shutil.rmtree(folder)
     task.save(output_dir)
     write_json(output_dir / ARGUMENTS_FILE, arguments)
 
@@ -149,7 +157,7 @@ def publish(output_dir, keep_checkpoints):
 
 def save_thresholds(folder, labels, thresholds, strategy, shrinkage):
     """Write `thresholds.json`."""
-    values = {label: round(float(value), 6) for label, value in zip(labels, thresholds)}
+    values = {label: float(value) for label, value in zip(labels, thresholds)}
     write_json(Path(folder) / THRESHOLDS_FILE, {"strategy": strategy, "shrinkage": shrinkage, "thresholds": values})
 
 

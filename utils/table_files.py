@@ -5,6 +5,7 @@ Files become memory-mapped Arrow tables through `datasets`. All cells of a CSV a
 """
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def read_table(path, csv_quoting=None):
     header_rows = 1
     if kind in (".csv", ".tsv", ".txt"):
         rows = _read_delimited(path, "," if kind == ".csv" else "\t", csv_quoting or _default_quoting(kind))
-        if kind == ".tsv" and csv_quoting is None:
-            _check_swallowed_rows(rows, path)
+        if kind != ".txt" and csv_quoting is None:
+            _check_swallowed_rows(rows, path, "," if kind == ".csv" else "\t")
     elif kind in (".jsonl", ".ndjson", ".json"):
         rows, header_rows = _load(path, "json"), 0
     elif kind == ".parquet":
@@ -85,25 +86,34 @@ def _read_delimited(path, delimiter, quoting):
     }
     try:
         header = list(pd.read_csv(path, nrows=0, **options).columns)
+        named = pd.read_csv(path, nrows=1, header=None, **options).iloc[0].tolist()
         # A first line that is shorter than the rows makes pandas take the first column for an index, without a word.
         first = pd.read_csv(path, nrows=1, header=None, skiprows=1, **options)
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{path} has no rows below its header: add rows") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(_reading_problem(path, error)) from error
+    twice = [name for name in named if name and named.count(name) > 1]
+    if twice:
+        raise UserError(f'{path} has two columns named "{twice[0]}": rename one')
     if first.shape[1] > len(header):
         raise UserError(f"{path}, row 2 has {first.shape[1]} cells, its header {len(header)}: make them the same")
     features = datasets.Features({name: datasets.Value("string") for name in header})
     return _load(path, "csv", features=features, **options)
 
 
-def _check_swallowed_rows(rows, path):
-    """Two texts that begin with a quote are read as one cell, with line break and tabs: refuse that."""
+def _check_swallowed_rows(rows, path, delimiter):
+    """Two texts that begin with a quote are read as one cell, with line breaks and delimiters: refuse that.
+
+    A text may well have several lines and commas; one with the end of a row in it has not.
+    """
+    end_of_row = re.compile(rf"(?:{delimiter}(?:0|1|NONE))+\r?\n")
     for name in rows.column_names:
         cells = rows.data.column(name)
-        suspects = pc.and_(pc.match_substring(cells, "\n"), pc.match_substring(cells, "\t"))
+        suspects = pc.and_(pc.match_substring(cells, "\n"), pc.match_substring(cells, delimiter))
         for row in np.flatnonzero(suspects.to_numpy()):
-            if cells[int(row)].as_py().count("\t") >= len(rows.column_names) - 1:
+            cell = cells[int(row)].as_py()
+            if end_of_row.search(cell) and cell.count(delimiter) >= len(rows.column_names) - 1:
                 raise UserError(
                     f'{path}, row {row + 2}, column "{name}" has swallowed the row after it, as it begins with a '
                     "quote: pass --csv_quoting none if quotes are ordinary characters in this file, else standard"

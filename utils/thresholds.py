@@ -91,7 +91,7 @@ def fit_thresholds(probabilities, labels, strategy, shrinkage):
         if not np.isnan(own):
             positives = labels[:, column].sum()
             weight = positives / (positives + shrinkage)
-            own, other = np.clip([own, everywhere], 1e-6, 1 - 1e-6)
+            own, other = np.clip([own, everywhere], 1e-12, 1 - 1e-12)
             thresholds[column] = expit(weight * logit(own) + (1 - weight) * logit(other))
     return thresholds
 

@@ -1,5 +1,6 @@
 """Trainer, fitted to multi-label classification: defaults, batches of one length, and a readable log."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -38,6 +39,10 @@ RESULT_ARGUMENTS = [
     "train_sampling_strategy",
     "eval_strategy",
     "metric_for_best_model",
+    "load_best_model_at_end",
+    "eval_steps",
+    "save_strategy",
+    "save_steps",
 ]
 
 
@@ -67,8 +72,10 @@ class ClassifierTrainingArguments(TrainingArguments):
     bf16: bool | None = option(None, "bf16 mixed precision; left out: where the machine is fast at it")
     logging_steps: float = option(20, "steps between two lines of the log; below 1 a share of all steps")
     eval_strategy: str = option("epoch", "when to evaluate", choices=["no", "steps", "epoch"])
-    save_strategy: str = option(
-        "epoch", "when to save a checkpoint", choices=[strategy.value for strategy in SaveStrategy]
+    save_strategy: str | None = option(
+        None,
+        "when to save a checkpoint; left out: when it is evaluated",
+        choices=[strategy.value for strategy in SaveStrategy],
     )
     save_total_limit: int | None = option(1, "checkpoints kept during the run, besides the best")
     load_best_model_at_end: bool = option(True, "end with the checkpoint with the best --metric_for_best_model")
@@ -85,6 +92,13 @@ class ClassifierTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if not self.output_dir:
             raise UserError("give the folder of the run by --output_dir")
+        self._check_values()
+        if self.save_strategy is None:
+            self.save_strategy = "epoch" if self.eval_strategy == "no" else self.eval_strategy
+            if self.eval_strategy == "steps" and self.eval_steps:
+                self.save_steps = self.eval_steps
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False  # no evaluation says which is the best
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         self.optim_left_out = self.optim is None
         self.optim = self.optim or "adamw_torch_fused"
@@ -104,6 +118,38 @@ class ClassifierTrainingArguments(TrainingArguments):
                 f"{self.n_gpu} GPUs are visible to one process: start with `accelerate launch --multi_gpu`, or choose "
                 "one by CUDA_VISIBLE_DEVICES=0"
             )
+
+    def _check_values(self):
+        """Refuse values that Trainer would meet with a traceback, or ignore."""
+        at_least = {
+            "per_device_train_batch_size": 1,
+            "per_device_eval_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "dataloader_num_workers": 0,
+            "seed": 0,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "warmup_steps": 0,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise UserError(f"--{name} {value}: must be {least} or more")
+        if not (0 < self.num_train_epochs < math.inf or self.max_steps > 0):
+            raise UserError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must be 0 or more and below 1")
+        refused = {
+            "label_smoothing_factor": "the multi-label losses do not smooth labels",
+            "save_only_model": "a run could not be resumed from such checkpoints",
+            "dataloader_drop_last": "rows would be missing from scores and submissions",
+            "resume_from_checkpoint": "a run resumes by itself when its command is given again",
+            "prediction_loss_only": "scores need the predictions",
+        }
+        for name, reason in refused.items():
+            if getattr(self, name):
+                raise UserError(f"--{name} is not supported: {reason}")
 
 
 def choose_by_mode(training_args, model_args):
