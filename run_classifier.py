@@ -125,6 +125,7 @@ def main(argv=None):
     with state.main_process_first():
         train_encoded = encode(train, tokenizer, max_length)
         validation_encoded = encode(validation, tokenizer, max_length)
+
     # Loss
     weights = positive_weights(label_array(train), loss_args.pos_weight, loss_args.max_pos_weight)
     loss = MultiLabelLoss(

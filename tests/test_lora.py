@@ -180,7 +180,8 @@ def test_lora_learns_the_sample_data(tiny, tmp_path):
 def test_adapter_runs_resume_to_the_same_result(tiny, tmp_path, mode):
     flags = training_flags(
         tiny("qwen2"), tmp_path / "run", num_train_epochs=3, max_train_samples=64, keep_checkpoints=True, bf16=False,
-        save_total_limit=3, per_device_train_batch_size=16, **MODES[mode],
+        save_total_limit=3,
+        early_stopping_patience=3, per_device_train_batch_size=16, **MODES[mode],
     )  # fmt: skip
     run_classifier.main(flags)
     folder = tmp_path / "run"

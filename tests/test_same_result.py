@@ -128,7 +128,7 @@ def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused):
     assert results[0].keys() == results[1].keys()
     results[0].pop("train_loss"), results[1].pop("train_loss")  # counts the steps after resuming only
     for name, value in results[0].items():
-        assert value == pytest.approx(results[1][name], abs=1e-4) if isinstance(value, float) else results[1][name]
+        assert value == (pytest.approx(results[1][name], abs=1e-4) if isinstance(value, float) else results[1][name])
 
 
 def test_overwriting_a_finished_run(tiny, tmp_path):

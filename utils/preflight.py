@@ -7,6 +7,8 @@ look like those of a weak model. Here it does not start.
 import math
 from dataclasses import dataclass
 
+import torch
+
 from utils.errors import UserError
 from utils.models import HEAD_PARTS, get_head
 from utils.tables import format_table
@@ -145,11 +147,13 @@ def _token(tokenizer, kind):
 
 def fingerprints(model):
     """Two sums over each trainable tensor, which any change of it changes."""
-    return {
-        name: (p.detach().double().sum().item(), p.detach().double().square().sum().item())
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+    result = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # Apple's GPUs have no float64.
+            tensor = parameter.detach().to(torch.float32 if parameter.device.type == "mps" else torch.float64)
+            result[name] = (tensor.sum().item(), tensor.square().sum().item())
+    return result
 
 
 def unchanged_tensors(before, model):

@@ -85,6 +85,7 @@ class ClassifierTrainingArguments(TrainingArguments):
         "how batches are drawn; group_by_length pads least",
         choices=["random", "sequential", "group_by_length", "batch_rebalance"],
     )
+    restore_callback_states_from_checkpoint: bool = option(True, "resume early stopping's count too")
     ddp_find_unused_parameters: bool | None = option(False, "look for parameters without a gradient in every step")
     # Trainer's own help texts of these hold a bare percent sign, which argparse cannot print.
     lr_scheduler_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for the scheduler"})
