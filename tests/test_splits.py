@@ -34,13 +34,14 @@ def test_near_duplicates():
     texts = [
         "So happy today! #joy #blessed",
         "so happy   today @friend https://t.co/abc",
+        "So happy today!\\n\\n#smile",
         "So sad today! #joy",
         "#joy",
         "#sad",
         "😂😂",
         "😭",
     ]
-    assert list(near_duplicate_groups(texts)) == [0, 0, 1, 2, 3, 4, 5]
+    assert list(near_duplicate_groups(texts)) == [0, 0, 0, 1, 2, 3, 4, 5]
     assert near_duplicate_key("I'm FINE") == "i m fine"
 
 

@@ -8,7 +8,8 @@ import re
 
 URL = re.compile(r"https?://\S+|www\.\S+", re.IGNORECASE)
 USER = re.compile(r"(?<!\w)@\w+")
-HASHTAG = re.compile(r"(?<!\w)#\w+")
+# Also right after a letter: SemEval's tweets hold line breaks as the two characters \n, so `\n#joy` stands in them.
+HASHTAG_OR_USER = re.compile(r"[#@]\w+")
 
 
 def normalize(text, users=False, urls=False):
@@ -25,5 +26,5 @@ def near_duplicate_key(text):
 
     A text of which nothing is left (hashtags only, emoji only) is its own key.
     """
-    stripped = HASHTAG.sub(" ", USER.sub(" ", URL.sub(" ", text)))
+    stripped = HASHTAG_OR_USER.sub(" ", URL.sub(" ", text.replace("\\n", " ")))
     return " ".join(re.findall(r"\w+", stripped.casefold())) or text.strip()
