@@ -171,7 +171,8 @@ def main(argv=None):
     if training_args.load_best_model_at_end and training_args.metric_for_best_model.removeprefix("eval_") not in scores:
         known = ", ".join(name for name in sorted(scores) if "/" not in name)
         raise UserError(f"--metric_for_best_model {training_args.metric_for_best_model}: there are {known}")
-    callbacks = []
+    stop_on_signal = training.StopOnSignal()
+    callbacks = [stop_on_signal]
     if run_args.early_stopping_patience is not None:
         callbacks.append(transformers.EarlyStoppingCallback(run_args.early_stopping_patience))
     try:
@@ -214,6 +215,9 @@ def main(argv=None):
     resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     before = fingerprints(model)
     train_metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if stop_on_signal.received:
+        log(f"stopped at step {trainer.state.global_step}: give the same command again to go on from there")
+        sys.exit(128 + stop_on_signal.received)
     unchanged = unchanged_tensors(before, model) if trainer.state.global_step > resumed_at else []
     if unchanged:
         log(

@@ -38,22 +38,31 @@ def tiny(tmp_path_factory):
     return get
 
 
-def run_script(script, *arguments, processes=None, environment=None, timeout=300):
-    """Run a script in a new process, with `processes` through `accelerate launch`; returns the finished process."""
+def start_script(script, *arguments, processes=None):
+    """Start a script in a new process, with `processes` through `accelerate launch`."""
     command = [sys.executable, script]
     if processes:
         config = f"accelerate_configs/cpu{'_2_processes' if processes > 1 else ''}.yaml"
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
         command = [*launch, "--num_processes", str(processes), script]
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | (environment or {}),
-        capture_output=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
     )
+
+
+def run_script(script, *arguments, processes=None, timeout=300):
+    """Run a script as `start_script` does; returns the finished process with its output."""
+    process = start_script(script, *arguments, processes=processes)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 @pytest.fixture

@@ -1,18 +1,15 @@
 """The same global batch gives the same training, however it is cut; a killed run resumes to the same result."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
 import pytest
 
 import run_classifier
-from conftest import ROOT, SAMPLE, run_script, training_flags
+from conftest import SAMPLE, run_script, start_script, training_flags
 
 
 @pytest.fixture(scope="module")
@@ -78,26 +75,42 @@ def test_gradient_does_not_depend_on_the_cut(
 
 
 def long_run_flags(model, folder):
-    return training_flags(model, folder, num_train_epochs=6, max_train_samples=256, logging_steps=1)
+    return training_flags(
+        model, folder, num_train_epochs=6, max_train_samples=256, logging_steps=1, per_device_train_batch_size=32
+    )
 
 
 def without_times(results):
     return {name: value for name, value in results.items() if "runtime" not in name and "per_second" not in name}
 
 
-def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused):
+@pytest.fixture(scope="module")
+def undisturbed_run(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = run_script("run_classifier.py", *long_run_flags(tiny("roberta"), folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same_results(folder, expected):
+    results, others = (without_times(json.loads((run / "all_results.json").read_text())) for run in (folder, expected))
+    assert results.keys() == others.keys()
+    results.pop("train_loss")  # counts the steps after resuming only
+    for name, value in results.items():
+        assert value == (pytest.approx(others[name], abs=1e-4) if isinstance(value, float) else others[name])
+
+
+def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused, undisturbed_run):
     folder = tmp_path / "killed"
     flags = long_run_flags(tiny("roberta"), folder)
-    process = subprocess.Popen(
-        [sys.executable, "run_classifier.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start_script("run_classifier.py", *flags)
     deadline = time.monotonic() + 120
     while not list(folder.glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     assert not (folder / "all_results.json").exists()
     # What a kill while saving leaves behind.
     (folder / "checkpoint-9999").mkdir()
@@ -121,14 +134,34 @@ def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused):
     assert not list(folder.glob("checkpoint-*"))
     assert not (folder / ".unfinished").exists()
 
-    undisturbed = tmp_path / "undisturbed"
-    done = run_script("run_classifier.py", *long_run_flags(tiny("roberta"), undisturbed))
+    assert_same_results(folder, undisturbed_run)
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_run_that_is_told_to_stop_resumes_to_the_same_result(tiny, tmp_path, undisturbed_run, processes):
+    """SIGTERM in the middle of an epoch, sent by a job scheduler to the launcher or the script."""
+    folder = tmp_path / "stopped"
+    flags = long_run_flags(tiny("roberta"), folder)
+    if processes:
+        at = flags.index("--per_device_train_batch_size")
+        flags[at + 1] = str(int(flags[at + 1]) // processes)
+    process = start_script("run_classifier.py", *flags, processes=processes)
+    for line in process.stdout:
+        if line.startswith("epoch 1."):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert processes or process.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM: saving a checkpoint" in errors
+    assert "give the same command again" in errors
+    (checkpoint,) = (path for path in folder.glob("checkpoint-*") if int(path.name.split("-")[1]) % 8)
+    assert (checkpoint / "trainer_state.json").exists()
+    done = run_script("run_classifier.py", *flags, processes=processes)
     assert done.returncode == 0, done.stderr
-    results = [without_times(json.loads((run / "all_results.json").read_text())) for run in (folder, undisturbed)]
-    assert results[0].keys() == results[1].keys()
-    results[0].pop("train_loss"), results[1].pop("train_loss")  # counts the steps after resuming only
-    for name, value in results[0].items():
-        assert value == (pytest.approx(results[1][name], abs=1e-4) if isinstance(value, float) else results[1][name])
+    assert f"resuming from {checkpoint}" in done.stderr
+    if not processes:
+        assert_same_results(folder, undisturbed_run)
 
 
 def test_overwriting_a_finished_run(tiny, tmp_path):
@@ -144,3 +177,19 @@ def test_overwriting_a_finished_run(tiny, tmp_path):
     # Nothing of the adapter run is left to be taken for the new model.
     assert not list(folder.glob("adapter*"))
     assert not (folder / "merged").exists()
+
+
+def test_three_processes_predict_every_row_once_and_in_order(trained, tmp_path):
+    rows = pd.read_csv(SAMPLE / "test.csv", dtype=str).head(10)
+    rows.to_csv(tmp_path / "test.csv", index=False)
+    frames = []
+    for processes in (3, None):
+        name = f"{processes}.parquet"
+        files = ["--output_file", tmp_path / f"{processes}.csv", "--probabilities_file", tmp_path / name]
+        flags = ["--model", trained, "--test_file", tmp_path / "test.csv", *files, "--per_device_eval_batch_size", 2]
+        done = run_script("make_submission.py", *flags, processes=processes)
+        assert done.returncode == 0, done.stderr
+        frames.append(pd.read_parquet(tmp_path / name))
+    assert list(frames[0]["ID"]) == list(frames[1]["ID"]) == list(rows["ID"])
+    difference = frames[0].iloc[:, 1:].to_numpy() - frames[1].iloc[:, 1:].to_numpy()
+    assert abs(difference).max() < 0.01  # other batches, other bf16 rounding

@@ -64,7 +64,8 @@ def summary_table(metrics, markdown=False):
 
 
 def label_table(metrics, label_names, markdown=False):
-    """Table of precision, recall, F1, support and threshold of each label."""
+    """Table of precision, recall, F1, support and threshold of each label, under a line that says at which."""
     columns = (*PER_LABEL, "threshold")
     rows = [[name, *(metrics[f"{column}/{name}"] for column in columns)] for name in label_names]
-    return format_table(["label", *columns], rows, markdown)
+    how = "tuned thresholds, cross-fitted" if "f1_macro_tuned" in metrics else "threshold 0.5"
+    return f"Each label at {how}:\n\n{format_table(['label', *columns], rows, markdown)}"

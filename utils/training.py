@@ -1,11 +1,13 @@
 """Trainer, fitted to multi-label classification: defaults, batches of one length, and a readable log."""
 
 import math
+import signal
+import sys
 from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
@@ -221,6 +223,47 @@ class MultiLabelTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset):
         # Trainer's own would shuffle the rows here too when training is grouped by length.
         return SequentialSampler(eval_dataset)
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM or SIGINT (Ctrl-C): end the training after the step at hand, with a checkpoint to resume from.
+
+    `received` is the number of the signal, 0 without one. A second signal ends the process at once.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self.handlers = {}
+
+    def _receive(self, number, frame):
+        self.received = number
+        self._restore()
+        print(f"{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr, flush=True)
+
+    def _restore(self):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            # The processes must stop after the same step, and not all of them may have got the signal yet.
+            received = torch.tensor(self.received, device=args.device)
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+            self.received = int(received)
+        if self.received:
+            control.should_save = control.should_training_stop = True
+            args.save_total_limit = None  # else Trainer deletes all but the best checkpoint when training ends
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # After part of an epoch an evaluation would be one that the undisturbed run does not make.
+        if self.received and state.epoch % 1:
+            control.should_evaluate = control.should_save = False
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._restore()
 
 
 def describe_logs(logs):
