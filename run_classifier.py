@@ -106,8 +106,7 @@ def main(argv=None):
     transformers.set_seed(training_args.seed)
 
     # Data
-    with state.main_process_first():
-        train, validation, task = read_training_data(data_args, training_args.seed, log)
+    train, validation, task = read_training_data(data_args, training_args.seed, log)
     log(f"{len(train)} training rows, {len(validation)} validation rows; two of them:")
     for row in np.random.default_rng(training_args.seed).choice(len(train), min(2, len(train)), replace=False):
         names = [name for name, value in zip(task.labels, train[int(row)]["labels"]) if value]

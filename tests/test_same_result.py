@@ -193,3 +193,13 @@ def test_three_processes_predict_every_row_once_and_in_order(trained, tmp_path):
     assert list(frames[0]["ID"]) == list(frames[1]["ID"]) == list(rows["ID"])
     difference = frames[0].iloc[:, 1:].to_numpy() - frames[1].iloc[:, 1:].to_numpy()
     assert abs(difference).max() < 0.01  # other batches, other bf16 rounding
+
+
+def test_a_mistake_is_told_once_by_two_processes(tmp_path):
+    flags = training_flags("m", tmp_path / "run", train_file=tmp_path / "none.csv")
+    done = run_script("run_classifier.py", *flags, processes=2)
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
+        f"error: {tmp_path / 'none.csv'}: no such file"
+    ]
+    assert "[rank" not in done.stderr  # no traceback of a process that waits for the other in vain

@@ -38,6 +38,8 @@ def resolve_model_name(name):
 
 def _load(loader, name, **options):
     """Call a `from_pretrained`, turning its many errors for a name that leads nowhere into one line."""
+    if name.startswith(("/", "./", "../")) and not Path(name).exists():
+        raise UserError(f"{name}: no such folder")
     try:
         return loader(resolve_model_name(name), **options)
     except (OSError, ValueError, SafetensorError) as error:
