@@ -58,6 +58,7 @@ def test_training_files(train_on, tmp_path):
     assert "not UTF-8" in train_on("id,text,joy,fear\n1,caf\xe9,0,1\n".encode("latin-1"))
     assert "cannot be read" in train_on(b'id,text,joy,fear\n1,"never closed,0,1\n2,b,0,1\n')
     assert "row 2 has 5 cells, its header 4" in train_on(b"id,text,joy,fear\n1,a,0,1,0\n2,b,0,1,0\n")
+    assert "row 3 has 3 cells, its header 5" in train_on(b"id,text,joy,fear,src\n1,a,0,1,x\n2,b,1\n3,c,1,1,\n")
     assert "unknown kind of file" in train_on(b"x", suffix=".xlsx")
     assert "no such file" in train_on(ROWS, train_file=tmp_path / "missing.csv")
     no_text = {key: value for key, value in ROWS.items() if key != "text"}

@@ -67,7 +67,7 @@ def test_quickstart(copy):
     held = pd.read_csv(SAMPLE / "test_labels.csv")
     assert list(submission["ID"]) == list(held["ID"])
     score = f1_score(held.iloc[:, 1:], submission.iloc[:, 1:], average="macro", zero_division=0.0)
-    assert score > 0.45  # giving every label to every row scores 0.33
+    assert score > 0.45  # giving every label to every row scores 0.31
 
 
 def test_other_commands(copy):

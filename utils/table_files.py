@@ -99,7 +99,20 @@ def _read_delimited(path, delimiter, quoting):
     if first.shape[1] > len(header):
         raise UserError(f"{path}, row 2 has {first.shape[1]} cells, its header {len(header)}: make them the same")
     features = datasets.Features({name: datasets.Value("string") for name in header})
-    return _load(path, "csv", features=features, **options)
+    rows = _load(path, "csv", features=features, **options)
+    if pc.any(pc.equal(rows.data.column(header[-1]), "")).as_py():
+        _check_short_rows(path, options["sep"], options["quoting"], len(header))
+    return rows
+
+
+def _check_short_rows(path, delimiter, quoting, cells):
+    """Refuse a row with fewer cells than the header has: pandas fills it up with empty ones, without a word."""
+    csv.field_size_limit(2**31 - 1)  # texts may be longer than the 128 KiB it allows
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = (row for row in csv.reader(file, delimiter=delimiter, quoting=quoting) if row)
+        for number, row in enumerate(rows, start=1):
+            if len(row) < cells:
+                raise UserError(f"{path}, row {number} has {len(row)} cells, its header {cells}: complete the row")
 
 
 def _check_swallowed_rows(rows, path, delimiter):
