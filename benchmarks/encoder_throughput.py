@@ -23,7 +23,7 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
 
-from utils.arguments import DataArguments
+from utils.arguments import DataArguments, ModelArguments
 from utils.data import label_array, read_training_data
 from utils.encoding import collator, encode, longest_first
 from utils.files import write_json
@@ -112,7 +112,7 @@ def bare(args, model, tokenizer, weights, train, validation, epochs, folder):
     train_encoded, validation_encoded = (encode(rows, tokenizer, STOCK_LENGTH) for rows in (train, validation))
     pad = DataCollatorWithPadding(tokenizer)
     sampler = LengthGroupedSampler(train_encoded["length"][:], BATCH, args.seed)
-    columns = [name for name in train_encoded.column_names if name != "length"]
+    columns = [name for name in train_encoded.column_names if "length" not in name]
     loader = torch.utils.data.DataLoader(
         train_encoded.select_columns(columns), batch_size=BATCH, sampler=sampler, collate_fn=pad
     )
@@ -165,13 +165,14 @@ def main():
     train, validation, task = read_training_data(data_args, args.seed, lambda line: None)
     truth = label_array(validation)
     weights = torch.tensor(positive_weights(label_array(train), "sqrt", 20), dtype=torch.float32)
+    model_args = ModelArguments(model_name_or_path=args.model_name_or_path, dtype="float32")
     tokenizer = load_tokenizer(args.model_name_or_path)
 
     rows = {}
     for approach in (stock, ours, bare):
         for warm_up in (True, False):
             set_seed(args.seed)
-            model = load_classifier(args.model_name_or_path, task.labels, tokenizer)
+            model = load_classifier(model_args, task.labels, tokenizer)
             few = train.select(range(min(WARM_UP_ROWS, len(train)))) if warm_up else train
             scored = validation.select(range(min(256, len(validation)))) if warm_up else validation
             with tempfile.TemporaryDirectory() as folder:
@@ -185,14 +186,15 @@ def main():
         }
         print(json.dumps({approach.__name__: rows[approach.__name__]}), flush=True)
 
-    def ratio(figure, other):
-        return rows["ours"][f"{figure}_examples_per_second"] / rows[other][f"{figure}_examples_per_second"]
-
     print(
         format_table(["", "train ex/s", "predict ex/s", "macro-F1 at 0.5"], [[k, *v.values()] for k, v in rows.items()])
     )
-    ratios = {f"{figure} ours/{other}": ratio(figure, other) for figure in ("train", "predict") for other in rows}
-    ratios = {name: value for name, value in ratios.items() if not name.endswith("/ours")}
+    ratios = {
+        f"{figure} ours/{other}": rows["ours"][f"{figure}_examples_per_second"]
+        / rows[other][f"{figure}_examples_per_second"]
+        for figure in ("train", "predict")
+        for other in ("stock", "bare")
+    }
     print(format_table(["ratio", ""], [[name, f"{value:.2f}"] for name, value in ratios.items()]))
     capabilities = [name for name, has in torch.cpu.get_capabilities().items() if has is True and "bf16" in name]
     hardware = {

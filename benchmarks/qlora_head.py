@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 def build_model(config_folder, tokenizer_folder, layers, folder):
-    """Save a model with random bf16 weights and the tokenizer to `folder`; returns its configuration."""
+    """Save a model with random bf16 weights and the tokenizer to `folder`."""
     config = AutoConfig.from_pretrained(config_folder)
     if layers:
         config.num_hidden_layers = layers
@@ -39,7 +39,6 @@ def build_model(config_folder, tokenizer_folder, layers, folder):
         torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder, max_shard_size="2GB")
     AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
-    return config
 
 
 def main():

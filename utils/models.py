@@ -102,14 +102,13 @@ def load_classifier(model_args, labels, tokenizer, new_head=True):
         quantization_config=quantization_config,
         ignore_mismatched_sizes=new_head,
     )
-    for module in model.modules():
+    if get_head(model)[0] == "classifier":
+        tokenizer.padding_side = "right"
+    for name, module in model.named_modules():
         # On CPUs with AVX512-bf16 an evaluation would repack 4-bit weights for a kernel without gradients, and training
         # would go on through that: bitsandbytes 0.50 does not unpack them.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    if get_head(model)[0] == "classifier":
-        tokenizer.padding_side = "right"
-    for name, module in model.named_modules():
         if name.split(".")[-1] in HEAD_PARTS:
             module.to(torch.float32)
             # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head.
@@ -148,19 +147,18 @@ def add_lora(model, model_args):
     Raises:
         UserError: for a target that matches no module, and for LoRA options that PEFT refuses.
     """
+    names = [name for name, _ in model.named_modules()]
     targets = model_args.lora_target_modules
-    if targets != "all-linear":
-        names = [name for name, _ in model.named_modules()]
-        # One target may be a pattern, as in PEFT; of several each must be the end of some module's name.
-        several = targets if isinstance(targets, list) else []
-        missing = [target for target in several if not any(f".{name}".endswith(f".{target}") for name in names)]
-        if missing:
-            raise UserError(
-                f"--lora_target_modules: {' '.join(missing)} matches no module of {type(model).__name__}: "
-                "leave the flag out for all linear layers"
-            )
+    # A single text is all-linear or a pattern, for PEFT to match; of a list each must be the end of some module's name.
+    listed = targets if isinstance(targets, list) else []
+    missing = [target for target in listed if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if missing:
+        raise UserError(
+            f"--lora_target_modules: {' '.join(missing)} matches no module of {type(model).__name__}: "
+            "leave the flag out for all linear layers"
+        )
     config = get_peft_config(model_args)
-    parts = {name.split(".")[-1] for name, _ in model.named_modules()} & set(HEAD_PARTS)
+    parts = {name.split(".")[-1] for name in names} & set(HEAD_PARTS)
     if config.task_type == "SEQ_CLS":
         config.modules_to_save = sorted(parts | set(config.modules_to_save or []))
     try:

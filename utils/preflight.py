@@ -27,6 +27,11 @@ class Texts:
     limit: int
 
 
+def without_adapter(model):
+    """The model below PEFT's wrapper, or the model itself where there is none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def parameter_count(parameter):
     """Number of weights, also where bitsandbytes packs two into a byte."""
     state = getattr(parameter, "quant_state", None)
@@ -56,7 +61,7 @@ def estimate_memory(model, training_args, texts):
     Activations: 34 bytes a token, layer and hidden unit in 16 bit, 2 with activation checkpointing plus one layer in
     full (Korthikanti et al. 2022, eq. 2 and table 2, without the attention matrix, which fused kernels do not keep).
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     gradients = sum(p.numel() * p.element_size() for p in trainable)
@@ -77,7 +82,7 @@ def check_model(model, model_args, tokenizer, texts):
         UserError: where LoRA is asked for and no LoRA weight is trainable, the head is frozen or quantised, the pad id
             is missing or another in the tokenizer, or every text is truncated.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     head_name, head = get_head(base)
     trainable = {parameter_kind(name) for name, p in model.named_parameters() if p.requires_grad}
     if model_args.use_peft and "LoRA" not in trainable:
@@ -102,7 +107,7 @@ def check_model(model, model_args, tokenizer, texts):
 
 def preflight_tables(model, model_args, training_args, tokenizer, texts, task, pos_weights):
     """The preflight as text: a table of the model and one of the labels."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     head_name, head = get_head(base)
     total, trainable = 0, dict.fromkeys(KINDS, 0)
     for name, parameter in model.named_parameters():

@@ -32,7 +32,6 @@ RESULT_ARGUMENTS = [
     "adam_beta2",
     "adam_epsilon",
     "max_grad_norm",
-    "label_smoothing_factor",
     "neftune_noise_alpha",
     "bf16",
     "fp16",
