@@ -166,7 +166,7 @@ def rates_table(task, predictions):
 
     predicted = predictions.mean(axis=0)
     rows = [
-        [label, f"{rate:.1%}", f"{count / task.train_rows:.1%}"]
+        [label, f"{rate:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]  # zero-shot has none
         for label, rate, count in zip(task.labels, predicted, task.train_positives)
     ]
     none_rate = (predictions.sum(axis=1) == 0).mean()

@@ -63,7 +63,14 @@ def main(argv=None):
         name_base_on_hub,
     )
     from utils.predict import predict_probabilities
-    from utils.preflight import Texts, check_model, fingerprints, preflight_tables, unchanged_tensors
+    from utils.preflight import (
+        Texts,
+        check_classifier,
+        check_weights,
+        describe_head,
+        label_count_table,
+        preflight_table,
+    )
     from utils.run_folder import (
         MERGED_FOLDER,
         RESULTS_FILE,
@@ -79,9 +86,9 @@ def main(argv=None):
 
     # Arguments
     if "--help_all" in argv:
-        return print_help(__doc__, [*ARGUMENTS, training.ClassifierTrainingArguments])
+        return print_help(__doc__, [*ARGUMENTS, training.TaskTrainingArguments])
     model_args, data_args, loss_args, threshold_args, run_args, training_args = ArgumentParser(
-        [*ARGUMENTS, training.ClassifierTrainingArguments]
+        [*ARGUMENTS, training.TaskTrainingArguments]
     ).parse(argv)
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
@@ -96,12 +103,7 @@ def main(argv=None):
     if training_args.disable_tqdm:
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
-    if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
-        raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
-    if run_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
-        raise UserError("--early_stopping_patience needs --load_best_model_at_end and an --eval_strategy")
-    if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
-        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
+    training.check_run(training_args, model_args, run_args)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     transformers.set_seed(training_args.seed)
 
@@ -140,8 +142,11 @@ def main(argv=None):
     # Preflight
     full_lengths = np.array(train_encoded["full_length"][:])
     texts = Texts(int(full_lengths.max()), int((full_lengths > max_length).sum()), len(train), max_length)
-    check_model(model, model_args, tokenizer, texts)
-    log(preflight_tables(model, model_args, training_args, tokenizer, texts, task, weights))
+    check_classifier(model)
+    check_weights(model, model_args, tokenizer, texts)
+    head = ["head", describe_head(model, model_args.pooling)]
+    log(preflight_table(model, model_args, training_args, tokenizer, texts, [head]))
+    log(label_count_table(task, weights))
     if run_args.preflight_only:
         return
 
@@ -166,14 +171,7 @@ def main(argv=None):
             raise UserError("training diverged (the model predicts NaN): lower --learning_rate")
         return evaluate(expit(logits)).metrics
 
-    scores = {"loss", *evaluate(np.full(truth.shape, 0.5)).metrics}
-    if training_args.load_best_model_at_end and training_args.metric_for_best_model.removeprefix("eval_") not in scores:
-        known = ", ".join(name for name in sorted(scores) if "/" not in name)
-        raise UserError(f"--metric_for_best_model {training_args.metric_for_best_model}: there are {known}")
-    stop_on_signal = training.StopOnSignal()
-    callbacks = [stop_on_signal]
-    if run_args.early_stopping_patience is not None:
-        callbacks.append(transformers.EarlyStoppingCallback(run_args.early_stopping_patience))
+    training.check_best_metric(training_args, {"loss", *evaluate(np.full(truth.shape, 0.5)).metrics})
     try:
         trainer = training.MultiLabelTrainer(
             model=model,
@@ -184,7 +182,6 @@ def main(argv=None):
             data_collator=collator(tokenizer, not training_args.use_cpu),
             compute_loss_func=loss,
             compute_metrics=compute_metrics,
-            callbacks=callbacks,
         )
     except (ValueError, RuntimeError, ImportError) as error:  # a tracker that is not installed, say
         raise UserError(str(error)) from error
@@ -198,37 +195,21 @@ def main(argv=None):
         **asdict(loss_args),
         **asdict(threshold_args),
         "data_sha256": content_hash(train, validation),
-        "early_stopping_patience": run_args.early_stopping_patience,
-        "global_batch_size": training_args.train_batch_size
-        * training_args.gradient_accumulation_steps
-        * state.num_processes,
-        **{name: getattr(training_args, name) for name in training.RESULT_ARGUMENTS},
+        **training.arguments_of_result(training_args, run_args),
     }
     if checkpoint:
         check_same_run(output_dir, arguments, task)
-        log(f"resuming from {checkpoint}")
     state.wait_for_everyone()
     if state.is_main_process:
         begin_run(output_dir, arguments, task, resuming=bool(checkpoint))
     state.wait_for_everyone()
-    resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    before = fingerprints(model)
-    train_metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if stop_on_signal.received:
-        log(f"stopped at step {trainer.state.global_step}: give the same command again to go on from there")
-        sys.exit(128 + stop_on_signal.received)
-    unchanged = unchanged_tensors(before, model) if trainer.state.global_step > resumed_at else []
-    if unchanged:
-        log(
-            f"WARNING: training did not change {len(unchanged)} of {len(before)} trainable tensors, "
-            f"the first of them {unchanged[0]}: they have learnt nothing"
-        )
+    train_metrics = training.train(trainer, checkpoint, run_args.early_stopping_patience, log)
 
     # Evaluate
     probabilities = predict_probabilities(trainer, validation_encoded)
     evaluation = evaluate(probabilities)
     eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
-    train_metrics |= {"train_samples": len(train), "unchanged_tensors": len(unchanged)}
+    train_metrics["train_samples"] = len(train)
     eval_metrics |= {
         "eval_samples": len(validation),
         "best_metric_name": training_args.metric_for_best_model,
@@ -254,6 +235,10 @@ def main(argv=None):
             folder=output_dir,
             model_args=model_args,
             adapter=model_args.use_peft,
+            trained=True,
+            made="fine-tuned with LoRA" if model_args.use_peft else "fine-tuned",
+            pipeline_tag="text-classification",
+            use_template="model_card_use_classifier.md.jinja",
             head_parts=HEAD_PARTS,
             merged=run_args.merge_adapter,
             task=task,
@@ -275,7 +260,8 @@ def main(argv=None):
             name_base_on_hub(staging)
         publish(output_dir, run_args.keep_checkpoints)
         if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
-            merge_adapter(model_args, task.labels, tokenizer, output_dir, staging)
+            base = load_classifier(model_args, task.labels, tokenizer)
+            merge_adapter(base, model_args.dtype, tokenizer, output_dir, staging)
             staging.rename(Path(output_dir) / MERGED_FOLDER)
         print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, task.labels)}\n")
         print(f"run folder: {output_dir}")

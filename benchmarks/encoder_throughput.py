@@ -31,7 +31,7 @@ from utils.losses import MultiLabelLoss, bce, positive_weights
 from utils.models import load_classifier, load_tokenizer
 from utils.predict import predict_probabilities
 from utils.tables import format_table
-from utils.training import ClassifierTrainingArguments, LengthGroupedSampler, MultiLabelTrainer, machine_has_bf16
+from utils.training import LengthGroupedSampler, MultiLabelTrainer, TaskTrainingArguments, machine_has_bf16
 
 BATCH = 32
 EVAL_BATCH = 128
@@ -86,7 +86,7 @@ def stock(args, model, tokenizer, weights, train, validation, epochs, folder):
 def ours(args, model, tokenizer, weights, train, validation, epochs, folder):
     """What run_classifier.py and make_submission.py do."""
     train_encoded, validation_encoded = (encode(rows, tokenizer, STOCK_LENGTH) for rows in (train, validation))
-    training_args = ClassifierTrainingArguments(
+    training_args = TaskTrainingArguments(
         **options(args, folder, num_train_epochs=epochs, load_best_model_at_end=False)
     )
     trainer = MultiLabelTrainer(

@@ -7,12 +7,14 @@ import yaml
 
 import make_submission
 import run_classifier
+import run_sft_labels
 from conftest import ROOT, run_script
 from utils.arguments import ArgumentParser
-from utils.training import ClassifierTrainingArguments
+from utils.sft import GeneratorTrainingArguments
+from utils.training import TaskTrainingArguments
 
 
-@pytest.mark.parametrize("script", ["run_classifier.py", "make_submission.py"])
+@pytest.mark.parametrize("script", ["run_classifier.py", "run_sft_labels.py", "make_submission.py"])
 def test_help_needs_no_torch(script):
     code = f"import runpy, sys; sys.argv = ['{script}', '--help']; runpy.run_path('{script}', run_name='__main__')"
     code += "; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules"
@@ -32,10 +34,12 @@ def test_help_of_all_flags():
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_recipe_parses_and_means_what_it_says(recipe, tmp_path):
-    parser = ArgumentParser([*run_classifier.ARGUMENTS, ClassifierTrainingArguments])
+    generates = "labels" in recipe.stem
+    script = run_sft_labels if generates else run_classifier
+    parser = ArgumentParser([*script.ARGUMENTS, GeneratorTrainingArguments if generates else TaskTrainingArguments])
     parsed = parser.parse(["--config", str(recipe), "--train_file", "x.csv", "--output_dir", str(tmp_path)])
     for name, value in yaml.safe_load(recipe.read_text()).items():
-        (owner,) = [arguments for arguments in parsed if hasattr(arguments, name)]
+        owner = next(arguments for arguments in parsed if hasattr(arguments, name))
         assert getattr(owner, name) == value
 
 
@@ -43,7 +47,7 @@ def test_command_line_overrides_yaml(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "learning_rate: 1e-3\nseed: 7\nbf16: false\nlabel_columns: [joy, fear]\npos_weight: 3\n"
     )
-    parser = ArgumentParser([*run_classifier.ARGUMENTS, ClassifierTrainingArguments])
+    parser = ArgumentParser([*run_classifier.ARGUMENTS, TaskTrainingArguments])
     words = [
         "--model_name_or_path",
         "m",

@@ -18,7 +18,7 @@ from utils import training
 from utils.arguments import ModelArguments
 from utils.models import add_lora, load_classifier, load_tokenizer
 from utils.predict import load_run, predict_table
-from utils.preflight import Texts, check_model, parameter_kind, quantized_modules
+from utils.preflight import Texts, check_classifier, check_weights, parameter_kind, quantized_modules
 from utils.run_folder import load_predictions, load_task
 from utils.table_files import read_table
 
@@ -277,6 +277,11 @@ def lora_model(tiny):
     model_args = ModelArguments(model_name_or_path=tiny("qwen2"), use_peft=True, dtype="float32")
     tokenizer = load_tokenizer(tiny("qwen2"))
     return add_lora(load_classifier(model_args, LABELS, tokenizer), model_args), model_args, tokenizer
+
+
+def check_model(model, model_args, tokenizer, texts):
+    check_classifier(model)
+    check_weights(model, model_args, tokenizer, texts)
 
 
 TEXTS = Texts(longest=30, truncated=1, rows=10, limit=28)

@@ -66,6 +66,14 @@ class ModelArguments(ModelConfig):
 
 
 @dataclass
+class GeneratorModelArguments(ModelArguments):
+    """The same for a language model that writes labels: there is no head, and nothing to pool."""
+
+    lora_task_type: str = option("CAUSAL_LM", "kind of model that LoRA is put on", choices=["CAUSAL_LM"])
+    pooling: str = field(default="last", init=False)
+
+
+@dataclass
 class DataArguments:
     """Where the rows are and how they are read."""
 
@@ -90,12 +98,14 @@ class DataArguments:
     )
     normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
     normalize_urls: bool = option(False, "replace links by http")
-    max_length: int = option(256, "tokens of a text that the model sees; padding is never longer than a batch needs")
+    max_length: int = option(
+        256, "tokens of a text that the model sees; with a label generator of prompt, text and answer together"
+    )
     max_train_samples: int | None = option(None, "take the first so many training rows, for a dry run")
     max_eval_samples: int | None = option(None, "take the first so many validation rows, for a dry run")
 
     def __post_init__(self):
-        if bool(self.train_file) == bool(self.dataset_name):
+        if self.train_file and self.dataset_name:
             raise UserError("give the training data, either by --train_file or by --dataset_name")
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"--validation_fraction {self.validation_fraction}: must lie between 0 and 1")
@@ -138,6 +148,32 @@ class LossArguments:
                 weight = math.nan
             if not 0 < weight < math.inf:
                 raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
+
+
+@dataclass
+class GenerationArguments:
+    """How labels are asked for, written and scored."""
+
+    _argument_group_name = "label generation"
+
+    prompt_template: str | None = option(
+        None, "file with a Jinja template of the prompt, which may use text, labels, no_label and chat"
+    )
+    label_order: str = option(
+        "columns", "order in which labels are written", choices=["columns", "frequent_first", "rare_first"]
+    )
+    decoding: str = option(
+        "constrained", "decode over valid answers only, or freely, for comparison", choices=["constrained", "free"]
+    )
+    coverage: float = option(0.99, "probability of the answers to reach for the labels' probabilities; 1 is exact")
+    max_nodes: int = option(256, "lists of labels to look at for a row at most; 2^labels are enough for all")
+    eval_only: bool = option(False, "score the model as it is (zero-shot) instead of training it")
+
+    def __post_init__(self):
+        if not 0 <= self.coverage <= 1:
+            raise UserError(f"--coverage {self.coverage}: must lie between 0 and 1")
+        if self.max_nodes < 1:
+            raise UserError(f"--max_nodes {self.max_nodes}: must be 1 or more")
 
 
 @dataclass

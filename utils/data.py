@@ -47,6 +47,8 @@ def read_training_data(data_args, seed, log):
     Returns:
         `(train, validation, task)`: two data sets with the columns id, text, labels, and the `Task`.
     """
+    if not data_args.train_file and not data_args.dataset_name:
+        raise UserError("give the training data, either by --train_file or by --dataset_name")
     if data_args.dataset_name:
         where = (data_args.dataset_name, data_args.dataset_config, data_args.dataset_revision)
         train_table = read_hub_split(*where, data_args.train_split)
@@ -93,3 +95,21 @@ def read_training_data(data_args, seed, log):
             log(f'warning: no training row has the label "{name}": it cannot be learnt')
     task.train_rows, task.train_positives = len(train), positives.tolist()
     return train, validation, task
+
+
+def read_evaluation_data(data_args, log):
+    """Read validation examples where there is nothing to train on; the `Task` is found in their own file.
+
+    Returns:
+        `(validation, task)`: a data set with the columns id, text, labels, and the `Task`.
+    """
+    if not data_args.validation_file:
+        raise UserError("give the rows to evaluate by --validation_file")
+    table = read_table(data_args.validation_file, data_args.csv_quoting)
+    task = find_task(table, data_args)
+    validation = read_examples(table, task)
+    log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
+    if data_args.max_eval_samples:
+        validation = validation.select(range(min(data_args.max_eval_samples, len(validation))))
+    task.train_positives = [0] * len(task.labels)
+    return validation, task

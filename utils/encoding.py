@@ -14,9 +14,13 @@ def length_limit(max_length, tokenizer, config):
     limit = min(max_length, tokenizer.model_max_length)
     positions = getattr(config, "max_position_embeddings", None)
     if positions:
-        # RoBERTa counts positions from its pad id on: 514 of them hold 512 tokens.
-        limit = min(limit, positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0))
+        limit = min(limit, positions - first_position(config))
     return limit
+
+
+def first_position(config):
+    """Position of a text's first token. RoBERTa counts from its pad id on: 514 positions hold 512 tokens."""
+    return config.pad_token_id + 1 if "roberta" in config.model_type else 0
 
 
 def encode(examples, tokenizer, max_length):

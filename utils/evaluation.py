@@ -24,8 +24,9 @@ class Evaluation:
     """Scores of one set of rows.
 
     `metrics`: the summary scores at threshold 0.5 under their plain names; with chosen thresholds, cross-fitted, with
-    `_tuned` behind (absent for strategy `fixed`); `map` and `lrap`; and `precision/x`, `recall/x`, `f1/x`,
-    `support/x`, `threshold/x` of each label x at the thresholds in use, cross-fitted too.
+    `_tuned` behind (absent for strategy `fixed`); of a label generator's own answers with `_decoded` behind; `map` and
+    `lrap`; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each label x at the thresholds in use,
+    cross-fitted too.
     `thresholds`: `[L]`, fitted on all the rows, for use on new ones.
     """
 
@@ -33,8 +34,9 @@ class Evaluation:
     thresholds: np.ndarray
 
 
-def evaluate_probabilities(probabilities, labels, groups, label_names, strategy, shrinkage):
-    """Score probabilities `[N, L]` against labels `[N, L]`; `groups` `[N]` numbers the near-duplicates.
+def evaluate_probabilities(probabilities, labels, groups, label_names, strategy, shrinkage, decoded=None):
+    """Score probabilities `[N, L]` against labels `[N, L]`; `groups` `[N]` numbers the near-duplicates; `decoded`
+    `[N, L]` are a label generator's answers.
 
     The score of thresholds on the rows they were chosen on is not computed anywhere: it is 2 to 3 points too good.
     """
@@ -49,18 +51,23 @@ def evaluate_probabilities(probabilities, labels, groups, label_names, strategy,
         tuned = scores(cross_fitted_predictions(probabilities, labels, groups, strategy, shrinkage))
         per_label = {name: value for name, value in tuned.items() if "/" in name}
         results |= {f"{name}_tuned": tuned[name] for name in SUMMARY} | per_label
+    if decoded is not None:
+        answers = scores(decoded)
+        results |= {f"{name}_decoded": answers[name] for name in SUMMARY}
     results |= {f"threshold/{name}": float(value) for name, value in zip(label_names, thresholds)}
     return Evaluation(results, thresholds)
 
 
 def summary_table(metrics, markdown=False):
-    """Table of the summary scores at 0.5 and tuned."""
-    tuned = "f1_macro_tuned" in metrics
-    header = ["score", "at 0.5"] + ["tuned (cross-fitted)"] * tuned
-    rows = [[title, metrics[name]] + [metrics.get(f"{name}_tuned")] * tuned for name, title in SUMMARY.items()]
+    """Table of the summary scores of a label generator's answers, at 0.5 and tuned, as far as there are any."""
+    titles = {"_decoded": "answers", "": "at 0.5", "_tuned": "tuned (cross-fitted)"}
+    kinds = [kind for kind in titles if f"f1_macro{kind}" in metrics]
+    rows = [[title, *(metrics[f"{name}{kind}"] for kind in kinds)] for name, title in SUMMARY.items()]
     for name, title in (("map", "mAP"), ("lrap", "LRAP")):
-        rows.append([title, metrics[name]] + ["same"] * tuned)
-    return format_table(header, rows, markdown)
+        # These depend on the probabilities alone.
+        values = {"_decoded": "", "": metrics[name], "_tuned": "same"}
+        rows.append([title, *(values[kind] for kind in kinds)])
+    return format_table(["score", *(titles[kind] for kind in kinds)], rows, markdown)
 
 
 def label_table(metrics, label_names, markdown=False):

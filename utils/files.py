@@ -22,6 +22,11 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path):
+    """Content of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_text(path, text):
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:

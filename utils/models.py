@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from trl import get_peft_config, get_quantization_config
 
 from utils.errors import UserError
@@ -104,17 +105,51 @@ def load_classifier(model_args, labels, tokenizer, new_head=True):
     )
     if get_head(model)[0] == "classifier":
         tokenizer.padding_side = "right"
+    _keep_gradients(model)
     for name, module in model.named_modules():
-        # On CPUs with AVX512-bf16 an evaluation would repack 4-bit weights for a kernel without gradients, and training
-        # would go on through that: bitsandbytes 0.50 does not unpack them.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
         if name.split(".")[-1] in HEAD_PARTS:
             module.to(torch.float32)
             # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head.
             module.register_forward_pre_hook(_as_fp32)
     if model_args.pooling == "mean":
         pool_mean(model)
+    return model
+
+
+def _keep_gradients(model):
+    """Keep 4-bit weights trainable through: on CPUs with AVX512-bf16 an evaluation would repack them for a kernel
+    without gradients, and training would go on through that, as bitsandbytes 0.50 does not unpack them."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_generator(model_args, tokenizer):
+    """Load a language model that is to write labels.
+
+    An encoder such as BERT is made causal: each token sees those before it, and a language head comes on top.
+
+    Raises:
+        UserError: for a name that leads nowhere, and for LoRA on an encoder, whose new head it would not train.
+    """
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    config = _load(AutoConfig.from_pretrained, name, revision=revision)
+    config.pad_token_id = tokenizer.pad_token_id
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        if model_args.use_peft:
+            raise UserError(f"{name} is an encoder: LoRA would not train its new language head; leave --use_peft out")
+        config.is_decoder = True
+    stored = getattr(config, "quantization_config", None)
+    model = _load(
+        AutoModelForCausalLM.from_pretrained,
+        name,
+        config=config,
+        revision=revision,
+        attn_implementation=model_args.attn_implementation,
+        dtype=model_args.dtype,
+        quantization_config=get_quantization_config(model_args) if stored is None else None,
+    )
+    _keep_gradients(model)
     return model
 
 
@@ -174,23 +209,20 @@ def name_base_on_hub(adapter_folder):
     write_json(path, config | {"base_model_name_or_path": EMBEDDED_MINILM_ON_HUB})
 
 
-def load_adapter(model_args, labels, tokenizer, folder):
-    """The base model as in training, with the adapter and head of `folder` on it."""
-    base = load_classifier(model_args, labels, tokenizer)
+def load_adapter(base, folder):
+    """`base`, the model as it was before training, with the adapter (and head) of `folder` on it."""
     return _load(lambda path: PeftModel.from_pretrained(base, path), str(folder))
 
 
-def merge_adapter(model_args, labels, tokenizer, adapter_folder, merged_folder):
-    """Write a plain 16-bit model with the adapter of `adapter_folder` merged into its weights to `merged_folder`.
+def merge_adapter(base, dtype, tokenizer, adapter_folder, merged_folder):
+    """Write a plain 16-bit model with the adapter of `adapter_folder` merged into `base` to `merged_folder`.
 
     The adapter was trained on quantised weights, so these are turned back to 16 bit and merged into, not the original
     ones: the merged model computes what the trained one did.
     """
-    base = load_classifier(model_args, labels, tokenizer)
     if getattr(base, "is_quantized", False):
         base = base.dequantize()
     merged = PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()
     # fp16 is finer than bf16, but models trained in bf16 may leave its range.
-    dtype = torch.bfloat16 if model_args.dtype == "bfloat16" else torch.float16
-    merged.to(dtype).save_pretrained(merged_folder)
+    merged.to(torch.bfloat16 if dtype == "bfloat16" else torch.float16).save_pretrained(merged_folder)
     tokenizer.save_pretrained(merged_folder)

@@ -5,6 +5,8 @@ look like those of a weak model. Here it does not start.
 """
 
 import math
+import resource
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,6 @@ import torch
 from utils.errors import UserError
 from utils.models import HEAD_PARTS, get_head
 from utils.tables import format_table
-from utils.training import compute_dtype
 
 KINDS = ("LoRA", "head", "norms", "embeddings", "other weights")
 
@@ -75,25 +76,19 @@ def estimate_memory(model, training_args, texts):
     return {"weights": weights, "gradients": gradients, "optimizer": moments, "activations": activations}
 
 
-def check_model(model, model_args, tokenizer, texts):
-    """Refuse what would train the wrong thing, or nothing.
+def check_weights(model, model_args, tokenizer, texts):
+    """Refuse what would train nothing, whatever is on top of the model.
 
     Raises:
-        UserError: where LoRA is asked for and no LoRA weight is trainable, the head is frozen or quantised, the pad id
-            is missing or another in the tokenizer, or every text is truncated.
+        UserError: where LoRA is asked for and no LoRA weight is trainable, nothing is trainable, the pad id is missing
+            or another in the tokenizer, or every text is truncated.
     """
     base = without_adapter(model)
-    head_name, head = get_head(base)
     trainable = {parameter_kind(name) for name, p in model.named_parameters() if p.requires_grad}
     if model_args.use_peft and "LoRA" not in trainable:
         raise UserError("no LoRA weight is trainable: the adapters are frozen, so nothing but the head would learn")
-    if quantized_modules(head):
-        raise UserError(f"the head ({head_name}) is quantised: it must be trained whole, in fp32")
-    if "head" not in trainable:
-        raise UserError(
-            f"the head ({head_name}) is frozen: it starts with random weights and must be trained "
-            "(with LoRA: --lora_task_type SEQ_CLS)"
-        )
+    if not trainable:
+        raise UserError("nothing of the model is trainable")
     if tokenizer.pad_token_id is None or base.config.pad_token_id is None:
         raise UserError("the pad id is missing: set it on the tokenizer and on the model's configuration")
     if base.config.pad_token_id != tokenizer.pad_token_id:
@@ -105,40 +100,74 @@ def check_model(model, model_args, tokenizer, texts):
         raise UserError(f"every text is longer than {texts.limit} tokens and would be cut: raise --max_length")
 
 
-def preflight_tables(model, model_args, training_args, tokenizer, texts, task, pos_weights):
-    """The preflight as text: a table of the model and one of the labels."""
+def check_classifier(model):
+    """Refuse a head that would not be trained as it must.
+
+    Raises:
+        UserError: where the head is frozen or quantised.
+    """
     base = without_adapter(model)
     head_name, head = get_head(base)
+    trainable = {parameter_kind(name) for name, p in model.named_parameters() if p.requires_grad}
+    if quantized_modules(head):
+        raise UserError(f"the head ({head_name}) is quantised: it must be trained whole, in fp32")
+    if "head" not in trainable:
+        raise UserError(
+            f"the head ({head_name}) is frozen: it starts with random weights and must be trained "
+            "(with LoRA: --lora_task_type SEQ_CLS)"
+        )
+
+
+def count_parameters(model):
+    """`(all, trainable by kind)`: number of weights, and of the trainable ones of each of KINDS."""
     total, trainable = 0, dict.fromkeys(KINDS, 0)
     for name, parameter in model.named_parameters():
         total += parameter_count(parameter)
         if parameter.requires_grad:
             trainable[parameter_kind(name)] += parameter_count(parameter)
+    return total, trainable
+
+
+def describe_head(model, pooling):
+    """The head in words, for the preflight."""
+    name, head = get_head(without_adapter(model))
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
+    pooled = (
+        {"last": "last real token", "mean": "mean of the real tokens"}[pooling] if name == "score" else "first token"
+    )
+    return f"{name}, {'/'.join(dtypes)}, pools the {pooled}"
+
+
+def preflight_table(model, model_args, training_args, tokenizer, texts, more_rows):
+    """The preflight as text, with `more_rows` (lists of a name and a text) on what is particular to an approach."""
+    base = without_adapter(model)
+    total, trainable = count_parameters(model)
     quantized = quantized_modules(model)
     memory = estimate_memory(model, training_args, texts)
     parts = ", ".join(f"{name} {_size(size)}" for name, size in memory.items())
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
-    pooled = {"last": "last real token", "mean": "mean of the real tokens"}[model_args.pooling]
     rows = [
         ["base model", f"{model_args.model_name_or_path} ({base.config.model_type})"],
         ["parameters", f"{total:,}"],
         ["trainable", f"{sum(trainable.values()):,} ({sum(trainable.values()) / total:.2%})"],
         *([f"  {kind}", f"{count:,}"] for kind, count in trainable.items() if count),
         ["quantised", f"{len(quantized)} linear layers" if quantized else "nothing"],
-        ["weights, compute", f"{model_args.dtype}, {compute_dtype(training_args)}"],
-        ["head", f"{head_name}, {'/'.join(dtypes)}, pools the {pooled if head_name == 'score' else 'first token'}"],
+        ["weights, compute", f"{model_args.dtype}, {training_args.compute_dtype}"],
+        *more_rows,
         ["learning rate", f"{training_args.learning_rate:g}, {training_args.optim.value}"],
         ["pad, eos", f"{_token(tokenizer, 'pad')}, {_token(tokenizer, 'eos')}"],
         ["texts", f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated"],
         ["memory, estimated", f"{_size(sum(memory.values()))}: {parts}"],
     ]
     width = max(len(row[0]) for row in rows)
-    labels = [
-        [label, int(count), f"{weight:.2f}"]
-        for label, count, weight in zip(task.labels, task.train_positives, pos_weights)
-    ]
-    table = format_table(["label", "training rows", "pos_weight"], labels)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + f"\n\n{table}\n"
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + "\n"
+
+
+def label_count_table(task, pos_weights=None):
+    """Table of the training rows of each label, and the weights of its positive cells."""
+    rows = [[label, int(count)] for label, count in zip(task.labels, task.train_positives)]
+    if pos_weights is not None:
+        rows = [[*row, f"{weight:.2f}"] for row, weight in zip(rows, pos_weights)]
+    return format_table(["label", "training rows", "pos_weight"][: len(rows[0])], rows) + "\n"
 
 
 def _size(size):
@@ -164,3 +193,16 @@ def fingerprints(model):
 def unchanged_tensors(before, model):
     """Names of the trainable tensors that are as they were when `before` was taken by `fingerprints`."""
     return [name for name, value in fingerprints(model).items() if before.get(name) == value]
+
+
+def costs(model):
+    """What a run took, for comparisons: trainable and all parameters, and the peak of this process's memory in bytes,
+    the GPU's where there is one."""
+    total, trainable = count_parameters(model)
+    on_gpu = torch.cuda.is_available() and next(model.parameters()).is_cuda
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "trainable_parameters": sum(trainable.values()),
+        "total_parameters": total,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else resident,
+    }

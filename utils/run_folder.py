@@ -1,11 +1,12 @@
 """The folder of a run: what lies in it, when it may be written to, and how it stays complete.
 
 task.json                        labels in order, columns, text options (utils.task)
+generation.json                  of a label generator: prompt, order of the labels, scoring (utils.label_generator)
 run_args.json                    the arguments the result depends on; marks the folder as a run
 checkpoint-*/                    Trainer's checkpoints, while the run goes on
 model, tokenizer                 as transformers saves them
 thresholds.json                  threshold of each label, and how they were chosen
-predictions/validation.parquet   id, truth and probability of each validation row
+predictions/validation.parquet   id, truth, probability (and a generator's answer) of each validation row
 train_results.json, eval_results.json, trainer_state.json
 README.md                        model card
 all_results.json                 all scores; written last, so a folder with it is complete
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from utils.errors import UserError
-from utils.files import atomic_path, write_json
+from utils.files import atomic_path, read_json, write_json
 from utils.task import TASK_FILE, Task
 
 ARGUMENTS_FILE = "run_args.json"
@@ -39,6 +40,8 @@ FINISHED_FILES = (
     "merged",
     "README.md",
     "thresholds.json",
+    "generation.json",
+    "generation_config.json",
     "train_results.json",
     "eval_results.json",
     "trainer_state.json",
@@ -48,11 +51,6 @@ FINISHED_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-
-
-def read_json(path):
-    """Content of a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 # Beginning and resuming
@@ -161,11 +159,14 @@ def save_thresholds(folder, labels, thresholds, strategy, shrinkage):
     write_json(Path(folder) / THRESHOLDS_FILE, {"strategy": strategy, "shrinkage": shrinkage, "thresholds": values})
 
 
-def save_predictions(folder, ids, labels, truth, probabilities):
-    """Write `predictions/validation.parquet`: columns id, truth/x and probability/x for each label x."""
+def save_predictions(folder, ids, labels, truth, probabilities, decoded=None):
+    """Write `predictions/validation.parquet`: columns id, truth/x, probability/x and, of a label generator's answers,
+    decoded/x for each label x."""
     columns = {"id": list(ids)}
     columns |= {f"truth/{label}": truth[:, i].astype(np.int8) for i, label in enumerate(labels)}
     columns |= {f"probability/{label}": probabilities[:, i] for i, label in enumerate(labels)}
+    if decoded is not None:
+        columns |= {f"decoded/{label}": decoded[:, i] for i, label in enumerate(labels)}
     with atomic_path(Path(folder) / PREDICTIONS_FILE) as temporary:
         pd.DataFrame(columns).to_parquet(temporary, index=False)
 

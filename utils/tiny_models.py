@@ -17,6 +17,15 @@ SHAPE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+# Qwen3's, without tools: an answer begins with an empty think block, also in training, unless thinking is switched off.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
+)
 SAMPLE_FILE = Path(__file__).parent.parent / "sample_data" / "train.csv"
 
 
@@ -27,7 +36,7 @@ def sample_texts(path=SAMPLE_FILE):
 
 
 def train_tokenizer(kind, texts):
-    """Byte-level BPE tokenizer with the special tokens of RoBERTa or Qwen."""
+    """Byte-level BPE tokenizer with the special tokens of RoBERTa or Qwen, and for Qwen3 with a chat template."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
@@ -42,12 +51,14 @@ def train_tokenizer(kind, texts):
 
         bpe._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
         return RobertaTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=128)
+    template = {"chat_template": CHAT_TEMPLATE} if kind == "qwen3" else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>"],
         model_max_length=512,
+        **template,
     )
 
 

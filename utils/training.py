@@ -4,15 +4,24 @@ import math
 import signal
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
 from utils.arguments import option
 from utils.errors import UserError
+from utils.preflight import costs, fingerprints, unchanged_tensors
 
 # Batches of one length are cut from this many batches of random rows.
 BATCHES_PER_POOL = 50
@@ -58,7 +67,7 @@ def machine_has_bf16(on_gpu):
 
 
 @dataclass
-class ClassifierTrainingArguments(TrainingArguments):
+class TaskTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the defaults of this task."""
 
     _argument_group_name = "Trainer"
@@ -121,6 +130,11 @@ class ClassifierTrainingArguments(TrainingArguments):
                 "one by CUDA_VISIBLE_DEVICES=0"
             )
 
+    @property
+    def compute_dtype(self):
+        """Name of the dtype that matrix products are computed in."""
+        return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+
     def _check_values(self):
         """Refuse values that Trainer would meet with a traceback, or ignore."""
         at_least = {
@@ -164,12 +178,64 @@ def choose_by_mode(training_args, model_args):
     if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu:
         training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
     if model_args.dtype is None:
-        model_args.dtype = compute_dtype(training_args) if model_args.use_peft else "float32"
+        model_args.dtype = training_args.compute_dtype if model_args.use_peft else "float32"
 
 
-def compute_dtype(training_args):
-    """Name of the dtype that matrix products are computed in."""
-    return "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else "float32"
+def check_run(training_args, model_args, run_args):
+    """Refuse what does not go together, before anything is loaded."""
+    output_dir = training_args.output_dir
+    if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
+        raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
+    if run_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
+        raise UserError("--early_stopping_patience needs --load_best_model_at_end and an --eval_strategy")
+    if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
+        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
+
+
+def check_best_metric(training_args, metrics):
+    """Refuse to choose checkpoints by a score that evaluations do not give."""
+    name = training_args.metric_for_best_model or ""
+    if training_args.load_best_model_at_end and name.removeprefix("eval_") not in metrics:
+        known = ", ".join(metric for metric in sorted(metrics) if "/" not in metric)
+        raise UserError(f"--metric_for_best_model {name}: there are {known}")
+
+
+def arguments_of_result(training_args, run_args):
+    """What a run's result depends on, of Trainer's arguments and the number of processes: for `run_args.json`."""
+    processes = max(1, training_args.world_size)
+    batch = training_args.train_batch_size * training_args.gradient_accumulation_steps * processes
+    return {
+        "early_stopping_patience": run_args.early_stopping_patience,
+        "global_batch_size": batch,
+        **{name: getattr(training_args, name) for name in RESULT_ARGUMENTS},
+    }
+
+
+def train(trainer, checkpoint, early_stopping_patience, log):
+    """Train to the end, from `checkpoint` on if there is one; on SIGTERM or SIGINT save one and exit.
+
+    Returns:
+        Trainer's metrics, with what the run took and the number of trainable tensors that did not change.
+    """
+    stop_on_signal = StopOnSignal()
+    trainer.add_callback(stop_on_signal)
+    if early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+    resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    if checkpoint:
+        log(f"resuming from {checkpoint}")
+    before = fingerprints(trainer.model)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if stop_on_signal.received:
+        log(f"stopped at step {trainer.state.global_step}: give the same command again to go on from there")
+        sys.exit(128 + stop_on_signal.received)
+    unchanged = unchanged_tensors(before, trainer.model) if trainer.state.global_step > resumed_at else []
+    if unchanged:
+        log(
+            f"WARNING: training did not change {len(unchanged)} of {len(before)} trainable tensors, "
+            f"the first of them {unchanged[0]}: they have learnt nothing"
+        )
+    return metrics | {"unchanged_tensors": len(unchanged), **costs(trainer.model)}
 
 
 class LengthGroupedSampler(Sampler):
@@ -205,10 +271,11 @@ class LengthGroupedSampler(Sampler):
             yield from batch.tolist()
 
 
-class MultiLabelTrainer(Trainer):
-    """Trainer whose batches hold rows of one length, also over several processes, and which evaluates in row order."""
+class LengthGroupedBatches:
+    """What both trainers change in Trainer: batches of one length, also over several processes, and evaluation in row
+    order."""
 
-    # The loss divides by the number of cells of the whole global batch (utils.losses.MultiLabelLoss).
+    # The losses divide by the number of cells or tokens of the whole global batch.
     loss_is_scaled_for_ga = True
 
     def _get_train_sampler(self, train_dataset=None):
@@ -222,6 +289,10 @@ class MultiLabelTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset):
         # Trainer's own would shuffle the rows here too when training is grouped by length.
         return SequentialSampler(eval_dataset)
+
+
+class MultiLabelTrainer(LengthGroupedBatches, Trainer):
+    """Trainer for a classification head."""
 
 
 class StopOnSignal(TrainerCallback):
@@ -269,13 +340,18 @@ def describe_logs(logs):
     """One line for the terminal: losses and summary scores, without the figures of each label."""
     if "eval_loss" in logs:
         tuned = f", {logs['eval_f1_macro_tuned']:.4f} tuned" if "eval_f1_macro_tuned" in logs else ""
+        if "eval_f1_macro_decoded" in logs:
+            tuned += f", {logs['eval_f1_macro_decoded']:.4f} of the answers"
         return (
             f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, "
             f"macro-F1 {logs['eval_f1_macro']:.4f} at 0.5{tuned}, micro-F1 {logs['eval_f1_micro']:.4f}, "
             f"Jaccard {logs['eval_jaccard']:.4f}, mAP {logs['eval_map']:.4f}"
         )
     if "loss" in logs:
-        return f"epoch {logs['epoch']:.2f}: loss {logs['loss']:.4f}, learning rate {logs['learning_rate']:.2e}"
+        accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
+        return (
+            f"epoch {logs['epoch']:.2f}: loss {logs['loss']:.4f}{accuracy}, learning rate {logs['learning_rate']:.2e}"
+        )
     return None
 
 

@@ -1,0 +1,295 @@
+"""Fine-tune a language model to answer a text with its labels, and score every label.
+
+    accelerate launch run_sft_labels.py --model_name_or_path Qwen/Qwen3-0.6B --use_peft --load_in_4bit \\
+        --train_file train.csv --validation_file validation.csv --output_dir outputs/qwen3
+
+    accelerate launch run_sft_labels.py --config recipes/qwen3_0.6b_qlora_labels.yaml \\
+        --train_file train.csv --validation_file validation.csv --output_dir outputs/qwen3
+
+    accelerate launch run_sft_labels.py --model_name_or_path Qwen/Qwen3-0.6B --eval_only \\
+        --validation_file validation.csv --output_dir outputs/zero-shot
+
+The model is taught the labels of a row as text, "joy, love", in a fixed order. It answers with valid lists only, and
+P(label in the answer) is the sum over the lists that hold the label: so thresholds, averaging and make_submission.py
+work as for a classifier. Data, columns and the folder of the run are as in run_classifier.py.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from utils.arguments import (
+    TRAINER_HELP,
+    ArgumentParser,
+    DataArguments,
+    GenerationArguments,
+    GeneratorModelArguments,
+    RunArguments,
+    ThresholdArguments,
+    print_help,
+)
+from utils.errors import UserError, exit_on_user_error
+
+ARGUMENTS = [GeneratorModelArguments, DataArguments, GenerationArguments, ThresholdArguments, RunArguments]
+
+
+@exit_on_user_error
+def main(argv=None):
+    """Train, evaluate and save one run."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv or "-h" in argv:
+        return print_help(__doc__, ARGUMENTS, TRAINER_HELP)
+
+    # Heavy imports come after --help, which should answer at once.
+    import datasets
+    import numpy as np
+    import transformers
+    from accelerate import PartialState
+
+    from utils import training
+    from utils.data import content_hash, label_array, read_evaluation_data, read_training_data
+    from utils.encoding import length_limit, longest_first
+    from utils.evaluation import evaluate_probabilities, label_table, summary_table
+    from utils.files import write_json, write_text
+    from utils.label_generator import build_generator, choose_generation, predict_labels
+    from utils.label_scoring import check_scorable
+    from utils.model_card import render_card
+    from utils.models import add_lora, load_generator, load_tokenizer, merge_adapter
+    from utils.preflight import (
+        Texts,
+        check_weights,
+        label_count_table,
+        preflight_table,
+    )
+    from utils.prompts import AnswerCollator, encode_conversations, text_ids
+    from utils.run_folder import (
+        MERGED_FOLDER,
+        RESULTS_FILE,
+        begin_run,
+        check_same_run,
+        find_checkpoint,
+        publish,
+        save_predictions,
+        save_thresholds,
+        staging_folder,
+    )
+    from utils.sft import GeneratorTrainingArguments, LabelTrainer
+    from utils.splits import near_duplicate_groups
+
+    # Arguments
+    if "--help_all" in argv:
+        return print_help(__doc__, [*ARGUMENTS, GeneratorTrainingArguments])
+    model_args, data_args, generation_args, threshold_args, run_args, training_args = ArgumentParser(
+        [*ARGUMENTS, GeneratorTrainingArguments]
+    ).parse(argv)
+    if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
+        training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
+    training.choose_by_mode(training_args, model_args)
+    dtype = training_args.compute_dtype
+    output_dir = training_args.output_dir
+    eval_only = generation_args.eval_only
+    state = PartialState()
+
+    def log(message):
+        if state.is_main_process:
+            print(message, file=sys.stderr, flush=True)
+
+    if training_args.disable_tqdm:
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+    training.check_run(training_args, model_args, run_args)
+    if eval_only and model_args.use_peft:
+        raise UserError("--eval_only scores a model as it is: leave --use_peft out")
+    checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
+    transformers.set_seed(training_args.seed)
+
+    # Data
+    if eval_only and not (data_args.train_file or data_args.dataset_name):
+        train, (validation, task) = None, read_evaluation_data(data_args, log)
+    else:
+        train, validation, task = read_training_data(data_args, training_args.seed, log)
+    truth = label_array(validation)
+    validation_groups = near_duplicate_groups(validation["text"][:])
+
+    # Tokenizer, model, prompt
+    tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+    model = load_generator(model_args, tokenizer)
+    check_scorable(model, generation_args.decoding)
+    if model_args.use_peft:
+        model = add_lora(model, model_args)
+    max_length = length_limit(data_args.max_length, tokenizer, model.config)
+    task.max_length = max_length
+    generation = choose_generation(generation_args, task)
+    generator = build_generator(generation, task.labels, tokenizer, max_length)
+    model.generation_config.eos_token_id = generator.prompt.end
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    validation_texts = text_ids(validation["text"][:], tokenizer)
+    prompt = generator.prompt
+    first = validation if train is None else train
+    answer = generator.answers.write(np.array(first[0]["labels"])[generator.label_text.columns])
+    log(f"a prompt, and in brackets its answer:\n{prompt.before}{first[0]['text']}{prompt.after}"
+        f"[{tokenizer.decode(answer)}]\n")  # fmt: skip
+
+    # Evaluation
+    def evaluate():
+        """Answers and probabilities of the validation rows, and their `Evaluation`."""
+        was_training = model.training
+        model.eval()
+        predictions = predict_labels(
+            model, generator, validation_texts, training_args.per_device_eval_batch_size, dtype
+        )
+        model.train(was_training)
+        if np.isnan(predictions.probabilities).any():
+            raise UserError("training diverged (the model predicts NaN): lower --learning_rate")
+        evaluation = evaluate_probabilities(
+            predictions.probabilities,
+            truth,
+            validation_groups,
+            task.labels,
+            threshold_args.threshold_strategy,
+            threshold_args.threshold_shrinkage,
+            predictions.decoded,
+        )
+        evaluation.metrics["coverage"] = float(predictions.covered.mean())
+        if generation.decoding == "free":
+            evaluation.metrics["unknown_words"] = sum(predictions.unknown.values())
+            often = sorted(predictions.unknown.items(), key=lambda item: -item[1])[:10]
+            log(f"words in free answers that are no label: {', '.join(f'{w} ({n})' for w, n in often) or 'none'}")
+        return predictions, evaluation
+
+    if eval_only:
+        trainer, train_metrics = None, {}
+        model.to(training_args.device)
+    else:
+        # Tokens and preflight
+        with state.main_process_first():
+            encoding = (tokenizer, prompt, generator.answers, generator.label_text, generator.budget)
+            train_encoded = encode_conversations(train, *encoding)
+            validation_encoded = encode_conversations(validation, *encoding)
+        lengths, cut = np.array(train_encoded["length"][:]), np.array(train_encoded["cut"][:])
+        texts = Texts(int((lengths + cut).max()), int((cut > 0).sum()), len(train), max_length)
+        check_weights(model, model_args, tokenizer, texts)
+        rows = [
+            ["prompt", f"{len(prompt.head)} tokens before a text, run once for all rows, and {len(prompt.tail)} after"],
+            ["answers", f"up to {len(generator.answers.write(np.ones(len(task.labels))))} tokens, in the order "
+                        f"{', '.join(generation.order)}; {generation.no_label!r} for no label"],
+        ]  # fmt: skip
+        log(preflight_table(model, model_args, training_args, tokenizer, texts, rows))
+        log(label_count_table(task))
+    if run_args.preflight_only:
+        return
+
+    if not eval_only:
+        # Trainer
+        training.check_best_metric(
+            training_args,
+            {"loss", "mean_token_accuracy", *evaluate_probabilities(
+                np.full(truth.shape, 0.5), truth, validation_groups, task.labels,
+                threshold_args.threshold_strategy, threshold_args.threshold_shrinkage, truth,
+            ).metrics},
+        )  # fmt: skip
+        try:
+            trainer = LabelTrainer(
+                model=model,
+                args=training_args,
+                train_dataset=train_encoded,
+                eval_dataset=validation_encoded.select(longest_first(validation_encoded)),
+                processing_class=tokenizer,
+                data_collator=AnswerCollator(model.config, None if training_args.use_cpu else 8),
+                score_labels=lambda: evaluate()[1].metrics,
+            )
+        except (ValueError, RuntimeError, ImportError) as error:  # a tracker that is not installed, say
+            raise UserError(str(error)) from error
+        training.use_readable_log(trainer)
+
+    # Train
+    arguments = {
+        "script": "run_sft_labels.py",
+        **asdict(model_args),
+        **asdict(data_args),
+        **asdict(generation_args),
+        **asdict(generation),
+        **asdict(threshold_args),
+        "data_sha256": content_hash(*([validation] if train is None else [train, validation])),
+        **training.arguments_of_result(training_args, run_args),
+    }
+    if checkpoint:
+        check_same_run(output_dir, arguments, task)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        begin_run(output_dir, arguments, task, resuming=bool(checkpoint))
+    state.wait_for_everyone()
+    if not eval_only:
+        train_metrics = training.train(trainer, checkpoint, run_args.early_stopping_patience, log)
+        train_metrics["train_samples"] = len(train)
+
+    # Evaluate
+    predictions, evaluation = evaluate()
+    eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
+    eval_metrics["eval_samples"] = len(validation)
+    if not eval_only:
+        eval_metrics |= {
+            "best_metric_name": training_args.metric_for_best_model,
+            "best_checkpoint_step": trainer.state.best_global_step,
+            "epoch": trainer.state.epoch,
+        }
+
+    # Save
+    staging = staging_folder(output_dir)
+    if not eval_only:
+        trainer.save_model(staging)
+    if state.is_main_process:
+        tokenizer.save_pretrained(staging)
+        generation.save(staging)
+        save_thresholds(
+            staging,
+            task.labels,
+            evaluation.thresholds,
+            threshold_args.threshold_strategy,
+            threshold_args.threshold_shrinkage,
+        )
+        save_predictions(
+            staging, validation["id"][:], task.labels, truth, predictions.probabilities, predictions.decoded
+        )
+        if not eval_only:
+            trainer.state.save_to_json(staging / "trainer_state.json")
+        made = "as it is" if eval_only else "taught with LoRA" if model_args.use_peft else "taught"
+        card = render_card(
+            name=output_dir.rstrip("/").split("/")[-1],
+            folder=output_dir,
+            model_args=model_args,
+            adapter=model_args.use_peft,
+            trained=not eval_only,
+            made=f"{made} to write labels",
+            pipeline_tag="text-generation",
+            use_template="model_card_use_generator.md.jinja",
+            prompt=prompt,
+            longest_answer=len(generator.answers.write(np.ones(len(task.labels)))),
+            merged=run_args.merge_adapter,
+            task=task,
+            max_length=max_length,
+            metrics=eval_metrics,
+            tuned=threshold_args.threshold_strategy != "fixed",
+            threshold_strategy=threshold_args.threshold_strategy,
+            summary_table=summary_table(evaluation.metrics, markdown=True),
+            label_table=label_table(evaluation.metrics, task.labels, markdown=True),
+            loss_description="cross-entropy of the answers' tokens",
+            training_args=training_args.to_sanitized_dict(),
+            label_counts=list(zip(task.labels, task.train_positives)),
+        )
+        write_text(staging / "README.md", card)
+        write_json(staging / "train_results.json", train_metrics)
+        write_json(staging / "eval_results.json", eval_metrics)
+        write_json(staging / RESULTS_FILE, train_metrics | eval_metrics)
+        publish(output_dir, run_args.keep_checkpoints)
+        if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
+            merge_adapter(load_generator(model_args, tokenizer), model_args.dtype, tokenizer, output_dir, staging)
+            staging.rename(Path(output_dir) / MERGED_FOLDER)
+        print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, task.labels)}\n")
+        print(f"run folder: {output_dir}")
+    if not eval_only:
+        trainer.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""TRL's SFTTrainer, fitted to answers that are lists of labels."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.functional import cross_entropy
+from trl import SFTConfig, SFTTrainer
+
+from utils.arguments import option
+from utils.prompts import IGNORED
+from utils.training import LengthGroupedBatches, TaskTrainingArguments
+
+
+@dataclass
+class GeneratorTrainingArguments(TaskTrainingArguments, SFTConfig):
+    """`trl.SFTConfig` with the defaults of this task; what would change prompts, answers or batches is ours."""
+
+    per_device_train_batch_size: int = option(16, "micro-batch of one process")
+    per_device_eval_batch_size: int = option(64, "rows scored at a time by one process")
+    gradient_checkpointing: bool | None = option(None, "the old name of --activation_checkpointing")
+    # Rows come tokenised, with their answers marked, and are neither cut, packed nor shuffled by TRL.
+    dataset_kwargs: dict | None = field(default_factory=lambda: {"skip_prepare_dataset": True}, init=False)
+    max_length: int | None = field(default=None, init=False)
+    model_init_kwargs: dict | None = field(default=None, init=False)
+    chat_template_path: str | None = field(default=None, init=False)
+    dataset_text_field: str = field(default="text", init=False)
+    dataset_num_proc: int | None = field(default=None, init=False)
+    eos_token: str | None = field(default=None, init=False)
+    pad_token: str | None = field(default=None, init=False)
+    truncation_mode: str = field(default="keep_start", init=False)
+    shuffle_dataset: bool = field(default=False, init=False)
+    packing: bool = field(default=False, init=False)
+    packing_strategy: str = field(default="bfd", init=False)
+    padding_free: bool = field(default=False, init=False)
+    pad_to_multiple_of: int | None = field(default=None, init=False)
+    eval_packing: bool | None = field(default=None, init=False)
+    completion_only_loss: bool | None = field(default=None, init=False)
+    assistant_only_loss: bool = field(default=False, init=False)
+    loss_type: str = field(default="nll", init=False)
+
+
+class LabelTrainer(LengthGroupedBatches, SFTTrainer):
+    """SFTTrainer that runs the language head for the answers' tokens only, and scores labels when it evaluates.
+
+    `score_labels` is called without arguments at each evaluation, by all processes, and gives metrics.
+    """
+
+    def __init__(self, *args, score_labels, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.score_labels = score_labels
+        # SFTTrainer turns the adapters of quantised models into bf16, in which Adam's second moment stands still: a
+        # thousandth of it is less than a bf16 can change by. FSDP wants one dtype.
+        if getattr(self.model, "is_quantized", False) and not self.is_fsdp_enabled:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean cross-entropy of the answers' tokens over the global batch.
+
+        As SFTTrainer's own, which on a CPU runs the head over all positions, and which leaves out what some models
+        (BERT) have between their last hidden state and their output embeddings.
+        """
+        mode = "train" if self.model.training else "eval"
+        labels = inputs.pop("labels")
+        # Padded on the left, the answers end together.
+        longest = int((labels != IGNORED).sum(dim=1).max())
+        outputs = model(**inputs, use_cache=False, logits_to_keep=longest + 1)
+        logits, labels = outputs.logits[:, :-1].float(), labels[:, -longest:]
+        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        counted = labels != IGNORED
+        loss = loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP takes the mean over the processes
+
+        # What SFTTrainer logs.
+        with torch.no_grad():
+            correct = (logits.argmax(dim=-1) == labels)[counted].sum()
+            entropy = torch.distributions.Categorical(logits=logits[counted]).entropy().sum()
+            tokens = inputs["attention_mask"].sum()
+            sums = torch.stack([counted.sum(), correct, entropy, tokens]).double()[None]
+            answer_tokens, correct, entropy, tokens = self.accelerator.gather(sums).sum(dim=0).tolist()
+        self._metrics[mode]["mean_token_accuracy"].append(correct / max(answer_tokens, 1))
+        self._metrics[mode]["entropy"].append(entropy / max(answer_tokens, 1))
+        if mode == "train":
+            self._total_train_tokens += int(tokens)
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        """Loss and token accuracy, then the labels' scores: added here, early stopping and the trackers see them."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        scores = self.score_labels()
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
+        return output
+
+    def create_model_card(self, *args, **kwargs):
+        """Ours is written when the run is finished."""
