@@ -247,7 +247,7 @@ def main(argv=None):
             threshold_args.threshold_strategy,
             threshold_args.threshold_shrinkage,
         )
-        save_predictions(staging, validation["id"][:], task.labels, truth, probabilities)
+        save_predictions(staging, validation["id"][:], validation["text"][:], task.labels, truth, probabilities)
         trainer.state.save_to_json(staging / "trainer_state.json")
         card = render_card(
             name=output_dir.rstrip("/").split("/")[-1],

@@ -5,7 +5,7 @@ run_args.json                    the arguments the result depends on; marks the 
 checkpoint-*/                    Trainer's checkpoints, while the run goes on
 model, tokenizer                 as transformers saves them
 thresholds.json                  threshold of each label, and how they were chosen
-predictions/validation.parquet   id, truth and probability of each validation row
+predictions/validation.parquet   id, text, truth and probability of each validation row
 train_results.json, eval_results.json, trainer_state.json
 README.md                        model card
 all_results.json                 all scores; written last, so a folder with it is complete
@@ -37,6 +37,8 @@ FINISHED_FILES = (
     "model*.safetensors*",
     "predictions",
     "merged",
+    "pictures",
+    "report.html",
     "README.md",
     "thresholds.json",
     "train_results.json",
@@ -161,9 +163,9 @@ def save_thresholds(folder, labels, thresholds, strategy, shrinkage):
     write_json(Path(folder) / THRESHOLDS_FILE, {"strategy": strategy, "shrinkage": shrinkage, "thresholds": values})
 
 
-def save_predictions(folder, ids, labels, truth, probabilities):
-    """Write `predictions/validation.parquet`: columns id, truth/x and probability/x for each label x."""
-    columns = {"id": list(ids)}
+def save_predictions(folder, ids, texts, labels, truth, probabilities):
+    """Write `predictions/validation.parquet`: columns id, text, truth/x and probability/x for each label x."""
+    columns = {"id": list(ids), "text": list(texts)}
     columns |= {f"truth/{label}": truth[:, i].astype(np.int8) for i, label in enumerate(labels)}
     columns |= {f"probability/{label}": probabilities[:, i] for i, label in enumerate(labels)}
     with atomic_path(Path(folder) / PREDICTIONS_FILE) as temporary:
