@@ -4,9 +4,9 @@
     python compare_runs.py outputs/* --markdown results.md --csv results.csv --html results.html
     python compare_runs.py outputs/* submission.csv --truth test_labels.csv --test_file test.csv
 
-Run folders come first, then flags. Runs that differ in seed alone become one row with mean and standard deviation, folds
-of one run one row with the score of their out-of-fold predictions together. With --truth, runs and submission files
-are scored on held labels instead.
+Run folders come first, then flags. Runs that differ in seed alone become one row with mean and standard deviation;
+folds of one run become one row with the score of their out-of-fold predictions together. With --truth, runs and
+submission files are scored on held labels instead.
 """
 
 import sys
@@ -104,6 +104,7 @@ def main(argv=None):
         difference_rows,
         make_boards,
         score_rows,
+        short_names,
         validation_entries,
     )
     from utils.files import atomic_path, write_text
@@ -132,7 +133,8 @@ def main(argv=None):
             raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
         held = read_held_labels(args.truth, runs[0].task if runs else None)
         entries = [
-            Entry(name, "-", "submission file", "-", [submission_scored(name, held)], TUNED) for name in submissions
+            Entry(short, "-", "submission file", "-", [submission_scored(name, held)], TUNED)
+            for name, short in short_names(submissions).items()
         ]
         left_out = []
         if runs:

@@ -154,9 +154,11 @@ def group_runs(runs):
 def short_names(folders):
     """`{folder: name}`, the names as short as they stay distinct."""
     parts = [os.path.normpath(folder).split(os.sep) for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
+    names = ["/".join(part) for part in parts]
+    for length in range(1, max(map(len, parts), default=0)):
+        short = ["/".join(part[-length:]) for part in parts]
+        if len(set(short)) == len(short):
+            names = short
             break
     return dict(zip(folders, names))
 
@@ -165,7 +167,9 @@ def joint_name(names):
     """One name for several, as the shell writes it: `seed{1,2,3}`."""
     if len(names) == 1:
         return names[0]
-    start = os.path.commonprefix(names)
+    start = names[0]
+    while not all(name.startswith(start) for name in names):
+        start = start[:-1]
     return f"{start}{{{','.join(name[len(start) :] for name in names)}}}"
 
 
@@ -340,16 +344,19 @@ def difference_rows(board):
 
 def caption(board, held, resamples):
     """What the figures of a board are, in sentences."""
-    where = f"{board.rows} {'held' if held else 'validation'} rows, {len(board.labels)} labels. "
-    what = (
-        "As submitted: with the thresholds the runs have from validation. "
-        if held
-        else "Tuned: thresholds cross-fitted, each row scored with thresholds chosen without it. "
-    )
+    of, chosen = "tuned predictions (at 0.5 where thresholds are fixed)", ""
+    what = "Tuned: thresholds cross-fitted, each row scored with thresholds that were chosen without it."
+    if held:
+        of, what = (
+            "submitted predictions",
+            "As submitted: with the thresholds that each run has from its validation rows.",
+        )
+    elif any(entry.arguments.get("load_best_model_at_end") for entry in board.entries):
+        chosen = " Checkpoints were chosen on these rows, so expect a little less on new ones."
     return (
-        f"{where}{what}micro-F1 and Jaccard are of the predictions the runs are ranked by, {'as submitted' if held else 'tuned'} "
-        f"(at 0.5 where thresholds are fixed). In brackets: 95 % bootstrap interval over the rows ({resamples:,} resamples); "
-        "± is the standard deviation over seeds."
+        f"{board.rows:,} {'held' if held else 'validation'} rows, {len(board.labels)} labels. {what} micro-F1, Jaccard "
+        f"and the order are of the {of}. In brackets: 95 % bootstrap interval over the rows ({resamples:,} resamples); "
+        f"±: standard deviation over seeds.{chosen}"
     )
 
 

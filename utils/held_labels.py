@@ -116,12 +116,11 @@ def held_entries(runs, test_file, held, batch_size, csv_quoting=None):
                 in_order = [run.task.labels.index(label) for label in labels]
                 predicted = predict_table(load_run(run.folder), table, batch_size)
                 probabilities = probabilities + predicted[rows][:, in_order] / len(folds)
-            thresholds = _thresholds(folds)
+            at_half, submitted = (apply_thresholds(probabilities, t) for t in (0.5, _thresholds(folds)))
             columns = [held.task.labels.index(label) for label in labels]
-            predictions = {
-                suffix: apply_thresholds(probabilities, t) for suffix, t in ((AT_HALF, 0.5), (TUNED, thresholds))
-            }
-            members.append(Scored(tuple(held.ids), tuple(labels), held.truth[:, columns], predictions))
+            members.append(
+                Scored(tuple(held.ids), tuple(labels), held.truth[:, columns], {AT_HALF: at_half, TUNED: submitted})
+            )
         entry = make_entry(seeds, names, members)
         entry.headline = TUNED  # what is handed in, also where the thresholds are fixed
         entries.append(entry)

@@ -10,6 +10,7 @@ import io
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
@@ -26,6 +27,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar sign in the name of a label is one
     "svg.hashsalt": "pictures",  # the same picture is the same file
 }
 MOST_LABELS_IN_F1 = 40
@@ -42,7 +44,9 @@ def _figure(height, rows=1, columns=1, **options):
 
 
 def _short(name, length=18):
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """At most `length` letters of a name, its beginning and its end: names may differ in either."""
+    end = length // 2 - 1
+    return name if len(name) <= length else f"{name[: length - end - 1]}…{name[len(name) - end :]}"
 
 
 def most_frequent(truth, most):
@@ -209,17 +213,27 @@ def calibration(truth, probabilities):
         figure, axes = _figure(4.6, 2, 1, sharex=True, height_ratios=[3, 1])
         upper, lower = axes[:, 0]
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=":", label="as it should be")
-        # Standard error of a share, twice.
-        spread = 2 * np.sqrt(true[filled] * (1 - true[filled]) / counts[filled])
-        upper.errorbar(
-            predicted[filled], true[filled], yerr=spread, fmt="o-", color=BLUE, markersize=4.5, linewidth=1.3,
-            elinewidth=1, label="cells, ± 2 standard errors",
-        )  # fmt: skip
+        hits = np.rint(true[filled] * counts[filled]).astype(int)
+        of_bins = [
+            binomtest(k, n).proportion_ci(0.95, "wilson") for k, n in zip(hits.tolist(), counts[filled].tolist())
+        ]
+        upper.vlines(predicted[filled], [one.low for one in of_bins], [one.high for one in of_bins], color=BLUE, lw=1)
+        upper.plot(
+            predicted[filled],
+            true[filled],
+            "o-",
+            color=BLUE,
+            markersize=4.5,
+            lw=1.3,
+            clip_on=False,
+            label="cells, 95 %",
+        )
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of them true")
         upper.set_title(f"expected calibration error {error:.3f}, all labels together", loc="left")
         upper.legend(loc="upper left", fontsize=8)
         lower.bar(np.arange(len(counts)) / len(counts), counts, width=0.92 / len(counts), align="edge", color=BLUE)
         lower.set_yscale("log")
+        lower.yaxis.set_major_formatter("{x:,.0f}")
         lower.set(ylim=(0.7, 2 * max(counts.max(), 1)), ylabel="cells (log)", xlabel="probability")
     return figure
 

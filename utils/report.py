@@ -1,4 +1,4 @@
-"""report.html: scores, labels, pictures and mistakes of a run, or of several side by side, in one page that opens offline.
+"""report.html: scores, labels, pictures and mistakes of a run, or of several side by side; one page that opens offline.
 
     python -m utils.report outputs/run
 
@@ -69,7 +69,8 @@ def render(title, lead, sections):
         keep_trailing_newline=True,
     )
     for section in sections:
-        section.rows = [[format_cell(cell) for cell in row] for row in section.rows]
+        # An interval goes below its score: the tables are wide.
+        section.rows = [[format_cell(cell).replace(" [", "\n[") for cell in row] for row in section.rows]
     return environment.get_template("report.html.jinja").render(title=title, lead=lead, sections=sections)
 
 
@@ -117,10 +118,10 @@ def _score_section(run, drawn):
     rows = [[title, *(cell(name, suffix) for suffix in suffixes)] for name, title in SUMMARY.items()]
     for name, title in (("map", "mAP"), ("lrap", "LRAP")):
         if name in metrics:
-            rows.append([title, metrics[name], *[""] * (len(suffixes) - 1)])
+            rows.append([title, metrics[name], *["same"] * (len(suffixes) - 1)])
     paragraphs = [
-        f"On {len(run.ids):,} validation rows. In brackets: 95 % bootstrap interval over the rows ({RESAMPLES:,} resamples); "
-        "the luck of the training seed is not in it."
+        f"On {len(run.ids):,} validation rows. In brackets: 95 % bootstrap interval over the rows ({RESAMPLES:,} "
+        "resamples); the luck of the training seed is not in it."
     ]
     if TUNED in suffixes:
         paragraphs.append("Tuned: each row is scored with thresholds that were chosen without it.")
@@ -183,7 +184,7 @@ def _draw(run, f1, low, high):
         drawn["training_curves"] = (
             pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step")),
             "Training",
-            "Training loss is a mean over the steps since the point before it.",
+            "The loss in training is a mean over the steps since the point before.",
         )
     return drawn
 
@@ -223,24 +224,23 @@ def write_run_report(folder):
         ]
 
     arguments = [[name, str(value)] for name, value in sorted(run.arguments.items()) if value is not None]
-    facts = [
-        f"{model_name(run.arguments)} ({approach(run.arguments, run.results)})",
-        f"trainable: {format_share(trainable_share(run.results))}",
-        f"{run.task.train_rows:,} training rows",
-        f"training took {format_seconds(run.results.get('train_runtime'))}",
-        f"peak memory {format_bytes(run.results.get('peak_memory_bytes'))}",
-    ]
+    facts = {
+        "trainable": format_share(trainable_share(run.results)),
+        "training rows": f"{run.task.train_rows:,}",
+        "training time": format_seconds(run.results.get("train_runtime")),
+        "peak memory": format_bytes(run.results.get("peak_memory_bytes")),
+    }
+    lead = f"{model_name(run.arguments)}, {approach(run.arguments, run.results)}; "
+    lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
     sections = [
         _score_section(run, drawn),
         _label_section(run, low, high),
         Section("Pictures", pictures=images),
         mistakes,
-        Section(
-            "Arguments", ["What was left at nothing is left out."], ["argument", "value"], arguments, is_prose=True
-        ),
+        Section("Arguments", header=["argument", "value"], rows=arguments, is_prose=True),
     ]
     path = Path(folder) / REPORT_FILE
-    write_text(path, render(Path(folder).resolve().name, "; ".join(facts), sections))
+    write_text(path, render(Path(folder).resolve().name, lead, sections))
     return path
 
 
@@ -288,8 +288,10 @@ def write_comparison_report(path, boards, notes, held, resamples):
             sections.append(Section(f"Arguments in which the runs differ{which}", [], header, rows))
     if notes:
         sections.append(Section("Left out or kept apart", notes))
-    count = sum(len(entry.folders) or 1 for board in boards for entry in board.entries)
-    write_text(path, render("Comparison of runs", f"{count} runs and submissions, the best first.", sections))
+    entries = [entry for board in boards for entry in board.entries]
+    runs, files = sum(len(entry.folders) for entry in entries), sum(not entry.folders for entry in entries)
+    counts = [f"{number} {what}" for number, what in ((runs, "runs"), (files, "submission files")) if number]
+    write_text(path, render("Comparison of runs", f"{' and '.join(counts)}, the best first.", sections))
 
 
 @exit_on_user_error
