@@ -43,15 +43,14 @@ def _scores(weights, hits, sizes, jaccard):
     return Resampled(f1.mean(axis=1), micro, weights @ jaccard / weights.sum(axis=1), f1)
 
 
-def _counts(truth, predictions):
+def _counts(truth, predictions, dtype):
     truth, predictions = np.asarray(truth, dtype=bool), np.asarray(predictions, dtype=bool)
     if truth.shape != predictions.shape:
         raise ValueError(f"truth has the shape {truth.shape}, the predictions {predictions.shape}")
     union = (truth | predictions).sum(axis=1)
     # A row with no label that is given none counts 1, as in utils.metrics.
     jaccard = np.divide((truth & predictions).sum(axis=1), union, out=np.ones(len(union)), where=union > 0)
-    as_float = [array.astype(np.float32) for array in (truth & predictions, truth, predictions)]
-    return as_float[0], as_float[1] + as_float[2], jaccard.astype(np.float32)
+    return (truth & predictions).astype(dtype), truth.astype(dtype) + predictions, jaccard.astype(dtype)
 
 
 def plain_scores(truth, predictions):
@@ -60,11 +59,10 @@ def plain_scores(truth, predictions):
     Returns:
         dict with `f1_macro`, `f1_micro`, `jaccard` (floats, as `utils.metrics` defines them) and `f1` (`[L]`).
     """
-    counts = [array.astype(float) for array in _counts(truth, predictions)]
+    counts = _counts(truth, predictions, float)
     scores = _scores(np.ones((1, len(counts[0]))), *counts)
-    return {name: float(getattr(scores, name)[0]) for name in ("f1_macro", "f1_micro", "jaccard")} | {
-        "f1": scores.f1[0]
-    }
+    overall = {name: float(getattr(scores, name)[0]) for name in ("f1_macro", "f1_micro", "jaccard")}
+    return overall | {"f1": scores.f1[0]}
 
 
 def resample(truth, predictions, resamples, seed):
@@ -73,7 +71,7 @@ def resample(truth, predictions, resamples, seed):
     The draws depend on N, `resamples` and `seed` alone: two calls with other predictions for the same rows in the same
     order see the same draws, which is what makes a comparison of the two a paired one.
     """
-    counts = _counts(truth, predictions)
+    counts = _counts(truth, predictions, np.float32)
     rows = len(counts[0])
     rng = np.random.default_rng(seed)
     parts = []
