@@ -318,15 +318,14 @@ def score_rows(board, held):
         columns[TUNED] = "macro-F1 as submitted"
     shown = [suffix for suffix in columns if suffix in has]
     header = ["run", "model", "approach", "runs", "trainable"]
-    header += [columns[suffix] for suffix in shown] + ["micro-F1", "Jaccard", "training", "memory", "against the best"]
+    header += [columns[suffix] for suffix in shown] + ["against the best", "micro-F1", "Jaccard", "training", "memory"]
     rows = []
     for entry in board.entries:
         rest = [entry.scores[f"{name}{entry.headline}"].value for name in ("f1_micro", "jaccard")]
         rows.append(
             [entry.name, entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
             + [str(entry.scores.get(f"f1_macro{suffix}", "-")) for suffix in shown]
-            + rest
-            + [format_seconds(entry.train_seconds), format_bytes(entry.peak_memory_bytes), entry.verdict]
+            + [entry.verdict, *rest, format_seconds(entry.train_seconds), format_bytes(entry.peak_memory_bytes)]
         )
     return header, rows
 

@@ -57,7 +57,7 @@ class Section:
     header: list[str] = field(default_factory=list)
     rows: list[list] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    is_prose: bool = False  # whether the table's cells are texts, which wrap
+    kind: str = "names"  # of the table: figures behind names; "prose", texts that wrap; "pairs", a name and a value
 
 
 def render(title, lead, sections):
@@ -69,8 +69,9 @@ def render(title, lead, sections):
         keep_trailing_newline=True,
     )
     for section in sections:
-        # An interval goes below its score: the tables are wide.
-        section.rows = [[format_cell(cell).replace(" [", "\n[") for cell in row] for row in section.rows]
+        section.rows = [[format_cell(cell) for cell in row] for row in section.rows]
+        if section.kind == "names":  # an interval goes below its score, as such tables are wide
+            section.rows = [[name, *(cell.replace(" [", "\n[") for cell in cells)] for name, *cells in section.rows]
     return environment.get_template("report.html.jinja").render(title=title, lead=lead, sections=sections)
 
 
@@ -209,7 +210,7 @@ def write_run_report(folder):
         images.append(Picture(pictures.data_uri(figure), title, text))
 
     how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
-    mistakes = Section("Most confident mistakes", is_prose=True)
+    mistakes = Section("Most confident mistakes", kind="prose")
     if run.texts is None:
         mistakes.paragraphs = ["This run's predictions hold no texts, so its mistakes cannot be shown. Train it anew."]
     else:
@@ -237,7 +238,7 @@ def write_run_report(folder):
         _label_section(run, low, high),
         Section("Pictures", pictures=images),
         mistakes,
-        Section("Arguments", header=["argument", "value"], rows=arguments, is_prose=True),
+        Section("Arguments", header=["argument", "value"], rows=arguments, kind="pairs"),
     ]
     path = Path(folder) / REPORT_FILE
     write_text(path, render(Path(folder).resolve().name, lead, sections))

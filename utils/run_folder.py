@@ -9,6 +9,7 @@ predictions/validation.parquet   id, text, truth and probability of each validat
 train_results.json, eval_results.json, trainer_state.json
 README.md                        model card
 all_results.json                 all scores; written last, so a folder with it is complete
+report.html, pictures/           what there is to look at (utils.report), made from the rest at any time
 """
 
 import json
