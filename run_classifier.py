@@ -71,6 +71,7 @@ def main(argv=None):
         label_count_table,
         preflight_table,
     )
+    from utils.report import write_run_report
     from utils.run_folder import (
         MERGED_FOLDER,
         RESULTS_FILE,
@@ -228,13 +229,14 @@ def main(argv=None):
             threshold_args.threshold_strategy,
             threshold_args.threshold_shrinkage,
         )
-        save_predictions(staging, validation["id"][:], task.labels, truth, probabilities)
+        save_predictions(staging, validation["id"][:], validation["text"][:], task.labels, truth, probabilities)
         trainer.state.save_to_json(staging / "trainer_state.json")
         card = render_card(
             name=output_dir.rstrip("/").split("/")[-1],
             folder=output_dir,
             model_args=model_args,
             adapter=model_args.use_peft,
+            pictures=run_args.report,
             trained=True,
             made="fine-tuned with LoRA" if model_args.use_peft else "fine-tuned",
             pipeline_tag="text-classification",
@@ -259,6 +261,8 @@ def main(argv=None):
         if model_args.use_peft and model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(staging)
         publish(output_dir, run_args.keep_checkpoints)
+        if run_args.report:
+            write_run_report(output_dir)
         if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
             base = load_classifier(model_args, task.labels, tokenizer)
             merge_adapter(base, model_args.dtype, tokenizer, output_dir, staging)

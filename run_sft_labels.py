@@ -62,6 +62,7 @@ def main(argv=None):
         preflight_table,
     )
     from utils.prompts import AnswerCollator, encode_conversations, text_ids
+    from utils.report import write_run_report
     from utils.run_folder import (
         MERGED_FOLDER,
         RESULTS_FILE,
@@ -249,7 +250,13 @@ def main(argv=None):
             threshold_args.threshold_shrinkage,
         )
         save_predictions(
-            staging, validation["id"][:], task.labels, truth, predictions.probabilities, predictions.decoded
+            staging,
+            validation["id"][:],
+            validation["text"][:],
+            task.labels,
+            truth,
+            predictions.probabilities,
+            predictions.decoded,
         )
         if not eval_only:
             trainer.state.save_to_json(staging / "trainer_state.json")
@@ -259,6 +266,7 @@ def main(argv=None):
             folder=output_dir,
             model_args=model_args,
             adapter=model_args.use_peft,
+            pictures=run_args.report,
             trained=not eval_only,
             made=f"{made} to write labels",
             pipeline_tag="text-generation",
@@ -282,6 +290,8 @@ def main(argv=None):
         write_json(staging / "eval_results.json", eval_metrics)
         write_json(staging / RESULTS_FILE, train_metrics | eval_metrics)
         publish(output_dir, run_args.keep_checkpoints)
+        if run_args.report:
+            write_run_report(output_dir)
         if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
             merge_adapter(load_generator(model_args, tokenizer), model_args.dtype, tokenizer, output_dir, staging)
             staging.rename(Path(output_dir) / MERGED_FOLDER)

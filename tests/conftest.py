@@ -101,5 +101,6 @@ def training_flags(model, output_dir, **flags):
         "learning_rate": 3e-3,
         "num_train_epochs": 2,
         "disable_tqdm": True,
+        "report": False,  # seconds of drawing for each run; tests/test_report.py draws
     } | flags
     return [str(word) for name, value in values.items() if value is not None for word in (f"--{name}", value)]

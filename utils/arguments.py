@@ -166,7 +166,7 @@ class GenerationArguments:
         "constrained", "decode over valid answers only, or freely, for comparison", choices=["constrained", "free"]
     )
     coverage: float = option(0.99, "probability of the answers to reach for the labels' probabilities; 1 is exact")
-    max_nodes: int = option(256, "lists of labels to look at for a row at most; 2^labels are enough for all")
+    max_nodes: int = option(128, "lists of labels to look at for a row at most; 2^labels are enough for all")
     eval_only: bool = option(False, "score the model as it is (zero-shot) instead of training it")
 
     def __post_init__(self):
@@ -203,6 +203,7 @@ class RunArguments:
     preflight_only: bool = option(False, "print what would be trained, with checks and estimated memory, and stop")
     merge_adapter: bool = option(False, "also write OUTPUT_DIR/merged, a 16-bit model with the adapter merged in")
     overwrite: bool = option(False, "train anew in an --output_dir that holds a finished or other run")
+    report: bool = option(True, "write pictures and report.html into the folder of the run")
     keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
     early_stopping_patience: int | None = option(
         None, "stop after so many evaluations without a better score; left out: never"

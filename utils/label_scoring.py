@@ -19,8 +19,8 @@ from utils.errors import UserError
 from utils.label_tree import END, ON
 from utils.prompts import left_padded
 
-# Nodes of one row that are fed at a time: bounds the memory of one pass.
-NODES_PER_PASS = 64
+# Nodes of one row that are fed at a time: bounds the memory of a pass, and the padding of rows that want few.
+NODES_PER_PASS = 16
 # Mass that counts as nothing: what rounding leaves of 1.
 NEGLIGIBLE = 1e-9
 

@@ -6,10 +6,11 @@ run_args.json                    the arguments the result depends on; marks the 
 checkpoint-*/                    Trainer's checkpoints, while the run goes on
 model, tokenizer                 as transformers saves them
 thresholds.json                  threshold of each label, and how they were chosen
-predictions/validation.parquet   id, truth, probability (and a generator's answer) of each validation row
+predictions/validation.parquet   id, text, truth, probability (and a generator's answer) of each validation row
 train_results.json, eval_results.json, trainer_state.json
 README.md                        model card
 all_results.json                 all scores; written last, so a folder with it is complete
+report.html, pictures/           what there is to look at (utils.report), made from the rest at any time
 """
 
 import json
@@ -38,6 +39,8 @@ FINISHED_FILES = (
     "model*.safetensors*",
     "predictions",
     "merged",
+    "pictures",
+    "report.html",
     "README.md",
     "thresholds.json",
     "generation.json",
@@ -159,10 +162,10 @@ def save_thresholds(folder, labels, thresholds, strategy, shrinkage):
     write_json(Path(folder) / THRESHOLDS_FILE, {"strategy": strategy, "shrinkage": shrinkage, "thresholds": values})
 
 
-def save_predictions(folder, ids, labels, truth, probabilities, decoded=None):
-    """Write `predictions/validation.parquet`: columns id, truth/x, probability/x and, of a label generator's answers,
-    decoded/x for each label x."""
-    columns = {"id": list(ids)}
+def save_predictions(folder, ids, texts, labels, truth, probabilities, decoded=None):
+    """Write `predictions/validation.parquet`: columns id, text, truth/x, probability/x and, of a label generator's
+    answers, decoded/x for each label x."""
+    columns = {"id": list(ids), "text": list(texts)}
     columns |= {f"truth/{label}": truth[:, i].astype(np.int8) for i, label in enumerate(labels)}
     columns |= {f"probability/{label}": probabilities[:, i] for i, label in enumerate(labels)}
     if decoded is not None:

@@ -1,0 +1,58 @@
+"""The exact tokens that count in the loss of run_sft_labels.py, for three rows, one of them without labels.
+
+    python -m benchmarks.loss_tokens --tokenizer TOKENIZER_FOLDER --train_file train.csv
+
+It checks what it shows: only the labels and the end token count, and the whole row is what the tokenizer makes of the
+chat template's own text.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from utils.arguments import DataArguments, GenerationArguments
+from utils.data import label_array, read_training_data
+from utils.label_generator import build_generator, choose_generation
+from utils.prompts import IGNORED, encode_conversations
+
+
+def main():
+    """Print three rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--train_file", default="sample_data/train.csv")
+    args = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    train, _, task = read_training_data(DataArguments(train_file=args.train_file), 42, lambda message: None)
+    generation = choose_generation(GenerationArguments(), task)
+    generator = build_generator(generation, task.labels, tokenizer, 256)
+    counts = label_array(train).sum(axis=1)
+    rows = [int(np.flatnonzero(counts == wanted)[0]) for wanted in (1, 3, 0)]
+    encoded = encode_conversations(
+        train.select(rows), tokenizer, generator.prompt, generator.answers, generator.label_text, generator.budget
+    )
+    wrong = 0
+    for row, example in zip(rows, encoded):
+        counted = [token for token in example["labels"] if token != IGNORED]
+        expected = generator.label_text.write(label_array(train)[row])
+        print(f"row {row}: {train[row]['text']!r}")
+        print(f"  counts in the loss: {' | '.join(repr(tokenizer.decode([token])) for token in counted)}")
+        print(f"  ids: {counted}")
+        print(f"  before it: {tokenizer.decode(example['input_ids'][: -len(counted)])[-70:]!r}")
+        wrong += tokenizer.decode(counted) != expected + tokenizer.decode([generator.prompt.end])
+    whole = [f"{generator.prompt.before}{text}{generator.prompt.after}" for text in train["text"]]
+    ids = encode_conversations(train, tokenizer, generator.prompt, generator.answers, generator.label_text, 10**6)
+    same = sum(
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        == [token for token, label in zip(r["input_ids"], r["labels"]) if label == IGNORED]
+        for text, r in zip(whole, ids)
+    )
+    print(f"prompts tokenised part by part that equal the whole text's tokens: {same} of {len(train)}")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
