@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import run_classifier
+import run_sft_labels
 from conftest import SAMPLE, run_script, start_script, training_flags
 
 
@@ -72,6 +73,47 @@ def test_gradient_does_not_depend_on_the_cut(
         assert step == pytest.approx(expected, abs=1e-4, rel=1e-4)
     for evaluation, expected in zip(scores, reference_curve[1], strict=True):
         assert evaluation == pytest.approx(expected, abs=1e-4)
+
+
+def generator_flags(model, folder, micro_batch, accumulation):
+    return flags_for(model, folder, micro_batch, accumulation) + [
+        *("--max_eval_samples", "24", "--per_device_eval_batch_size", "12", "--max_nodes", "20")
+    ]
+
+
+@pytest.fixture(scope="module")
+def generator_reference(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "generator-8x1"
+    run_sft_labels.main(generator_flags(tiny("qwen2"), folder, 8, 1))
+    steps, scores = training_curve(folder)
+    assert len(steps) == 16
+    assert steps[-1][0] < steps[0][0]
+    return steps, scores, load_predictions(folder)
+
+
+def load_predictions(folder):
+    return pd.read_parquet(folder / "predictions" / "validation.parquet")
+
+
+@pytest.mark.parametrize(("micro_batch", "accumulation", "processes"), [(4, 2, 1), (4, 1, 2), (2, 2, 2)])
+def test_generator_does_not_depend_on_the_cut(
+    tiny, generator_reference, tmp_path, micro_batch, accumulation, processes
+):
+    flags = generator_flags(tiny("qwen2"), tmp_path / "run", micro_batch, accumulation)
+    if processes == 1:
+        run_sft_labels.main(flags)
+    else:
+        done = run_script("run_sft_labels.py", *flags, processes=processes)
+        assert done.returncode == 0, done.stderr
+    steps, scores = training_curve(tmp_path / "run")
+    for step, expected in zip(steps, generator_reference[0], strict=True):
+        assert step == pytest.approx(expected, abs=1e-4, rel=1e-4)
+    for evaluation, expected in zip(scores, generator_reference[1], strict=True):
+        assert evaluation == pytest.approx(expected, abs=1e-4)
+    predictions, expected = load_predictions(tmp_path / "run"), generator_reference[2]
+    assert list(predictions["id"]) == list(expected["id"])
+    columns = [name for name in predictions if name.startswith("probability/")]
+    assert abs(predictions[columns] - expected[columns]).to_numpy().max() < 1e-4
 
 
 def long_run_flags(model, folder):
