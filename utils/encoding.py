@@ -1,9 +1,13 @@
 """From texts to the token ids a model takes, with no padding that can be avoided."""
 
+import json
 import os
+import sys
 
 import numpy as np
 from transformers import DataCollatorWithPadding
+
+from utils.data import cache_key
 
 # Below this many rows starting more processes costs more than it saves.
 ROWS_PER_PROCESS = 20_000
@@ -20,7 +24,7 @@ def length_limit(max_length, tokenizer, config):
 
 
 def encode(examples, tokenizer, max_length):
-    """Tokenize the text column.
+    """Tokenize the text column, with all cores where there are many rows, once: the result is cached.
 
     Returns:
         data set with input_ids, attention_mask, `length` (tokens), `full_length` (tokens before truncation) and, where
@@ -36,9 +40,40 @@ def encode(examples, tokenizer, max_length):
 
     processes = min(os.cpu_count() or 1, len(examples) // ROWS_PER_PROCESS)
     drop = [name for name in examples.column_names if name != "labels"]
+    # Left to itself `datasets` would hash the tokenizer as it stands, which changes with every use.
+    options = tokenizer_key(tokenizer) | {"max_length": max_length}
     return examples.map(
-        tokenize, batched=True, remove_columns=drop, num_proc=processes if processes > 1 else None, desc="tokenizing"
+        tokenize,
+        batched=True,
+        remove_columns=drop,
+        num_proc=processes if processes > 1 else None,
+        new_fingerprint=cache_key(examples._fingerprint, options, sys.modules[__name__]),
+        desc="tokenizing",
     )
+
+
+def tokenizer_key(tokenizer):
+    """What the token ids of a text depend on, besides the text: vocabulary, rules, special tokens and options."""
+    key = {
+        "class": type(tokenizer).__name__,
+        "special_tokens": {name: str(value) for name, value in tokenizer.special_tokens_map.items()},
+        "truncation_side": tokenizer.truncation_side,
+        "inputs": tokenizer.model_input_names,
+    }
+    if not tokenizer.is_fast:
+        return key | {"vocabulary": tokenizer.get_vocab(), "options": repr(tokenizer.init_kwargs)}
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Left over from the last call, whatever it was.
+    return key | {"rules": {name: part for name, part in rules.items() if name not in ("truncation", "padding")}}
+
+
+def token_ids(texts, tokenizer, max_length):
+    """Token ids of texts, cut to `max_length`: an int32 array each."""
+    ids = []
+    for start in range(0, len(texts), 1000):
+        encoded = tokenizer(texts[start : start + 1000], truncation=True, max_length=max_length)
+        ids += [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
+    return ids
 
 
 def longest_first(encoded):
