@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, str_to_bool
+from accelerate.utils import gather_object, is_deepspeed_available, str_to_bool
 from transformers.training_args import OptimizerNames
 
 from utils.errors import UserError
@@ -48,6 +48,16 @@ def local_main_first():
 # Engines
 
 
+def check_deepspeed_installed(config_file=None):
+    """Refuse to use DeepSpeed, by the launcher or `--deepspeed` (`config_file`), where it is not installed.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if (config_file or _is_set("ACCELERATE_USE_DEEPSPEED")) and not is_deepspeed_available():
+        raise UserError("DeepSpeed is not installed: pip install -r requirements-deepspeed.txt")
+
+
 def _is_set(name, default="false"):
     return str_to_bool(os.environ.get(name, default)) == 1
 
@@ -80,6 +90,11 @@ def check_launch(model_args, training_args, merge_adapter=False):
     Raises:
         UserError: with the remedy.
     """
+    if training_args.n_gpu > 1:
+        raise UserError(
+            f"{training_args.n_gpu} GPUs are visible to one process: start with `accelerate launch --multi_gpu`, or "
+            "choose one by CUDA_VISIBLE_DEVICES=0"
+        )
     stage = zero_stage(training_args)
     quantised = "4-bit" if model_args.load_in_4bit else "8-bit" if model_args.load_in_8bit else None
     distributed = training_args.world_size > 1 or uses_fsdp(training_args) or stage is not None
@@ -106,6 +121,12 @@ def check_launch(model_args, training_args, merge_adapter=False):
         )
     if uses_fsdp(training_args):
         _check_fsdp(model_args, training_args, quantised)
+    if training_args.use_cpu and (uses_fsdp(training_args) or stage is not None):
+        # accelerate would start DDP instead, without a word.
+        raise UserError(
+            f"{'DeepSpeed' if stage is not None else 'FSDP'} needs GPUs: launch with accelerate_configs/cpu.yaml or "
+            "cpu_2_processes.yaml here"
+        )
 
 
 def _saves_whole_model(training_args):
@@ -222,10 +243,15 @@ def check_shared_folder(marker):
     state = this_process()
     if state.num_processes == 1:
         return
+
+    def written():  # a folder of the node's own may hold a marker of an earlier run
+        return Path(marker).stat().st_mtime_ns if Path(marker).exists() else None
+
+    expected = gather_object([written()])[0]
     deadline = time.monotonic() + SHARED_FOLDER_TIMEOUT
-    while not (there := Path(marker).exists()) and time.monotonic() < deadline:
+    while written() != expected and time.monotonic() < deadline:
         time.sleep(0.5)
-    if not all(gather_object([there])):
+    if not all(gather_object([written() == expected])):
         raise UserError(
             f"{Path(marker).parent} is not the same folder on all nodes: --output_dir must lie on a file system that "
             "they share"
