@@ -126,6 +126,11 @@ def test_merging_under_zero_3_and_a_device_map(tmp_path):
         check_launch(model_args, training_args)
 
 
+def test_device_map_from_the_command_line(tmp_path, refused):
+    line = refused(run_classifier.main, *training_flags("m", tmp_path / "run"), "--device_map", "auto")
+    assert line.startswith("error: there is no --device_map: each process puts its model on its own device")
+
+
 def test_four_bit_weights_are_packed_so_that_fsdp_can_shard_them(tmp_path):
     model_args, training_args = arguments(tmp_path, QLORA, bf16=True)
     training_args.use_cpu = False  # what is refused last

@@ -22,6 +22,13 @@ Every flag of transformers.TrainingArguments works too, for instance --num_train
 """
 
 
+# Flags that people know from elsewhere, and why there are none here.
+NO_SUCH_FLAG = {
+    "--device_map": "each process puts its model on its own device: to spread one over several, launch with "
+    "accelerate_configs/fsdp2.yaml or fsdp2_qlora.yaml",
+}
+
+
 def option(default, text, **metadata):
     """A dataclass field with its help text."""
     return field(default=default, metadata={"help": text, **metadata})
@@ -212,6 +219,8 @@ class ArgumentParser(TrlParser):
         return json.dumps(value) if isinstance(value, dict) else str(value)
 
     def _unknown(self, flag, shown):
+        if flag in NO_SUCH_FLAG:
+            self.error(f"there is no {shown}: {NO_SUCH_FLAG[flag]}")
         known = [name for action in self._actions for name in action.option_strings if "-" not in name[2:]]
         near = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
         hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""
