@@ -4,6 +4,9 @@
 
 The run folder says what the labels and columns are, how texts are read, and the thresholds. Probabilities of several
 runs are averaged; their thresholds are chosen anew on the average of their validation predictions.
+
+The test file is read, predicted and written chunk by chunk, so it may be of any length. Under `accelerate launch` the
+processes share the work, each with the whole model.
 """
 
 import sys
@@ -31,13 +34,14 @@ class SubmissionArguments:
     )
     per_device_eval_batch_size: int = option(128, "rows predicted at a time by one process")
     max_test_samples: int | None = option(None, "predict the first so many rows only, for a dry run")
+    chunk_rows: int = option(10_000, "rows read and predicted before the next; memory grows with it, not with the file")
     overwrite: bool = option(False, "replace files that exist")
 
     def __post_init__(self):
         for name in ("model", "test_file", "output_file"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing")
-        for name in ("per_device_eval_batch_size", "max_test_samples"):
+        for name in ("per_device_eval_batch_size", "max_test_samples", "chunk_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value}: must be 1 or more")
@@ -111,21 +115,50 @@ def choose_thresholds(args, tasks):
     return thresholds, f"thresholds chosen on the averaged probabilities of {len(truth)} validation rows ({strategy})"
 
 
-def submission_columns(args, task, ids):
+def check_rows(chunks, task):
+    """Read the whole test file once, before anything is predicted.
+
+    Args:
+        chunks: function that returns an iterator over the chunks of the file.
+
+    Returns:
+        hashes of the ids (`utils.columns.hash_ids`), one for each row.
+
+    Raises:
+        UserError: for rows that cannot be predicted.
+    """
+    from utils.columns import check_test_columns, check_unique_ids, read_texts
+
+    def checked_chunks():
+        for chunk in chunks():
+            check_test_columns(chunk, task)
+            read_texts(chunk, task)
+            yield chunk
+
+    return check_unique_ids(checked_chunks, task)
+
+
+def submission_columns(args, task, chunks, id_hashes):
     """Columns of the submission: the sample file's where given, else the id and one a label.
 
     Raises:
-        UserError: where the sample file has other columns, or other ids than the test file's `ids`.
+        UserError: where the sample file has other columns, or other ids than the test file.
     """
     from dataclasses import replace
 
-    from utils.columns import read_ids
-    from utils.table_files import read_table
+    import numpy as np
+
+    from utils.columns import check_unique_ids, hash_ids, read_ids
+    from utils.table_files import read_chunks
 
     id_name = task.id_column or "id"
     if args.sample_submission is None:
         return [id_name, *task.labels]
-    sample = read_table(args.sample_submission)
+
+    def sample_chunks():
+        return read_chunks(args.sample_submission, args.chunk_rows)
+
+    sample = next(sample_chunks())
     names = sample.rows.column_names
     unknown = set(names) - {id_name, *task.labels, *task.label_columns}
     # A column each label, also where training had one column of lists; or that column.
@@ -135,15 +168,17 @@ def submission_columns(args, task, ids):
             f"{sample.name}: its columns differ from the runs' ({id_name}, {', '.join(task.label_columns)}): "
             f"unknown {sorted(unknown) or 'none'}, missing {sorted(missing) or 'none'}"
         )
-    wanted = set(read_ids(sample, replace(task, id_column=id_name)))
-    for here, there, extra in (
-        (args.test_file, sample.name, set(ids) - wanted),
-        (sample.name, args.test_file, wanted - set(ids)),
+    with_ids = replace(task, id_column=id_name)
+    sample_hashes = check_unique_ids(sample_chunks, with_ids)
+    for here, there, its_chunks, its_task, extra in (
+        (args.test_file, sample.name, chunks, task, np.setdiff1d(id_hashes, sample_hashes)),
+        (sample.name, args.test_file, sample_chunks, with_ids, np.setdiff1d(sample_hashes, id_hashes)),
     ):
-        if extra and not args.max_test_samples:
+        if len(extra) and not args.max_test_samples:
+            ids = (value for chunk in its_chunks() for value in read_ids(chunk, its_task))
+            first = next(value for value in ids if hash_ids([value])[0] in extra)
             raise UserError(
-                f'{here}: the id "{min(extra)}" is not in {there} ({len(extra)} such ids): '
-                "give files that belong together"
+                f'{here}: the id "{first}" is not in {there} ({len(extra)} such ids): give files that belong together'
             )
     return names
 
@@ -160,17 +195,96 @@ def submission_frame(columns, task, ids, predictions):
     return pd.DataFrame({name: values[name] for name in columns})
 
 
-def rates_table(task, predictions):
-    """Table of the share of rows with each label, predicted and in training."""
+def rates_table(task, rows, positives, without_label):
+    """Table of the share of rows with each label, predicted (`positives` `[L]` of `rows`) and in training."""
     from utils.tables import format_table
 
-    predicted = predictions.mean(axis=0)
-    rows = [
-        [label, f"{rate:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]  # zero-shot has none
-        for label, rate, count in zip(task.labels, predicted, task.train_positives)
+    shares = [
+        # A model scored as it is was not trained on any rows.
+        [label, f"{predicted / rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
+        for label, predicted, count in zip(task.labels, positives, task.train_positives)
     ]
-    none_rate = (predictions.sum(axis=1) == 0).mean()
-    return format_table(["label", "predicted", "training"], [*rows, ["(no label)", f"{none_rate:.1%}", ""]])
+    return format_table(
+        ["label", "predicted", "training"], [*shares, ["(no label)", f"{without_label / rows:.1%}", ""]]
+    )
+
+
+def predict_runs(args, task, chunks, rows):
+    """Probabilities of the rows, averaged over the runs: a `ProbabilityFile`, None but in the main process.
+
+    Run after run, so that only one model is in memory.
+
+    Raises:
+        UserError: for a run that cannot be loaded, or predicts NaN.
+    """
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from utils.launch import this_process
+    from utils.predict import ProbabilityFile, load_run, predict_table
+
+    main_process = this_process().is_main_process
+    average = None
+    with tqdm(
+        total=rows * len(args.model), unit="row", desc="predicting", disable=None if main_process else True
+    ) as bar:
+        for folder in args.model:
+            run = load_run(folder)
+            in_order = [run.task.labels.index(label) for label in task.labels]
+            for chunk in chunks():
+                member = predict_table(run, chunk, args.per_device_eval_batch_size)
+                if main_process:
+                    if average is None:
+                        Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
+                        average = ProbabilityFile(Path(args.output_file).parent, len(task.labels))
+                    average.add(chunk.start, member[:, in_order] / len(args.model))
+                bar.update(len(member))
+    return average
+
+
+def write_files(args, task, columns, chunks, average, thresholds):
+    """Write submission and probabilities chunk by chunk; both files appear when they are complete.
+
+    Returns:
+        `(positives [L], without_label)`: rows with each label, and with none, in the submission.
+    """
+    from contextlib import ExitStack
+
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from utils.columns import read_ids
+    from utils.files import atomic_path
+    from utils.thresholds import apply_thresholds
+
+    positives, without_label = np.zeros(len(task.labels), dtype=int), 0
+    with ExitStack() as stack:
+        submission = stack.enter_context(atomic_path(args.output_file))
+        probabilities_file = parquet = None
+        if args.probabilities_file:
+            probabilities_file = stack.enter_context(atomic_path(args.probabilities_file))
+        for chunk in chunks():
+            ids = read_ids(chunk, task)
+            probabilities = average.read(chunk.start, len(ids))
+            predictions = apply_thresholds(probabilities, thresholds)
+            positives += predictions.sum(axis=0)
+            without_label += int((predictions.sum(axis=1) == 0).sum())
+            # To the end of the file; the header above the first chunk only.
+            appending = {"mode": "a", "header": chunk.start == 0, "index": False}
+            submission_frame(columns, task, ids, predictions).to_csv(submission, **appending)
+            if not args.probabilities_file:
+                continue
+            frame = pd.DataFrame({task.id_column or "id": ids} | dict(zip(task.labels, probabilities.T)))
+            if args.probabilities_file.endswith(".csv"):
+                frame.to_csv(probabilities_file, **appending)
+                continue
+            rows = pa.Table.from_pandas(frame, preserve_index=False)
+            parquet = parquet or stack.enter_context(pq.ParquetWriter(probabilities_file, rows.schema))
+            parquet.write_table(rows)
+    return positives, without_label
 
 
 @exit_on_user_error
@@ -183,13 +297,8 @@ def main(argv=None):
     check_targets(args)
 
     # What can be refused is refused before the heavy imports.
-    import pandas as pd
-
-    from utils.columns import check_test_columns, read_ids
-    from utils.files import atomic_path
     from utils.run_folder import load_task
-    from utils.table_files import read_table
-    from utils.thresholds import apply_thresholds
+    from utils.table_files import read_chunks
 
     # Runs
     tasks = [load_task(folder) for folder in args.model]
@@ -203,41 +312,19 @@ def main(argv=None):
     thresholds, threshold_source = choose_thresholds(args, tasks)
 
     # Test rows
-    table = read_table(args.test_file, args.csv_quoting)
-    if args.max_test_samples:
-        table.rows = table.rows.select(range(min(args.max_test_samples, len(table.rows))))
-    check_test_columns(table, task)
-    ids = read_ids(table, task)
-    columns = submission_columns(args, task, ids)
+    def chunks():
+        return read_chunks(args.test_file, args.chunk_rows, args.csv_quoting, args.max_test_samples)
 
-    # Predict
-    from accelerate import PartialState
+    id_hashes = check_rows(chunks, task)
+    columns = submission_columns(args, task, chunks, id_hashes)
 
-    from utils.predict import load_run, predict_table
-
-    probabilities = 0
-    for folder in args.model:
-        run = load_run(folder)
-        in_order = [run.task.labels.index(label) for label in task.labels]
-        member = predict_table(run, table, args.per_device_eval_batch_size)
-        probabilities = probabilities + member[:, in_order] / len(args.model)
-    predictions = apply_thresholds(probabilities, thresholds)
-
-    # Write
-    if PartialState().is_main_process:
-        frame = submission_frame(columns, task, ids, predictions)
-        with atomic_path(args.output_file) as temporary:
-            frame.to_csv(temporary, index=False)
-        if args.probabilities_file:
-            frame = pd.DataFrame({task.id_column or "id": ids} | dict(zip(task.labels, probabilities.T)))
-            with atomic_path(args.probabilities_file) as temporary:
-                if args.probabilities_file.endswith(".csv"):
-                    frame.to_csv(temporary, index=False)
-                else:
-                    frame.to_parquet(temporary, index=False)
-        print(f"{rates_table(task, predictions)}\n")
+    # Predict, write
+    average = predict_runs(args, task, chunks, len(id_hashes))
+    if average is not None:
+        positives, without_label = write_files(args, task, columns, chunks, average, thresholds)
+        print(f"{rates_table(task, len(id_hashes), positives, without_label)}\n")
         print(f"{threshold_source}")
-        print(f"{len(ids)} rows written to {args.output_file}")
+        print(f"{len(id_hashes)} rows written to {args.output_file}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ def main(argv=None):
     import numpy as np
     import torch
     import transformers
-    from accelerate import PartialState
     from scipy.special import expit
 
     from utils import training
@@ -51,6 +50,7 @@ def main(argv=None):
     from utils.encoding import collator, encode, length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
     from utils.files import write_json, write_text
+    from utils.launch import check_checkpoint, check_launch, check_shared_folder, local_main_first, this_process
     from utils.losses import MultiLabelLoss, positive_weights
     from utils.model_card import render_card
     from utils.models import (
@@ -73,6 +73,7 @@ def main(argv=None):
     )
     from utils.report import write_run_report
     from utils.run_folder import (
+        ARGUMENTS_FILE,
         MERGED_FOLDER,
         RESULTS_FILE,
         begin_run,
@@ -94,8 +95,9 @@ def main(argv=None):
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
     training.choose_by_mode(training_args, model_args)
+    check_launch(model_args, training_args, run_args.merge_adapter)
     output_dir = training_args.output_dir
-    state = PartialState()
+    state = this_process()
 
     def log(message):
         if state.is_main_process:
@@ -106,7 +108,7 @@ def main(argv=None):
         datasets.disable_progress_bars()
     training.check_run(training_args, model_args, run_args)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
-    transformers.set_seed(training_args.seed)
+    check_checkpoint(checkpoint, training_args)
 
     # Data
     train, validation, task = read_training_data(data_args, training_args.seed, log)
@@ -118,13 +120,14 @@ def main(argv=None):
     validation_groups = near_duplicate_groups(validation["text"][:])
 
     # Tokenizer and model
+    transformers.set_seed(training_args.seed)  # the new weights are the same in all processes
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
     model = load_classifier(model_args, task.labels, tokenizer)
     if model_args.use_peft:
         model = add_lora(model, model_args)
     max_length = length_limit(data_args.max_length, tokenizer, model.config)
     task.max_length = max_length
-    with state.main_process_first():
+    with local_main_first():  # the others find the tokens in the cache
         train_encoded = encode(train, tokenizer, max_length)
         validation_encoded = encode(validation, tokenizer, max_length)
 
@@ -204,6 +207,7 @@ def main(argv=None):
     if state.is_main_process:
         begin_run(output_dir, arguments, task, resuming=bool(checkpoint))
     state.wait_for_everyone()
+    check_shared_folder(Path(output_dir) / ARGUMENTS_FILE)
     train_metrics = training.train(trainer, checkpoint, run_args.early_stopping_patience, log)
 
     # Evaluate

@@ -43,8 +43,8 @@ def main(argv=None):
     # Heavy imports come after --help, which should answer at once.
     import datasets
     import numpy as np
+    import torch
     import transformers
-    from accelerate import PartialState
 
     from utils import training
     from utils.data import content_hash, label_array, read_evaluation_data, read_training_data
@@ -53,6 +53,7 @@ def main(argv=None):
     from utils.files import write_json, write_text
     from utils.label_generator import build_generator, choose_generation, predict_labels
     from utils.label_scoring import check_scorable
+    from utils.launch import check_checkpoint, check_launch, check_shared_folder, local_main_first, this_process
     from utils.model_card import render_card
     from utils.models import add_lora, load_generator, load_tokenizer, merge_adapter
     from utils.preflight import (
@@ -64,6 +65,7 @@ def main(argv=None):
     from utils.prompts import AnswerCollator, encode_conversations, text_ids
     from utils.report import write_run_report
     from utils.run_folder import (
+        ARGUMENTS_FILE,
         MERGED_FOLDER,
         RESULTS_FILE,
         begin_run,
@@ -86,10 +88,11 @@ def main(argv=None):
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
     training.choose_by_mode(training_args, model_args)
-    dtype = training_args.compute_dtype
+    check_launch(model_args, training_args, run_args.merge_adapter)
+    dtype = getattr(torch, training_args.compute_dtype)
     output_dir = training_args.output_dir
     eval_only = generation_args.eval_only
-    state = PartialState()
+    state = this_process()
 
     def log(message):
         if state.is_main_process:
@@ -102,7 +105,7 @@ def main(argv=None):
     if eval_only and model_args.use_peft:
         raise UserError("--eval_only scores a model as it is: leave --use_peft out")
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
-    transformers.set_seed(training_args.seed)
+    check_checkpoint(checkpoint, training_args)
 
     # Data
     if eval_only and not (data_args.train_file or data_args.dataset_name):
@@ -113,6 +116,7 @@ def main(argv=None):
     validation_groups = near_duplicate_groups(validation["text"][:])
 
     # Tokenizer, model, prompt
+    transformers.set_seed(training_args.seed)  # the new weights are the same in all processes
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
     model = load_generator(model_args, tokenizer)
     check_scorable(model, generation_args.decoding)
@@ -132,12 +136,12 @@ def main(argv=None):
         f"[{tokenizer.decode(answer)}]\n")  # fmt: skip
 
     # Evaluation
-    def evaluate():
+    def evaluate(coverage):
         """Answers and probabilities of the validation rows, and their `Evaluation`."""
         was_training = model.training
         model.eval()
         predictions = predict_labels(
-            model, generator, validation_texts, training_args.per_device_eval_batch_size, dtype
+            model, generator, validation_texts, training_args.per_device_eval_batch_size, dtype, coverage
         )
         model.train(was_training)
         if np.isnan(predictions.probabilities).any():
@@ -163,7 +167,7 @@ def main(argv=None):
         model.to(training_args.device)
     else:
         # Tokens and preflight
-        with state.main_process_first():
+        with local_main_first():  # the others find the tokens in the cache
             encoding = (tokenizer, prompt, generator.answers, generator.label_text, generator.budget)
             train_encoded = encode_conversations(train, *encoding)
             validation_encoded = encode_conversations(validation, *encoding)
@@ -197,7 +201,7 @@ def main(argv=None):
                 eval_dataset=validation_encoded.select(longest_first(validation_encoded)),
                 processing_class=tokenizer,
                 data_collator=AnswerCollator(model.config, None if training_args.use_cpu else 8),
-                score_labels=lambda: evaluate()[1].metrics,
+                score_labels=lambda: evaluate(generation_args.eval_coverage)[1].metrics,
             )
         except (ValueError, RuntimeError, ImportError) as error:  # a tracker that is not installed, say
             raise UserError(str(error)) from error
@@ -220,12 +224,13 @@ def main(argv=None):
     if state.is_main_process:
         begin_run(output_dir, arguments, task, resuming=bool(checkpoint))
     state.wait_for_everyone()
+    check_shared_folder(Path(output_dir) / ARGUMENTS_FILE)
     if not eval_only:
         train_metrics = training.train(trainer, checkpoint, run_args.early_stopping_patience, log)
         train_metrics["train_samples"] = len(train)
 
     # Evaluate
-    predictions, evaluation = evaluate()
+    predictions, evaluation = evaluate(generation.coverage)
     eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
     eval_metrics["eval_samples"] = len(validation)
     if not eval_only:

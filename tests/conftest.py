@@ -1,6 +1,8 @@
 """Tiny models built on the spot, and the scripts called as a user calls them."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,13 +40,13 @@ def tiny(tmp_path_factory):
     return get
 
 
-def start_script(script, *arguments, processes=None):
-    """Start a script in a new process, with `processes` through `accelerate launch`."""
+def start_script(script, *arguments, processes=None, launcher=()):
+    """Start a script in a new process, with `processes` through `accelerate launch`, given flags `launcher`."""
     command = [sys.executable, script]
     if processes:
         config = f"accelerate_configs/cpu{'_2_processes' if processes > 1 else ''}.yaml"
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
-        command = [*launch, "--num_processes", str(processes), script]
+        command = [*launch, "--num_processes", str(processes), *launcher, str(script)]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         cwd=ROOT,
@@ -79,6 +81,17 @@ def refused(capsys):
         return errors[0]
 
     return call
+
+
+@pytest.fixture(scope="session")
+def model_without_dropout(tiny, tmp_path_factory):
+    """A tiny RoBERTa whose training does not depend on how it draws random numbers."""
+    folder = tmp_path_factory.mktemp("models") / "roberta"
+    shutil.copytree(tiny("roberta"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -34,3 +34,15 @@ def test_qlora_head(tiny, tmp_path):
     content = json.loads(results.read_text())
     assert (content["layers"], content["steps"], content["unchanged_tensors"]) == (1, 4, 0)
     assert content["tokens_with_padding"] > 4 * 8
+
+
+def test_growth(tmp_path):
+    results = tmp_path / "results.json"
+    run_benchmark("growth", "--training_rows", 100, "--prediction_rows", 50, "--results", results)
+    figures = json.loads(results.read_text())["figures"]
+    assert {name: list(rows) for name, rows in figures.items()} == {
+        "training": ["100"],
+        "training, cached": ["100"],
+        "prediction": ["50"],
+    }
+    assert all(figure["100" if "training" in name else "50"]["peak_mib"] > 100 for name, figure in figures.items())

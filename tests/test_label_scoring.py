@@ -145,7 +145,7 @@ def test_predictions_are_in_the_order_of_rows_and_labels(setting):
     generation = Generation(DEFAULT_TEMPLATE, LABELS, "none", "constrained", 1.0, 10**6)
     labels = LABELS[::-1]
     other = build_generator(generation, labels, generator.tokenizer, 400)
-    predictions = predict_labels(model, other, texts, 4, "float32")
+    predictions = predict_labels(model, other, texts, 4, torch.float32)
     assert np.abs(predictions.probabilities[:, ::-1] - expected.probabilities).max() < 1e-5
     assert (predictions.decoded[:, ::-1] == expected.decoded).all()
 

@@ -1,7 +1,6 @@
 """The same global batch gives the same training, however it is cut; a killed run resumes to the same result."""
 
 import json
-import shutil
 import signal
 import time
 
@@ -11,16 +10,6 @@ import pytest
 import run_classifier
 import run_sft_labels
 from conftest import SAMPLE, run_script, start_script, training_flags
-
-
-@pytest.fixture(scope="module")
-def model_without_dropout(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "roberta"
-    shutil.copytree(tiny("roberta"), folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def training_curve(folder):

@@ -93,13 +93,13 @@ def test_adapters_of_quantised_models_train_in_fp32(runs):
 def test_a_new_process_answers_the_same(runs, key, tmp_path):
     folder = runs[key][0]
     code = (
-        "import sys, json, numpy as np, pandas as pd\n"
+        "import sys, json, torch, numpy as np, pandas as pd\n"
         "from utils.predict import load_run\n"
         "from utils.prompts import text_ids\n"
         "from utils.label_generator import predict_labels\n"
         "run = load_run(sys.argv[1])\n"
         "texts = text_ids(list(pd.read_csv(sys.argv[2])['Tweet'][:24]), run.tokenizer)\n"
-        "found = predict_labels(run.model.eval(), run.generator, texts, 7, 'float32')\n"
+        "found = predict_labels(run.model.eval(), run.generator, texts, 7, torch.float32)\n"
         "print(json.dumps([found.probabilities.tolist(), found.decoded.tolist()]))"
     )
     command = [sys.executable, "-c", code, str(folder), str(SAMPLE / "validation.csv")]
@@ -147,7 +147,7 @@ def test_merged_model_is_a_plain_language_model(runs):
 
     generator = build_generator(Generation.load(folder), LABELS, tokenizer, 256)
     texts = text_ids(list(pd.read_csv(SAMPLE / "validation.csv")["Tweet"][:24]), tokenizer)
-    probabilities = predict_labels(model, generator, texts, 8, "float32").probabilities
+    probabilities = predict_labels(model, generator, texts, 8, torch.float32).probabilities
     assert np.abs(load_predictions(folder, LABELS)[PROBABILITIES].to_numpy() - probabilities).max() < 1e-2
 
 

@@ -22,6 +22,13 @@ Every flag of transformers.TrainingArguments works too, for instance --num_train
 """
 
 
+# Flags that people know from elsewhere, and why there are none here.
+NO_SUCH_FLAG = {
+    "--device_map": "each process puts its model on its own device: to spread one over several, launch with "
+    "accelerate_configs/fsdp2.yaml or fsdp2_qlora.yaml",
+}
+
+
 def option(default, text, **metadata):
     """A dataclass field with its help text."""
     return field(default=default, metadata={"help": text, **metadata})
@@ -166,12 +173,14 @@ class GenerationArguments:
         "constrained", "decode over valid answers only, or freely, for comparison", choices=["constrained", "free"]
     )
     coverage: float = option(0.99, "probability of the answers to reach for the labels' probabilities; 1 is exact")
+    eval_coverage: float = option(0.9, "the same for the evaluations during training, which only compare epochs")
     max_nodes: int = option(128, "lists of labels to look at for a row at most; 2^labels are enough for all")
     eval_only: bool = option(False, "score the model as it is (zero-shot) instead of training it")
 
     def __post_init__(self):
-        if not 0 <= self.coverage <= 1:
-            raise UserError(f"--coverage {self.coverage}: must lie between 0 and 1")
+        for name in ("coverage", "eval_coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 1")
         if self.max_nodes < 1:
             raise UserError(f"--max_nodes {self.max_nodes}: must be 1 or more")
 
@@ -249,6 +258,8 @@ class ArgumentParser(TrlParser):
         return json.dumps(value) if isinstance(value, dict) else str(value)
 
     def _unknown(self, flag, shown):
+        if flag in NO_SUCH_FLAG:
+            self.error(f"there is no {shown}: {NO_SUCH_FLAG[flag]}")
         known = [name for action in self._actions for name in action.option_strings if "-" not in name[2:]]
         near = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
         hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""

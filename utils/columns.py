@@ -5,6 +5,7 @@ import re
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -214,24 +215,55 @@ def _label_lists(table, column, delimiter):
 def read_ids(table, task):
     """Ids of the rows as strings, `[N]`; the row numbers from 0 where there is no id column.
 
+    Whether they are unique is for `check_unique_ids` to say, which sees all chunks of a table.
+
+    Raises:
+        UserError: for an id that is missing.
+    """
+    if task.id_column is None:
+        return [str(table.start + i) for i in range(len(table.rows))]
+    _require(table, task.id_column, "id")
+    ids = table.strings(task.id_column).to_pylist()
+    if "" in ids:
+        raise UserError(f"{table.where(ids.index(''), task.id_column)} is empty: give every row an id")
+    return ids
+
+
+def hash_ids(ids):
+    """64-bit hashes of ids, uint64 array `[N]`: they stand for the ids of a file that is too large to hold them all."""
+    return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)
+
+
+def check_unique_ids(chunks, task):
+    """Refuse ids that stand twice, in 8 bytes of memory a row.
+
+    Args:
+        chunks: function that returns an iterator over the chunks of a table (one chunk, for a table at hand); called
+            once more, to find the rows, where two ids have the same hash.
+        task: says which column holds the ids.
+
+    Returns:
+        hashes of the ids, `[N]`.
+
     Raises:
         UserError: for an id that is missing or stands twice.
     """
-    if task.id_column is None:
-        return [str(i) for i in range(len(table.rows))]
-    _require(table, task.id_column, "id")
-    ids = table.strings(task.id_column).to_pylist()
-    seen = {}
-    for row, value in enumerate(ids):
-        if not value:
-            raise UserError(f"{table.where(row, task.id_column)} is empty: give every row an id")
-        if value in seen:
-            raise UserError(
-                f'{table.where(row, task.id_column)}: the id "{value}" stands in row {seen[value] + table.first_row} '
-                "too: make ids unique"
-            )
-        seen[value] = row
-    return ids
+    hashes = [hash_ids(read_ids(chunk, task)) for chunk in chunks()]
+    hashes = np.concatenate(hashes)
+    in_order = np.sort(hashes)
+    twice = in_order[1:][in_order[1:] == in_order[:-1]]
+    if len(twice) and task.id_column is not None:
+        seen = {}
+        for chunk in chunks():
+            ids = read_ids(chunk, task)
+            for row in np.flatnonzero(np.isin(hash_ids(ids), twice)).tolist():
+                if ids[row] in seen:
+                    raise UserError(
+                        f'{chunk.where(row, task.id_column)}: the id "{ids[row]}" stands in row {seen[ids[row]]} too: '
+                        "make ids unique"
+                    )
+                seen[ids[row]] = chunk.start + row + chunk.first_row
+    return hashes
 
 
 def read_texts(table, task):

@@ -2,21 +2,45 @@
 
 import hashlib
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+from datasets.fingerprint import Hasher
 
-from utils.columns import find_task, read_ids, read_labels, read_texts
+from utils import columns, text
+from utils.columns import check_unique_ids, find_task, read_ids, read_labels, read_texts
 from utils.errors import UserError
+from utils.launch import local_main_first
 from utils.splits import assign_parts, near_duplicate_groups
-from utils.table_files import read_hub_split, read_table
+from utils.table_files import Table, read_hub_split, read_table
+
+ROWS_AT_A_TIME = 10_000
 
 
 def read_examples(table, task):
-    """A data set with the columns id, text and labels (floats, as the loss wants them)."""
-    labels = read_labels(table, task)
-    return datasets.Dataset.from_dict(
-        {"id": read_ids(table, task), "text": read_texts(table, task), "labels": labels.tolist()},
+    """A data set with the columns id, text and labels (floats, as the loss wants them), memory-mapped.
+
+    It lies in the cache of `datasets`, and is read again from there while file, columns and text options stay the same.
+
+    Raises:
+        UserError: for rows that cannot be read.
+    """
+    rows = table.rows.with_format("arrow")
+
+    def chunks():
+        for start in range(0, len(rows), ROWS_AT_A_TIME):
+            yield table.chunk(start, rows[start : start + ROWS_AT_A_TIME])
+
+    check_unique_ids(chunks, task)
+    examples = rows.map(
+        _read_rows,
+        with_indices=True,
+        batched=True,
+        batch_size=ROWS_AT_A_TIME,
+        remove_columns=rows.column_names,
         features=datasets.Features(
             {
                 "id": datasets.Value("string"),
@@ -24,20 +48,58 @@ def read_examples(table, task):
                 "labels": datasets.List(datasets.Value("float32"), length=len(task.labels)),
             }
         ),
+        fn_kwargs={"name": table.name, "first_row": table.first_row, "features": table.rows.features, "task": task},
+        new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, text),
+        desc="reading",
     )
+    return examples.with_format(None)
+
+
+def cache_key(data_fingerprint, options, *modules):
+    """Name of the cached result of working on a data set: from data, options, and the code that does the work."""
+    code = [Path(module.__file__).read_bytes() for module in modules]
+    return Hasher.hash([data_fingerprint, json.dumps(options, sort_keys=True), code])
+
+
+def _read_rows(rows, indices, name, first_row, features, task):
+    """Examples of some rows of a table: an Arrow table."""
+    dataset = datasets.Dataset(rows, info=datasets.DatasetInfo(features=features))
+    part = Table(dataset, name, first_row, start=indices[0])
+    labels = pa.array(read_labels(part, task).astype(np.float32).ravel())
+    return pa.table(
+        {
+            "id": read_ids(part, task),
+            "text": read_texts(part, task),
+            "labels": pa.FixedSizeListArray.from_arrays(labels, len(task.labels)),
+        }
+    )
+
+
+def iter_texts(*data_sets):
+    """The texts of data sets of examples, one after the other, without holding them all."""
+    for examples in data_sets:
+        for batch in examples.select_columns("text").iter(ROWS_AT_A_TIME):
+            yield from batch["text"]
 
 
 def label_array(examples):
     """The labels of a data set of examples: int8 array `[N, L]`."""
-    return np.array(examples["labels"][:], dtype=np.int8)
+    names = examples.features["labels"].length
+    parts = [
+        batch["labels"].combine_chunks().flatten().to_numpy().astype(np.int8).reshape(-1, names)
+        for batch in examples.select_columns("labels").with_format("arrow").iter(ROWS_AT_A_TIME)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, names), dtype=np.int8)
 
 
 def content_hash(*data_sets):
     """SHA-256 of the ids, texts and labels of data sets of examples, as hex digits."""
     digest = hashlib.sha256()
     for examples in data_sets:
-        for part in (examples["id"][:], examples["text"][:], label_array(examples).tolist()):
-            digest.update(json.dumps(part).encode())
+        digest.update(str(len(examples)).encode())
+        for batch in examples.select_columns(["id", "text"]).iter(ROWS_AT_A_TIME):
+            digest.update(json.dumps([batch["id"], batch["text"]]).encode())
+        digest.update(label_array(examples).tobytes())
     return digest.hexdigest()
 
 
@@ -60,18 +122,19 @@ def read_training_data(data_args, seed, log):
             validation_table = read_table(data_args.validation_file, data_args.csv_quoting)
 
     task = find_task(train_table, data_args)
-    train = read_examples(train_table, task)
-    validation = None if validation_table is None else read_examples(validation_table, task)
+    with local_main_first():  # the others find it in the cache
+        train = read_examples(train_table, task)
+        validation = None if validation_table is None else read_examples(validation_table, task)
 
     ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
     log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
     log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
     if validation is not None:
-        groups = near_duplicate_groups(train["text"][:] + validation["text"][:])
+        groups = near_duplicate_groups(iter_texts(train, validation))
         shared = np.isin(groups[len(train) :], groups[: len(train)]).sum()
         log(f"{shared} of {len(validation)} validation rows have a near-duplicate in training")
     else:
-        groups = near_duplicate_groups(train["text"][:])
+        groups = near_duplicate_groups(iter_texts(train))
         fraction = data_args.validation_fraction
         parts = assign_parts(label_array(train), groups, [1 - fraction, fraction], seed)
         train, validation = train.select(np.flatnonzero(parts == 0)), train.select(np.flatnonzero(parts == 1))
@@ -107,7 +170,8 @@ def read_evaluation_data(data_args, log):
         raise UserError("give the rows to evaluate by --validation_file")
     table = read_table(data_args.validation_file, data_args.csv_quoting)
     task = find_task(table, data_args)
-    validation = read_examples(table, task)
+    with local_main_first():
+        validation = read_examples(table, task)
     log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
     if data_args.max_eval_samples:
         validation = validation.select(range(min(data_args.max_eval_samples, len(validation))))

@@ -1,12 +1,10 @@
 """A label generator: how it is asked, what its answers mean, and what it says of texts; kept in `generation.json`."""
 
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from utils.errors import UserError
@@ -14,6 +12,7 @@ from utils.files import read_json, write_json
 from utils.label_scoring import decode_freely, score_labels
 from utils.label_text import LabelText, choose_label_text
 from utils.label_tree import LabelTree, build_label_tree
+from utils.launch import this_process
 from utils.prompts import DEFAULT_TEMPLATE, AnswerTokens, Prompt, answer_tokens, build_prompt, text_budget
 
 GENERATION_FILE = "generation.json"
@@ -101,20 +100,20 @@ class Predictions:
     unknown: dict[str, int]
 
 
-def predict_labels(model, generator, texts, batch_size, dtype):
+def predict_labels(model, generator, texts, batch_size, dtype, coverage=None):
     """What the generator says of texts given as token ids, in their order, computed by all processes together.
 
     Args:
         batch_size: rows that one process takes at a time.
-        dtype: name of the dtype that matrix products are computed in.
+        dtype: that matrix products are computed in.
+        coverage: left out: the generation's.
     """
-    state = PartialState()
+    state = this_process()
     generation, label_text, tokenizer = generator.generation, generator.label_text, generator.tokenizer
     order = np.argsort([-len(ids) for ids in texts], kind="stable")
     mine = order[state.process_index :: state.num_processes].tolist()
     rows = [texts[i][: generator.budget] for i in mine]
-    device = model.device.type
-    with torch.autocast(device, getattr(torch, dtype)) if dtype != "float32" else nullcontext():
+    with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
         scores = score_labels(
             model,
             generator.tree,
@@ -122,7 +121,7 @@ def predict_labels(model, generator, texts, batch_size, dtype):
             rows,
             tokenizer.pad_token_id,
             batch_size,
-            generation.coverage,
+            generation.coverage if coverage is None else coverage,
             generation.max_nodes,
         )
         if generation.decoding == "free":

@@ -108,9 +108,11 @@ def load_classifier(model_args, labels, tokenizer, new_head=True):
     _keep_gradients(model)
     for name, module in model.named_modules():
         if name.split(".")[-1] in HEAD_PARTS:
-            module.to(torch.float32)
-            # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head.
-            module.register_forward_pre_hook(_as_fp32)
+            if not any(hasattr(parameter, "ds_id") for parameter in module.parameters()):  # DeepSpeed ZeRO-3 has it
+                module.to(torch.float32)
+            # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head; under DeepSpeed, which
+            # casts the whole model to 16 bit, fp32 ones may meet a 16-bit head.
+            module.register_forward_pre_hook(_as_weights)
     if model_args.pooling == "mean":
         pool_mean(model)
     return model
@@ -153,8 +155,8 @@ def load_generator(model_args, tokenizer):
     return model
 
 
-def _as_fp32(_module, inputs):
-    return (inputs[0].float(), *inputs[1:])
+def _as_weights(module, inputs):
+    return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])
 
 
 def pool_mean(model):

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from utils.errors import UserError
 from utils.models import HEAD_PARTS, get_head
@@ -34,9 +35,13 @@ def without_adapter(model):
 
 
 def parameter_count(parameter):
-    """Number of weights, also where bitsandbytes packs two into a byte."""
+    """Number of weights, also where bitsandbytes packs two into a byte, or DeepSpeed ZeRO-3 has taken them away."""
     state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else math.prod(state.shape)
+    return _stored_count(parameter) if state is None else math.prod(state.shape)
+
+
+def _stored_count(parameter):
+    return getattr(parameter, "ds_numel", None) or parameter.numel()
 
 
 def parameter_kind(name):
@@ -59,14 +64,16 @@ def quantized_modules(model):
 def estimate_memory(model, training_args, texts):
     """Bytes of a training step on one device: a dict of weights, gradients, optimizer, activations.
 
+    FSDP and DeepSpeed divide the first three, as far as they shard them, by the number of processes.
+
     Activations: 34 bytes a token, layer and hidden unit in 16 bit, 2 with activation checkpointing plus one layer in
     full (Korthikanti et al. 2022, eq. 2 and table 2, without the attention matrix, which fused kernels do not keep).
     """
     base = without_adapter(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    gradients = sum(p.numel() * p.element_size() for p in trainable)
-    moments = 2 * sum(p.numel() for p in trainable) * (1 if "8bit" in str(training_args.optim.value) else 4)
+    weights = sum(_stored_count(p) * p.element_size() for p in model.parameters())
+    gradients = sum(_stored_count(p) * p.element_size() for p in trainable)
+    moments = 2 * sum(_stored_count(p) for p in trainable) * (1 if "8bit" in str(training_args.optim.value) else 4)
     tokens = training_args.per_device_train_batch_size * texts.longest
     layers, hidden = base.config.num_hidden_layers, base.config.hidden_size
     width = 1 if training_args.bf16 or training_args.fp16 else 2
@@ -180,14 +187,28 @@ def _token(tokenizer, kind):
 
 
 def fingerprints(model):
-    """Two sums over each trainable tensor, which any change of it changes."""
+    """Two sums over each trainable tensor, which any change of it changes.
+
+    Tensors that FSDP or DeepSpeed ZeRO-3 has sharded are gathered one by one, so all processes must call this. The sums
+    are made on the CPU: on another device, or over shards, the same numbers would give other last digits.
+    """
     result = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # Apple's GPUs have no float64.
-            tensor = parameter.detach().to(torch.float32 if parameter.device.type == "mps" else torch.float64)
+        if parameter.requires_grad and not parameter.is_meta:  # meta: the weights are in another process
+            tensor = _whole(parameter).cpu().to(torch.float64)
             result[name] = (tensor.sum().item(), tensor.square().sum().item())
     return result
+
+
+def _whole(parameter):
+    if isinstance(parameter, DTensor):  # FSDP 2
+        return parameter.detach().full_tensor()
+    if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    return parameter.detach()
 
 
 def unchanged_tensors(before, model):

@@ -1,6 +1,7 @@
 """Prompts and answers of a label generator as token ids: an instruction that all rows share, the text, the labels."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 
 import datasets
 import numpy as np
@@ -9,7 +10,8 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trl.trainer.utils import pad
 
-from utils.encoding import first_position
+from utils.data import cache_key
+from utils.encoding import first_position, map_rows, tokenizer_key
 from utils.errors import UserError
 from utils.label_text import SEPARATOR
 
@@ -176,9 +178,9 @@ def encode_conversations(examples, tokenizer, prompt, answers, label_text, budge
 
     ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
     features = datasets.Features({"input_ids": ids, "labels": ids, "length": count, "cut": count})
-    return examples.map(
-        tokenize, batched=True, remove_columns=examples.column_names, features=features, desc="tokenizing"
-    )
+    options = tokenizer_key(tokenizer) | asdict(prompt) | asdict(answers) | {"columns": columns, "budget": budget}
+    key = cache_key(examples._fingerprint, options, sys.modules[__name__])
+    return map_rows(examples, tokenize, key, remove_columns=examples.column_names, features=features)
 
 
 def left_padded(rows, pad_id, multiple_of=None):

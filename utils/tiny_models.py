@@ -62,22 +62,25 @@ def train_tokenizer(kind, texts):
     )
 
 
-def build(kind, folder, texts=None, seed=0):
-    """Save a tiny base model of `kind` (roberta, qwen2 or qwen3) and its tokenizer to `folder`; returns the folder."""
+def build(kind, folder, texts=None, seed=0, **shape):
+    """Save a tiny base model of `kind` (roberta, qwen2 or qwen3) and its tokenizer to `folder`; returns the folder.
+
+    `shape` replaces entries of SHAPE.
+    """
     import torch
     import transformers
 
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(kind, texts or sample_texts())
     if kind == "roberta":
-        config = transformers.RobertaConfig(**SHAPE, max_position_embeddings=130, type_vocab_size=1)
+        config = transformers.RobertaConfig(**SHAPE | shape, max_position_embeddings=130, type_vocab_size=1)
         model = transformers.RobertaForMaskedLM(config)
     else:
         names = {"qwen2": ("Qwen2Config", "Qwen2ForCausalLM"), "qwen3": ("Qwen3Config", "Qwen3ForCausalLM")}
         config_name, model_name = names[kind]
         options = {"head_dim": 16} if kind == "qwen3" else {}
         config = getattr(transformers, config_name)(
-            **SHAPE,
+            **SHAPE | shape,
             **options,
             num_key_value_heads=2,
             max_position_embeddings=512,

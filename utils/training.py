@@ -21,6 +21,7 @@ from transformers.training_args import OptimizerNames
 
 from utils.arguments import option
 from utils.errors import UserError
+from utils.launch import check_deepspeed_installed
 from utils.preflight import costs, fingerprints, unchanged_tensors
 
 # Batches of one length are cut from this many batches of random rows.
@@ -104,6 +105,7 @@ class TaskTrainingArguments(TrainingArguments):
         if not self.output_dir:
             raise UserError("give the folder of the run by --output_dir")
         self._check_values()
+        check_deepspeed_installed(self.deepspeed)
         if self.save_strategy is None:
             self.save_strategy = "epoch" if self.eval_strategy == "no" else self.eval_strategy
             if self.eval_strategy == "steps" and self.eval_steps:
@@ -124,11 +126,6 @@ class TaskTrainingArguments(TrainingArguments):
             super().__post_init__()
         except ValueError as error:
             raise UserError(str(error)) from error
-        if self.n_gpu > 1:
-            raise UserError(
-                f"{self.n_gpu} GPUs are visible to one process: start with `accelerate launch --multi_gpu`, or choose "
-                "one by CUDA_VISIBLE_DEVICES=0"
-            )
 
     @property
     def compute_dtype(self):

@@ -1,0 +1,117 @@
+"""How time and peak memory grow with the rows of the files: training, and prediction, with a tiny model.
+
+    python -m benchmarks.growth
+
+Training stops after 20 steps and evaluates once, on the tenth of the rows that is held out, so that what grows is the
+handling of the data: reading, splitting, tokenising, scoring. Each training is run twice, the second time with what the
+first has left in the cache of `datasets`. Prediction predicts all rows. Every run is a process of its own, from its
+start to its end, on one thread; its peak memory is what the kernel has counted as resident, memory-mapped pages
+included. The figures go to benchmarks/results/.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+
+from utils.files import write_json
+from utils.tables import format_table
+from utils.tiny_models import build, sample_texts
+
+LABELS = ["anger", "anticipation", "disgust", "fear", "joy", "love", "optimism", "pessimism", "sadness", "surprise"]
+SMALLEST = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def write_tweets(path, rows, seed):
+    """Write made-up tweets: 5 to 30 words of the sample tweets in any order, each label on a tenth of the rows."""
+    rng = random.Random(seed)
+    words = sorted({word for text in sample_texts() for word in text.split()})
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ID", "Tweet", *LABELS])
+        for row in range(rows):
+            text = " ".join(rng.choices(words, k=rng.randint(5, 30)))
+            writer.writerow([f"made-up-{row:07d}", text, *(int(rng.random() < 0.1) for _ in LABELS)])
+
+
+def measure(cache, script, *arguments):
+    """Run a script; `{"seconds", "cpu_seconds", "peak_mib"}` of its process.
+
+    CPU seconds are those of all its threads and children; on a machine that is shared they say more than the clock.
+    """
+    environment = os.environ | {"HF_HOME": cache, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    begin = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, script, *map(str, arguments)], env=environment, stdout=output, stderr=output
+        )
+        # The process's own peak, or that of one of its children if that is higher.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(f"{script} failed:\n{output.read().decode()[-3000:]}")
+    return {
+        "seconds": time.perf_counter() - begin,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mib": usage.ru_maxrss / 1024,
+    }
+
+
+def main():
+    """Measure, print a table, keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--training_rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--prediction_rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--results", default="benchmarks/results/growth.json")
+    args = parser.parse_args()
+
+    figures = {"training": {}, "training, cached": {}, "prediction": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        model = build("roberta", f"{folder}/model", **SMALLEST)
+        for rows in args.training_rows:
+            file = f"{folder}/train.csv"
+            write_tweets(file, rows, seed=rows)
+            for name in ("training", "training, cached"):
+                figures[name][rows] = measure(
+                    f"{folder}/cache-{rows}", "run_classifier.py", "--model_name_or_path", model, "--train_file", file,
+                    "--output_dir", f"{folder}/run", "--overwrite", "--max_steps", 20, "--eval_strategy", "no",
+                    "--disable_tqdm",
+                )  # fmt: skip
+                print(name, rows, figures[name][rows], flush=True)
+        for rows in args.prediction_rows:
+            file = f"{folder}/test.csv"
+            write_tweets(file, rows, seed=rows)
+            figures["prediction"][rows] = measure(
+                f"{folder}/cache", "make_submission.py", "--model", f"{folder}/run", "--test_file", file,
+                "--output_file", f"{folder}/submission.csv", "--probabilities_file", f"{folder}/probabilities.parquet",
+                "--overwrite",
+            )  # fmt: skip
+            print("prediction", rows, figures["prediction"][rows], flush=True)
+
+    write_json(
+        args.results,
+        {
+            "date": date.today().isoformat(),
+            "hardware": {"device": platform.machine(), "cores": os.cpu_count(), "threads": 1},
+            "model": f"RoBERTa with random weights, {SMALLEST['num_hidden_layers']} layer of {SMALLEST['hidden_size']}",
+            "training_steps": 20,
+            "figures": figures,
+        },
+    )
+    table = [
+        [name, rows, f"{figure['seconds']:.0f}", f"{figure['cpu_seconds']:.0f}", f"{figure['peak_mib']:,.0f}"]
+        for name, of_rows in figures.items()
+        for rows, figure in of_rows.items()
+    ]
+    print(format_table(["what", "rows", "seconds", "CPU seconds", "peak MiB"], table, markdown=True))
+
+
+if __name__ == "__main__":
+    main()
