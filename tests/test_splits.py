@@ -1,10 +1,15 @@
 import csv
 
 import numpy as np
+import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import SAMPLE
+from utils.arguments import DataArguments
+from utils.data import label_array, read_training_data
+from utils.errors import UserError
 from utils.splits import assign_parts, near_duplicate_groups
 from utils.text import near_duplicate_key, normalize
 
@@ -50,3 +55,47 @@ def test_normalizing_touches_nothing_else():
     assert normalize(text) == text
     assert normalize(text, users=True).startswith("@user look at #this 😂 me@mail.example https://t.co/x1")
     assert normalize(text, urls=True) == "@ann_b look at #this 😂 me@mail.example http http"
+
+
+def test_folds_cover_every_row_once_and_never_split_near_duplicates(tmp_path):
+    rows = pd.read_csv(SAMPLE / "train.csv", dtype=str)
+    twins = rows.head(60).assign(ID=lambda frame: "twin-" + frame["ID"], Tweet=lambda frame: frame["Tweet"] + " #more")
+    pd.concat([rows, twins]).to_csv(tmp_path / "train.csv", index=False)
+
+    def read(fold, seed=7, **options):
+        options = {"validation_file": str(SAMPLE / "validation.csv")} | options
+        arguments = DataArguments(train_file=str(tmp_path / "train.csv"), num_folds=5, fold=fold, **options)
+        return read_training_data(arguments, seed, lambda message: None)
+
+    held_out, fold_of = [], {}
+    for fold in range(5):
+        train, validation, task = read(fold)
+        assert not set(train["id"]) & set(validation["id"])
+        assert len(train) + len(validation) == len(rows) + 60 + 124
+        assert task.train_rows == len(train)
+        held_out += validation["id"]
+        fold_of |= {row_id: fold for row_id in validation["id"]}
+        assert list(read(fold)[1]["id"]) == list(validation["id"])
+        counts = label_array(validation).sum(axis=0)
+        assert np.abs(counts - (label_array(train).sum(axis=0) + counts) / 5).max() <= 4
+    assert len(held_out) == len(set(held_out)) == len(rows) + 60 + 124
+    assert all(fold_of[row_id] == fold_of[f"twin-{row_id}"] for row_id in rows["ID"][:60])
+    assert list(read(0, seed=8)[1]["id"]) != list(read(0)[1]["id"])
+    with pytest.raises(UserError, match="stands in"):
+        read(0, validation_file=str(SAMPLE / "train.csv"))
+
+
+def test_folds_without_ids(tmp_path):
+    for name in ("train", "validation"):
+        pd.read_csv(SAMPLE / f"{name}.csv").drop(columns="ID").head(50).to_csv(tmp_path / f"{name}.csv", index=False)
+    arguments = DataArguments(
+        train_file=str(tmp_path / "train.csv"), validation_file=str(tmp_path / "validation.csv"), num_folds=2, fold=1
+    )
+    train, validation, _ = read_training_data(arguments, 1, lambda message: None)
+    assert sorted(map(int, [*train["id"], *validation["id"]])) == list(range(100))
+
+
+def test_folds_that_do_not_exist():
+    for options, problem in (({"num_folds": 5}, "belong together"), ({"num_folds": 5, "fold": 5}, "numbered from 0")):
+        with pytest.raises(UserError, match=problem):
+            DataArguments(train_file="x.csv", **options)

@@ -94,6 +94,10 @@ class DataArguments:
     dataset_revision: str | None = option(None, "revision of the data set, for instance refs/convert/parquet")
     train_split: str = option("train", "split of the data set to train on")
     validation_split: str | None = option(None, "split to validate on; left out: see --validation_fraction")
+    num_folds: int | None = option(
+        None, "deal all rows, those for validation too, out to so many folds; train on all but one"
+    )
+    fold: int | None = option(None, "number of the fold to validate on, from 0")
     id_column: str | None = option(None, "left out: found by its name; row numbers without one")
     text_column: str | None = option(None, "left out: found by its name, or the only column of texts")
     label_columns: list[str] | None = option(
@@ -116,6 +120,12 @@ class DataArguments:
             raise UserError("give the training data, either by --train_file or by --dataset_name")
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"--validation_fraction {self.validation_fraction}: must lie between 0 and 1")
+        if (self.num_folds is None) != (self.fold is None):
+            raise UserError("--num_folds and --fold belong together: give both")
+        if self.num_folds is not None and not 0 <= self.fold < self.num_folds >= 2:
+            raise UserError(
+                f"--num_folds {self.num_folds} --fold {self.fold}: there must be 2 or more folds, numbered from 0"
+            )
         for name in ("max_length", "max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -106,6 +106,8 @@ def content_hash(*data_sets):
 def read_training_data(data_args, seed, log):
     """Read training and validation examples, splitting the validation rows off where none are given.
 
+    With folds all rows, those given for validation too, are dealt out to the folds; one of them is held out.
+
     Returns:
         `(train, validation, task)`: two data sets with the columns id, text, labels, and the `Task`.
     """
@@ -129,7 +131,20 @@ def read_training_data(data_args, seed, log):
     ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
     log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
     log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
-    if validation is not None:
+    if data_args.num_folds:
+        rows = train if validation is None else _join(train, validation, task, train_table.name, validation_table.name)
+        groups = near_duplicate_groups(iter_texts(rows))
+        parts = assign_parts(label_array(rows), groups, np.full(data_args.num_folds, 1 / data_args.num_folds), seed)
+        held_out = parts == data_args.fold
+        if held_out.all() or not held_out.any():
+            raise UserError(f"too few rows ({len(rows)}) for --num_folds {data_args.num_folds}: add rows or take less")
+        train, validation = rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+        log(
+            f"fold {data_args.fold} of {data_args.num_folds}: {len(validation)} of {len(rows)} rows held out, "
+            f"stratified over the labels, near-duplicates kept together; the same for all runs with this data and seed "
+            f"{seed}"
+        )
+    elif validation is not None:
         groups = near_duplicate_groups(iter_texts(train, validation))
         shared = np.isin(groups[len(train) :], groups[: len(train)]).sum()
         log(f"{shared} of {len(validation)} validation rows have a near-duplicate in training")
@@ -158,6 +173,23 @@ def read_training_data(data_args, seed, log):
             log(f'warning: no training row has the label "{name}": it cannot be learnt')
     task.train_rows, task.train_positives = len(train), positives.tolist()
     return train, validation, task
+
+
+def _join(first, second, task, first_name, second_name):
+    """The rows of both data sets of examples in one.
+
+    Raises:
+        UserError: for an id that stands in both.
+    """
+    if task.id_column is None:  # row numbers, which go on
+        second = second.map(lambda row, i: row | {"id": str(len(first) + i)}, with_indices=True)
+    shared = set(first["id"][:]) & set(second["id"][:])
+    if shared:
+        raise UserError(
+            f'the id "{min(shared)}" stands in {first_name} and in {second_name} ({len(shared)} such ids), whose rows '
+            "are dealt out to the folds together: make ids unique"
+        )
+    return datasets.concatenate_datasets([first, second])
 
 
 def read_evaluation_data(data_args, log):
