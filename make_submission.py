@@ -221,8 +221,8 @@ def predict_runs(args, task, chunks, rows):
 
     from tqdm import tqdm
 
+    from utils.inference import ProbabilityFile, load_run, predict_table
     from utils.launch import this_process
-    from utils.predict import ProbabilityFile, load_run, predict_table
 
     main_process = this_process().is_main_process
     average = None

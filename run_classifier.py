@@ -50,6 +50,7 @@ def main(argv=None):
     from utils.encoding import collator, encode, length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
     from utils.files import write_json, write_text
+    from utils.inference import predict_probabilities
     from utils.launch import check_checkpoint, check_launch, check_shared_folder, local_main_first, this_process
     from utils.losses import MultiLabelLoss, positive_weights
     from utils.model_card import render_card
@@ -62,7 +63,6 @@ def main(argv=None):
         merge_adapter,
         name_base_on_hub,
     )
-    from utils.predict import predict_probabilities
     from utils.preflight import (
         Texts,
         check_classifier,

@@ -27,9 +27,9 @@ from utils.arguments import DataArguments, ModelArguments
 from utils.data import label_array, read_training_data
 from utils.encoding import collator, encode, longest_first
 from utils.files import write_json
+from utils.inference import predict_probabilities
 from utils.losses import MultiLabelLoss, bce, positive_weights
 from utils.models import load_classifier, load_tokenizer
-from utils.predict import predict_probabilities
 from utils.tables import format_table
 from utils.training import LengthGroupedSampler, MultiLabelTrainer, TaskTrainingArguments, machine_has_bf16
 

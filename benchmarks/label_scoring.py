@@ -17,8 +17,8 @@ import torch
 
 from utils.columns import read_texts
 from utils.files import write_json
+from utils.inference import load_run
 from utils.label_scoring import decode_freely, score_labels
-from utils.predict import load_run
 from utils.prompts import text_ids
 from utils.table_files import read_table
 from utils.tables import format_table

@@ -12,7 +12,7 @@ import pytest
 import make_submission
 import run_classifier
 from conftest import SAMPLE, run_script, training_flags
-from utils.predict import load_run, predict_table
+from utils.inference import load_run, predict_table
 from utils.run_folder import load_predictions, load_task, load_thresholds
 
 LABELS = list(pd.read_csv(SAMPLE / "sample_submission.csv").columns[1:])

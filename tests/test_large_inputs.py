@@ -16,8 +16,8 @@ from utils.columns import check_unique_ids, read_ids, read_texts
 from utils.data import content_hash, iter_texts, label_array, read_training_data
 from utils.encoding import encode, token_ids
 from utils.errors import UserError
+from utils.inference import ProbabilityFile, load_run, predict_texts
 from utils.models import load_tokenizer
-from utils.predict import ProbabilityFile, load_run, predict_texts
 from utils.table_files import read_chunks, read_table
 from utils.task import Task
 

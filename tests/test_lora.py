@@ -16,8 +16,8 @@ import run_classifier
 from conftest import ROOT, SAMPLE, training_flags
 from utils import training
 from utils.arguments import ModelArguments
+from utils.inference import load_run, predict_table
 from utils.models import add_lora, load_classifier, load_tokenizer
-from utils.predict import load_run, predict_table
 from utils.preflight import Texts, check_classifier, check_weights, parameter_kind, quantized_modules
 from utils.run_folder import load_predictions, load_task
 from utils.table_files import read_table

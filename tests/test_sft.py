@@ -16,10 +16,10 @@ import make_submission
 import run_sft_labels
 from conftest import ROOT, SAMPLE, training_flags
 from utils.arguments import GeneratorModelArguments
+from utils.inference import load_run
 from utils.label_generator import Generation, build_generator
 from utils.label_scoring import decode_freely
 from utils.models import load_generator, load_tokenizer
-from utils.predict import load_run
 from utils.preflight import parameter_kind
 from utils.prompts import DEFAULT_TEMPLATE, AnswerCollator, encode_conversations, text_ids
 from utils.run_folder import load_predictions
@@ -94,7 +94,7 @@ def test_a_new_process_answers_the_same(runs, key, tmp_path):
     folder = runs[key][0]
     code = (
         "import sys, json, torch, numpy as np, pandas as pd\n"
-        "from utils.predict import load_run\n"
+        "from utils.inference import load_run\n"
         "from utils.prompts import text_ids\n"
         "from utils.label_generator import predict_labels\n"
         "run = load_run(sys.argv[1])\n"

@@ -93,7 +93,7 @@ def held_entries(runs, test_file, held, batch_size, csv_quoting=None):
     Raises:
         UserError: for a test file that does not fit the runs or the held labels.
     """
-    from utils.predict import load_run, predict_table  # loads torch and transformers
+    from utils.inference import load_run, predict_table  # loads torch and transformers
 
     table = read_table(test_file, csv_quoting)
     for run in runs:

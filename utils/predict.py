@@ -1,163 +1,120 @@
-"""Load finished runs and predict: shared by everything that works with trained models."""
+"""Try a finished run on some texts.
 
-import os
-import tempfile
-from dataclasses import dataclass, fields
-from pathlib import Path
+    python -m utils.predict --model outputs/minilm "so happy for you 😂" "not again..."
+    python -m utils.predict --model outputs/minilm --file texts.txt --json > labels.jsonl
+    grep happy texts.txt | python -m utils.predict --model outputs/minilm
 
-import numpy as np
-import torch
-from scipy.special import expit
+Without a text or --file, lines are read from standard input. A label is given where its probability reaches the run's
+threshold for it.
+"""
 
-from utils.arguments import GeneratorModelArguments, ModelArguments
-from utils.columns import read_ids, read_texts
-from utils.encoding import collator, length_limit, longest_first, token_ids
-from utils.errors import UserError
-from utils.label_generator import GENERATION_FILE, Generation, LabelGenerator, build_generator, predict_labels
-from utils.launch import this_process
-from utils.models import load_adapter, load_classifier, load_generator, load_tokenizer
-from utils.prompts import text_ids
-from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, load_task, read_json
-from utils.task import Task
-from utils.training import machine_has_bf16
+import argparse
+import json
+import sys
+from itertools import islice
+
+from utils.errors import UserError, exit_on_user_error
+
+BAR = 24  # characters of a probability of 1
+SHOWN = 12  # labels shown of each text, besides those that are given to it
+LINES_AT_A_TIME = 1000
 
 
-@dataclass
-class Run:
-    """A finished run, loaded."""
-
-    folder: str
-    task: Task
-    model: object
-    tokenizer: object
-    bf16: bool  # whether it was trained, and its thresholds chosen, with products in bf16
-    generator: LabelGenerator | None = None  # None: it has a classification head
+def bar(probability, threshold):
+    """A probability as a bar, its threshold as a thin line in it."""
+    full, at = round(probability * BAR), min(BAR - 1, int(threshold * BAR))
+    cells = ["█" if i < full else "·" for i in range(BAR)]
+    cells[at] = "▏" if at >= full else "▉"
+    return "".join(cells)
 
 
-def load_run(folder):
-    """Load the model, tokenizer and task of a finished run, on the device of this process.
+def show(text, labels, probabilities, thresholds):
+    """The labels of one text for a person, the likeliest first."""
+    given = probabilities >= thresholds
+    order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
+    order = [i for rank, i in enumerate(order) if rank < SHOWN or given[i]]
+    width = max(len(labels[i]) for i in order)
+    lines = [
+        f"  {'✓' if given[i] else ' '} {labels[i].ljust(width)}  {probabilities[i]:.3f}  "
+        f"{bar(probabilities[i], thresholds[i])}  threshold {thresholds[i]:.3f}"
+        for i in order
+    ]
+    return "\n".join([text, *lines, ""])
+
+
+def read_lines(args):
+    """The texts one by one, from the words, the file or standard input.
 
     Raises:
-        UserError: for a folder that is no finished run, or whose model cannot be loaded.
+        UserError: for an empty text, or a file that cannot be read.
     """
-    task = load_task(folder)
-    device = this_process().device
-    # Every process predicts with a whole model; under FSDP transformers would read the weights in one process alone.
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    arguments = read_json(Path(folder) / ARGUMENTS_FILE)
-    generates = (Path(folder) / GENERATION_FILE).exists()
-    kind = GeneratorModelArguments if generates else ModelArguments
-    model_args = kind(**{field.name: arguments[field.name] for field in fields(kind) if field.init})
-    if not (Path(folder) / "tokenizer_config.json").exists():  # without it transformers makes an empty tokenizer
-        raise UserError(f"{folder} has lost its tokenizer: train it anew, or put its tokenizer files back")
-    tokenizer = load_tokenizer(str(folder))
-    adapted = (Path(folder) / ADAPTER_FILE).exists()
-    if not adapted and not arguments.get("eval_only"):  # which left the model where it was
-        model_args.model_name_or_path, model_args.dtype = str(folder), "float32"
-    generator = None
-    if generates:
-        model = load_generator(model_args, tokenizer)
-        limit = length_limit(task.max_length, tokenizer, model.config)
-        generator = build_generator(Generation.load(folder), task.labels, tokenizer, limit)
+    if args.texts:
+        name, lines = "the command line", args.texts
+    elif args.file:
+        name = args.file
+        try:
+            lines = open(args.file, encoding="utf-8")  # noqa: SIM115 (read to its end below)
+        except OSError as error:
+            raise UserError(f"--file {args.file}: {error.strerror}") from error
     else:
-        model = load_classifier(model_args, task.labels, tokenizer, new_head=adapted)
-        if hasattr(model.config, "use_cache"):
-            model.config.use_cache = False  # keys and values of tokens that nothing follows
-    if adapted:
-        model = load_adapter(model, folder)
-    if not getattr(model, "is_quantized", False):  # bitsandbytes has put quantised weights in their place
-        model.to(device)
-    return Run(str(folder), task, model.eval(), tokenizer, arguments["bf16"], generator)
+        name, lines = "standard input", sys.stdin
+    try:
+        for number, line in enumerate(lines, start=1):
+            text = line.rstrip("\r\n")
+            if not text.strip():
+                raise UserError(f"{name}, line {number} is empty: give a text in every line")
+            yield text
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8: {error}") from error
 
 
-def inference_dtype(bf16, device):
-    """Dtype to compute matrix products in on `device`, None for the weights' own; `bf16`: as in training, see `Run`."""
-    if not bf16:
-        return None
-    on_gpu = device.type == "cuda"
-    return torch.bfloat16 if machine_has_bf16(on_gpu) else torch.float16 if on_gpu else None
+def _refuse(message):
+    raise UserError(message)
 
 
-def predict_probabilities(trainer, encoded):
-    """Probabilities `[N, L]` of encoded rows, in their order, whatever the number of processes."""
-    order = longest_first(encoded)
-    logits = trainer.predict(encoded.select(order)).predictions
-    probabilities = np.empty(logits.shape, dtype=float)
-    probabilities[order] = expit(logits.astype(float))
-    return probabilities
+@exit_on_user_error
+def main(argv=None):
+    """Load the run, predict, print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = _refuse
+    parser.add_argument("texts", nargs="*", help="texts to predict")
+    parser.add_argument("--model", required=True, help="folder of a finished run")
+    parser.add_argument("--file", help="file with a text in every line")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each text: text, labels, probabilities")
+    parser.add_argument("--batch_size", type=int, default=32, help="texts predicted at a time")
+    args = parser.parse_args(argv)
+    if args.texts and args.file:
+        raise UserError("give texts or --file, not both")
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size {args.batch_size}: must be 1 or more")
+
+    # Heavy imports come after --help, which should answer at once.
+    import transformers
+
+    from utils.inference import load_run, predict_texts
+    from utils.run_folder import load_thresholds
+    from utils.text import normalize
+
+    transformers.utils.logging.disable_progress_bar()
+    run = load_run(args.model)
+    task = run.task
+    thresholds, _, _ = load_thresholds(args.model, task.labels)
+    lines = read_lines(args)
+    while texts := list(islice(lines, LINES_AT_A_TIME)):
+        normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
+        for text, probabilities in zip(texts, predict_texts(run, normalized, args.batch_size)):
+            if args.json:
+                given = [name for name, p, t in zip(task.labels, probabilities, thresholds) if p >= t]
+                scores = {name: round(float(p), 6) for name, p in zip(task.labels, probabilities)}
+                print(json.dumps({"text": text, "labels": given, "probabilities": scores}, ensure_ascii=False))
+            else:
+                print(show(text, task.labels, probabilities, thresholds))
 
 
-def predict_texts(run, texts, batch_size):
-    """Probabilities of a run for some texts, in their order, the same in all processes.
-
-    The batches, of texts of one length, are dealt out to the processes; each of these holds the whole model. How the
-    script was launched makes no difference, nor does the last batch.
-
-    Args:
-        run: from `load_run`.
-        texts: N texts, normalised as the run wants them.
-        batch_size: texts predicted at a time by one process.
-
-    Returns:
-        `[N, L]`, L in the order of the run's labels; NaN where the model gives none.
-    """
-    state = this_process()
-    half = inference_dtype(run.bf16, state.device)
-    if run.generator is not None:
-        ids = text_ids(texts, run.tokenizer)
-        return predict_labels(run.model, run.generator, ids, batch_size, half or torch.float32).probabilities
-    limit = length_limit(run.task.max_length, run.tokenizer, run.model.config)
-    ids = token_ids(texts, run.tokenizer, limit)
-    order = np.argsort([-len(row) for row in ids], kind="stable")
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    collate = collator(run.tokenizer, state.device.type == "cuda")
-    # Rows of other processes stay 0, so that the sum over all processes is the whole.
-    logits = torch.zeros(len(texts), len(run.task.labels), device=state.device)
-    with torch.inference_mode(), torch.autocast(state.device.type, dtype=half, enabled=half is not None):
-        for rows in batches[state.process_index :: state.num_processes]:
-            batch = collate([{"input_ids": ids[row], "attention_mask": np.ones_like(ids[row])} for row in rows])
-            logits[torch.as_tensor(rows, device=state.device)] = run.model(**batch.to(state.device)).logits.float()
-    if state.num_processes > 1:
-        torch.distributed.all_reduce(logits)
-    return expit(logits.double().cpu().numpy())
-
-
-def predict_table(run, table, batch_size):
-    """Probabilities `[N, L]` of a run for the rows of a table or of a chunk of one; arguments as in `predict_texts`.
-
-    Raises:
-        UserError: for rows that cannot be read, or a probability that is not a number.
-    """
-    probabilities = predict_texts(run, read_texts(table, run.task), batch_size)
-    bad = np.flatnonzero(np.isnan(probabilities).any(axis=1))
-    if len(bad):
-        raise UserError(
-            f"{run.folder} gives a probability that is NaN for {len(bad)} of {len(probabilities)} rows, the first with "
-            f'id "{read_ids(table, run.task)[bad[0]]}": its weights are broken, train it anew'
-        )
-    return probabilities
-
-
-class ProbabilityFile:
-    """Probabilities `[N, L]` on disk, summed up run by run and chunk by chunk, in memory that does not grow.
-
-    Only one model and one chunk are in memory at a time, however many runs are averaged and rows predicted. The file
-    has no name: nothing is left of it, also after a kill.
-    """
-
-    def __init__(self, folder, labels):
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by the garbage collector)
-        self.labels = labels
-
-    def add(self, start, probabilities):
-        """Add probabilities `[n, L]` to those of the rows from `start` on."""
-        self.file.seek(0, os.SEEK_END)
-        known = start * self.labels * 8 < self.file.tell()
-        total = self.read(start, len(probabilities)) + probabilities if known else probabilities
-        self.file.seek(start * self.labels * 8)
-        self.file.write(np.ascontiguousarray(total, dtype=np.float64).data)
-
-    def read(self, start, rows):
-        """The sums `[rows, L]` of the rows from `start` on."""
-        self.file.seek(start * self.labels * 8)
-        return np.frombuffer(self.file.read(rows * self.labels * 8), dtype=np.float64).reshape(rows, self.labels)
+if __name__ == "__main__":
+    main()
