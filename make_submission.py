@@ -3,7 +3,8 @@
     python make_submission.py --model outputs/roberta --test_file test.csv --output_file submission.csv
 
 The run folder says what the labels and columns are, how texts are read, and the thresholds. Probabilities of several
-runs are averaged; their thresholds are chosen anew on the average of their validation predictions.
+runs are averaged, with --weights if you like; their thresholds are chosen anew on the average of their validation
+predictions. The folds of one training count as one run, with the predictions of the rows that each has held out.
 
 The test file is read, predicted and written chunk by chunk, so it may be of any length. Under `accelerate launch` the
 processes share the work, each with the whole model.
@@ -25,6 +26,9 @@ class SubmissionArguments:
     output_file: str = option(None, "submission file to write")
     sample_submission: str | None = option(None, "file whose columns the submission takes over")
     probabilities_file: str | None = option(None, "also write the probabilities here, as .parquet or .csv")
+    weights: list[str] | None = option(
+        None, "weight of each --model in the mean of probabilities, or fit: chosen on the validation rows"
+    )
     threshold_strategy: str | None = option(
         None, "left out: as the runs were trained", choices=["fixed", "global", "per_label"]
     )
@@ -45,10 +49,23 @@ class SubmissionArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value}: must be 1 or more")
+        self._check_weights()
         if not self.output_file.endswith(".csv"):
             raise UserError(f"--output_file {self.output_file}: must end in .csv")
         if self.probabilities_file and not self.probabilities_file.endswith((".parquet", ".csv")):
             raise UserError(f"--probabilities_file {self.probabilities_file}: must end in .parquet or .csv")
+
+    def _check_weights(self):
+        if self.weights is None or self.weights == ["fit"]:
+            return
+        try:
+            values = [float(weight) for weight in self.weights]
+        except ValueError:
+            values = [-1.0]
+        if any(not 0 < value < float("inf") for value in values):
+            raise UserError(f"--weights {' '.join(self.weights)}: give fit, or numbers above 0")
+        if len(values) != len(self.model):
+            raise UserError(f"--weights: there are {len(values)} for {len(self.model)} runs: give one for each --model")
 
 
 def check_targets(args):
@@ -69,39 +86,24 @@ def check_targets(args):
         taken[path.resolve()] = "submission"
 
 
-def average_validation(folders, labels):
-    """Validation truth and probabilities `[M, L]` of several runs, each row averaged over the runs that held it out.
+def combine_runs(args, tasks):
+    """How the runs become one: `(weights [R] of the runs, thresholds [L], lines that say so)`.
+
+    One run keeps its thresholds, unless others are asked for; of several they are chosen anew on the weighted mean of
+    their validation predictions.
 
     Raises:
-        UserError: where two runs disagree about the truth of a row.
+        UserError: for runs that do not go together, or weights that do not fit them.
     """
-    import pandas as pd
+    import numpy as np
 
-    from utils.run_folder import load_predictions
-
-    frame = pd.concat([load_predictions(folder, labels) for folder in folders])
-    by_id = frame.groupby("id", sort=True)
-    truth = frame[["id", *(f"truth/{label}" for label in labels)]].drop_duplicates()
-    if truth["id"].duplicated().any():
-        first = truth["id"][truth["id"].duplicated()].iloc[0]
-        raise UserError(
-            f'the runs {", ".join(folders)} disagree about the labels of the validation row with id "{first}": '
-            "average runs of the same data only"
-        )
-    probabilities = by_id[[f"probability/{label}" for label in labels]].mean()
-    return truth.set_index("id").loc[probabilities.index].to_numpy(), probabilities.to_numpy()
-
-
-def choose_thresholds(args, tasks):
-    """Thresholds `[L]` for the (average of the) runs, and a line on where they are from."""
     from utils.run_folder import load_thresholds
     from utils.thresholds import fit_thresholds
 
-    labels = tasks[0].labels
-    stored = [load_thresholds(folder, labels) for folder in args.model]
+    stored = [load_thresholds(folder, tasks[0].labels) for folder in args.model]
     refit = args.threshold_shrinkage is not None or args.threshold_strategy not in (None, stored[0][1])
     if len(stored) == 1 and not refit:
-        return stored[0][0], f"thresholds of {args.model[0]} ({stored[0][1]})"
+        return np.ones(1), stored[0][0], f"thresholds of {args.model[0]} ({stored[0][1]})"
     strategies = {args.threshold_strategy or strategy for _, strategy, _ in stored}
     shrinkages = {shrinkage for _, _, shrinkage in stored} if args.threshold_shrinkage is None else set()
     if len(strategies) > 1:
@@ -110,9 +112,30 @@ def choose_thresholds(args, tasks):
     if strategy == "per_label" and len(shrinkages) > 1:
         raise UserError(f"the runs {', '.join(args.model)} shrink thresholds differently: pass --threshold_shrinkage")
     shrinkage = args.threshold_shrinkage if args.threshold_shrinkage is not None else min(shrinkages)
-    truth, probabilities = average_validation(args.model, labels)
-    thresholds = fit_thresholds(probabilities, truth, strategy, shrinkage)
-    return thresholds, f"thresholds chosen on the averaged probabilities of {len(truth)} validation rows ({strategy})"
+
+    from utils.ensembles import fitted_weights, gather_members, join_members, score_table
+    from utils.results import read_run
+
+    members = gather_members([read_run(folder) for folder in args.model])
+    ensemble = join_members(members)
+    run_weights, fitted_score = np.ones(len(args.model)), None
+    if args.weights == ["fit"]:
+        member_weights, fitted_score = fitted_weights(ensemble, strategy, shrinkage)
+        for member, weight in zip(members, member_weights):
+            run_weights[member.runs] = weight / len(member.runs)
+    else:
+        if args.weights:
+            run_weights = np.array([float(weight) for weight in args.weights])
+        # The folds of one training are one member: each has held out other rows.
+        member_weights = np.array([run_weights[member.runs].sum() for member in members])
+        if not args.weights:
+            member_weights = np.ones(len(members))
+            for member in members:
+                run_weights[member.runs] = 1 / len(member.runs)
+    thresholds = fit_thresholds(ensemble.mean(member_weights), ensemble.truth, strategy, shrinkage)
+    lines = score_table(ensemble, member_weights, strategy, shrinkage, fitted_score) if len(args.model) > 1 else ""
+    lines += f"\n\nthresholds chosen on the averaged probabilities of {len(ensemble.ids)} validation rows ({strategy})"
+    return run_weights / run_weights.sum(), thresholds, lines.strip()
 
 
 def check_rows(chunks, task):
@@ -209,8 +232,8 @@ def rates_table(task, rows, positives, without_label):
     )
 
 
-def predict_runs(args, task, chunks, rows):
-    """Probabilities of the rows, averaged over the runs: a `ProbabilityFile`, None but in the main process.
+def predict_runs(args, weights, task, chunks, rows):
+    """Weighted mean of the runs' probabilities of the rows: a `ProbabilityFile`, None but in the main process.
 
     Run after run, so that only one model is in memory.
 
@@ -229,7 +252,7 @@ def predict_runs(args, task, chunks, rows):
     with tqdm(
         total=rows * len(args.model), unit="row", desc="predicting", disable=None if main_process else True
     ) as bar:
-        for folder in args.model:
+        for folder, weight in zip(args.model, weights):
             run = load_run(folder)
             in_order = [run.task.labels.index(label) for label in task.labels]
             for chunk in chunks():
@@ -238,7 +261,7 @@ def predict_runs(args, task, chunks, rows):
                     if average is None:
                         Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
                         average = ProbabilityFile(Path(args.output_file).parent, len(task.labels))
-                    average.add(chunk.start, member[:, in_order] / len(args.model))
+                    average.add(chunk.start, member[:, in_order] * weight)
                 bar.update(len(member))
     return average
 
@@ -309,7 +332,7 @@ def main(argv=None):
                 f"{args.model[0]} and {folder} have different labels ({', '.join(task.labels)} and "
                 f"{', '.join(other.labels)}): average runs of the same labels only"
             )
-    thresholds, threshold_source = choose_thresholds(args, tasks)
+    weights, thresholds, how = combine_runs(args, tasks)
 
     # Test rows
     def chunks():
@@ -319,11 +342,11 @@ def main(argv=None):
     columns = submission_columns(args, task, chunks, id_hashes)
 
     # Predict, write
-    average = predict_runs(args, task, chunks, len(id_hashes))
+    average = predict_runs(args, weights, task, chunks, len(id_hashes))
     if average is not None:
         positives, without_label = write_files(args, task, columns, chunks, average, thresholds)
         print(f"{rates_table(task, len(id_hashes), positives, without_label)}\n")
-        print(f"{threshold_source}")
+        print(how)
         print(f"{len(id_hashes)} rows written to {args.output_file}")
 
 
