@@ -6,7 +6,7 @@ RUN := outputs/quickstart
 
 help:
 	@echo "make install     .venv with everything the scripts need, and the embedded model"
-	@echo "make quickstart  train on sample_data, write a submission, show the scores (no GPU, no account, no hub)"
+	@echo "make quickstart  train both ways on sample_data, write a submission, compare (no GPU, no account, no hub)"
 	@echo "make test        lint and the whole test suite, offline, under 10 minutes on 2 cores"
 	@echo "make clean       remove .venv and $(RUN)"
 
@@ -23,8 +23,13 @@ quickstart: install
 	    --validation_file sample_data/validation.csv --output_dir $(RUN)/minilm --num_train_epochs 10 --overwrite
 	$(BIN)/python make_submission.py --model $(RUN)/minilm --test_file sample_data/test.csv \
 	    --sample_submission sample_data/sample_submission.csv --output_file $(RUN)/submission.csv --overwrite
+	$(BIN)/python run_sft_labels.py --config recipes/minilm_labels_cpu.yaml --train_file sample_data/train.csv \
+	    --validation_file sample_data/validation.csv --output_dir $(RUN)/generator --num_train_epochs 10 \
+	    --per_device_train_batch_size 16 --eval_strategy no --overwrite
+	$(BIN)/python compare_runs.py $(RUN)/minilm $(RUN)/generator
 	@echo
-	@echo "model, thresholds, scores: $(RUN)/minilm   (open README.md there)"
+	@echo "a classifier and a label generator, with scores and pictures: open $(RUN)/minilm/report.html"
+	@echo "and $(RUN)/generator/report.html"
 	@echo "submission:                $(RUN)/submission.csv"
 
 lint: install

@@ -136,7 +136,7 @@ def main(argv=None):
         f"[{tokenizer.decode(answer)}]\n")  # fmt: skip
 
     # Evaluation
-    def evaluate(coverage):
+    def evaluate(model, coverage):
         """Answers and probabilities of the validation rows, and their `Evaluation`."""
         was_training = model.training
         model.eval()
@@ -175,7 +175,7 @@ def main(argv=None):
         texts = Texts(int((lengths + cut).max()), int((cut > 0).sum()), len(train), max_length)
         check_weights(model, model_args, tokenizer, texts)
         rows = [
-            ["prompt", f"{len(prompt.head)} tokens before a text, run once for all rows, and {len(prompt.tail)} after"],
+            ["prompt tokens", f"{len(prompt.head)} before a text, run once for all rows, and {len(prompt.tail)} after"],
             ["answers", f"up to {len(generator.answers.write(np.ones(len(task.labels))))} tokens, in the order "
                         f"{', '.join(generation.order)}; {generation.no_label!r} for no label"],
         ]  # fmt: skip
@@ -201,7 +201,7 @@ def main(argv=None):
                 eval_dataset=validation_encoded.select(longest_first(validation_encoded)),
                 processing_class=tokenizer,
                 data_collator=AnswerCollator(model.config, None if training_args.use_cpu else 8),
-                score_labels=lambda: evaluate(generation_args.eval_coverage)[1].metrics,
+                score_labels=lambda model: evaluate(model, generation_args.eval_coverage)[1].metrics,
             )
         except (ValueError, RuntimeError, ImportError) as error:  # a tracker that is not installed, say
             raise UserError(str(error)) from error
@@ -230,7 +230,7 @@ def main(argv=None):
         train_metrics["train_samples"] = len(train)
 
     # Evaluate
-    predictions, evaluation = evaluate(generation.coverage)
+    predictions, evaluation = evaluate(model if eval_only else trainer.model, generation.coverage)
     eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
     eval_metrics["eval_samples"] = len(validation)
     if not eval_only:

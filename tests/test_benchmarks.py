@@ -4,13 +4,15 @@ import json
 import subprocess
 import sys
 
-from conftest import ROOT
+import run_sft_labels
+from conftest import ROOT, SAMPLE, training_flags
 
 
 def run_benchmark(name, *arguments):
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_encoder_throughput(tiny, tmp_path):
@@ -46,3 +48,23 @@ def test_growth(tmp_path):
         "prediction": ["50"],
     }
     assert all(figure["100" if "training" in name else "50"]["peak_mib"] > 100 for name, figure in figures.items())
+
+
+def test_label_scoring(tiny, tmp_path):
+    model = tmp_path / "generator"
+    flags = training_flags(tiny("qwen2"), model, num_train_epochs=1, max_train_samples=64, max_eval_samples=8)
+    run_sft_labels.main([*flags, "--max_nodes", "20"])
+    results = tmp_path / "results.json"
+    test = ["--test_file", SAMPLE / "test.csv", "--max_rows", 20, "--batch_size", 8]
+    run_benchmark("label_scoring", "--model", model, *test, "--results", results)
+    content = json.loads(results.read_text())
+    assert content["rows"] == 20
+    seconds, ratios = content["seconds"], content["ratios"]
+    assert ratios["decoded, times faster than generate"] == seconds["generate"] / seconds["decoded"]
+    assert 0 < content["mass_covered"] <= 1
+
+
+def test_loss_tokens(tiny):
+    output = run_benchmark("loss_tokens", "--tokenizer", tiny("qwen3"))
+    assert output.count("counts in the loss: ") == 3
+    assert "counts in the loss: 'n' | 'one' | '<|im_end|>'" in output

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -198,7 +199,7 @@ def test_loss_equals_trl(tiny, tmp_path):
         eval_dataset=encoded,
         processing_class=tokenizer,
         data_collator=AnswerCollator(model.config),
-        score_labels=dict,
+        score_labels=lambda model: {},
     ).evaluate()
     theirs = SFTTrainer(
         model=load_generator(GeneratorModelArguments(model_name_or_path=tiny("qwen3"), dtype="float32"), tokenizer),
@@ -284,3 +285,28 @@ def test_preflight_shows_prompt_and_answer(tiny, tmp_path, capsys):
     assert "[anger, disgust, pessimism<|im_end|>]" in shown
     assert "run once for all rows" in shown
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["full", "qlora"])
+def test_resumes_to_the_same_result(tiny, tmp_path, refused, mode):
+    flags = sft_flags(
+        tiny("qwen2"), tmp_path / "run", num_train_epochs=3, max_train_samples=48, keep_checkpoints=True,
+        save_total_limit=3, per_device_train_batch_size=16, max_eval_samples=12, **MODES[mode],
+    )  # fmt: skip
+    run_sft_labels.main(flags)
+    folder = tmp_path / "run"
+    first, predictions = results(folder), load_predictions(folder, LABELS)
+    # As if it had been killed before the last epoch ended.
+    (folder / "all_results.json").unlink()
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    shutil.rmtree(folder / "checkpoint-9")
+    run_sft_labels.main(flags)
+    for name in ("eval_f1_macro_decoded", "eval_f1_macro_tuned", "eval_coverage"):
+        assert results(folder)[name] == pytest.approx(first[name], abs=1e-4)
+    difference = load_predictions(folder, LABELS)[PROBABILITIES] - predictions[PROBABILITIES]
+    assert difference.abs().to_numpy().max() < 1e-5
+    (folder / "all_results.json").unlink()
+    for name, value in (("label_order", "rare_first"), ("coverage", "0.5")):
+        line = refused(run_sft_labels.main, *flags, f"--{name}", value)
+        assert f"was begun with {name} = " in line

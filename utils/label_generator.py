@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
 
 from utils.errors import UserError
 from utils.files import read_json, write_json
@@ -100,6 +101,11 @@ class Predictions:
     unknown: dict[str, int]
 
 
+def _is_sharded(model):
+    """Whether the weights are spread over the processes, by FSDP or DeepSpeed ZeRO-3."""
+    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
 def predict_labels(model, generator, texts, batch_size, dtype, coverage=None):
     """What the generator says of texts given as token ids, in their order, computed by all processes together.
 
@@ -111,7 +117,9 @@ def predict_labels(model, generator, texts, batch_size, dtype, coverage=None):
     state = this_process()
     generation, label_text, tokenizer = generator.generation, generator.label_text, generator.tokenizer
     order = np.argsort([-len(ids) for ids in texts], kind="stable")
-    mine = order[state.process_index :: state.num_processes].tolist()
+    # Sharded weights are gathered at each pass by all processes, which then must make the same passes.
+    spread = state.num_processes > 1 and not _is_sharded(model)
+    mine = (order[state.process_index :: state.num_processes] if spread else order).tolist()
     rows = [texts[i][: generator.budget] for i in mine]
     with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
         scores = score_labels(
@@ -134,7 +142,9 @@ def predict_labels(model, generator, texts, batch_size, dtype, coverage=None):
             decoded[i] = row
             for word in words:
                 unknown[word] = unknown.get(word, 0) + 1
-    parts = gather_object([(mine, decoded, scores.probabilities[:, back], scores.covered, unknown)])
+    parts = [(mine, decoded, scores.probabilities[:, back], scores.covered, unknown)]
+    if spread:
+        parts = gather_object(parts)
     shape = (len(texts), generator.tree.size)
     predictions = Predictions(np.zeros(shape, np.int8), np.zeros(shape), np.zeros(len(texts)), {})
     for rows, decoded, probabilities, covered, unknown in parts:

@@ -42,7 +42,7 @@ class GeneratorTrainingArguments(TaskTrainingArguments, SFTConfig):
 class LabelTrainer(LengthGroupedBatches, SFTTrainer):
     """SFTTrainer that runs the language head for the answers' tokens only, and scores labels when it evaluates.
 
-    `score_labels` is called without arguments at each evaluation, by all processes, and gives metrics.
+    `score_labels` is called with the model at each evaluation, by all processes, and gives metrics.
     """
 
     def __init__(self, *args, score_labels, **kwargs):
@@ -90,7 +90,7 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         """Loss and token accuracy, then the labels' scores: added here, early stopping and the trackers see them."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        scores = self.score_labels()
+        scores = self.score_labels(self.model)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return output
 
