@@ -59,6 +59,7 @@ def main(argv=None):
     from utils.preflight import (
         Texts,
         check_weights,
+        costs,
         label_count_table,
         preflight_table,
     )
@@ -129,6 +130,9 @@ def main(argv=None):
     model.generation_config.eos_token_id = generator.prompt.end
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     validation_texts = text_ids(validation["text"][:], tokenizer)
+    shortened = sum(len(ids) > generator.budget for ids in validation_texts)
+    if shortened:
+        log(f"{shortened} of {len(validation)} validation texts are shortened to {generator.budget} tokens")
     prompt = generator.prompt
     first = validation if train is None else train
     answer = generator.answers.write(np.array(first[0]["labels"])[generator.label_text.columns])
@@ -163,8 +167,8 @@ def main(argv=None):
         return predictions, evaluation
 
     if eval_only:
-        trainer, train_metrics = None, {}
-        model.to(training_args.device)
+        if not getattr(model, "is_quantized", False):  # bitsandbytes has put quantised weights in their place
+            model.to(training_args.device)
     else:
         # Tokens and preflight
         with local_main_first():  # the others find the tokens in the cache
@@ -233,6 +237,8 @@ def main(argv=None):
     predictions, evaluation = evaluate(model if eval_only else trainer.model, generation.coverage)
     eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
     eval_metrics["eval_samples"] = len(validation)
+    if eval_only:
+        train_metrics = costs(model) | {"trainable_parameters": 0}
     if not eval_only:
         eval_metrics |= {
             "best_metric_name": training_args.metric_for_best_model,

@@ -23,6 +23,7 @@ from utils.label_scoring import decode_freely
 from utils.models import load_generator, load_tokenizer
 from utils.preflight import parameter_kind
 from utils.prompts import DEFAULT_TEMPLATE, AnswerCollator, encode_conversations, text_ids
+from utils.results import approach, read_run
 from utils.run_folder import load_predictions
 from utils.sft import GeneratorTrainingArguments, LabelTrainer
 
@@ -235,6 +236,8 @@ def test_zero_shot(tiny, tmp_path, refused):
     run_sft_labels.main(flags)
     assert 0 <= results(folder)["eval_f1_macro_decoded"] <= 1
     assert not list(folder.glob("*.safetensors"))
+    run = read_run(folder)
+    assert approach(run.arguments, run.results) == "label generation, zero-shot"
     make_submission.main(
         ["--model", str(folder), "--test_file", str(SAMPLE / "test.csv"), "--output_file", str(tmp_path / "s.csv"),
          "--max_test_samples", "5"]
