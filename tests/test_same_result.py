@@ -210,14 +210,26 @@ def test_overwriting_a_finished_run(tiny, tmp_path):
     assert not (folder / "merged").exists()
 
 
-def test_three_processes_predict_every_row_once_and_in_order(trained, tmp_path):
+def test_three_processes_predict_every_row_once_and_in_order(tiny, trained, tmp_path):
+    """A classifier and a label generator together."""
+    generator = tmp_path / "generator"
+    run_sft_labels.main([*generator_flags(tiny("qwen2"), generator, 8, 1), "--num_train_epochs", "1"])
     rows = pd.read_csv(SAMPLE / "test.csv", dtype=str).head(10)
     rows.to_csv(tmp_path / "test.csv", index=False)
     frames = []
     for processes in (3, None):
         name = f"{processes}.parquet"
         files = ["--output_file", tmp_path / f"{processes}.csv", "--probabilities_file", tmp_path / name]
-        flags = ["--model", trained, "--test_file", tmp_path / "test.csv", *files, "--per_device_eval_batch_size", 2]
+        flags = [
+            "--model",
+            trained,
+            generator,
+            "--test_file",
+            tmp_path / "test.csv",
+            *files,
+            "--per_device_eval_batch_size",
+            2,
+        ]
         done = run_script("make_submission.py", *flags, processes=processes)
         assert done.returncode == 0, done.stderr
         frames.append(pd.read_parquet(tmp_path / name))
