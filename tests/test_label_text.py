@@ -130,3 +130,23 @@ def test_templates(tiny):
             build_prompt(template, label_text, tokenizer)
     with pytest.raises(UserError, match="leaves no room"):
         text_budget(prompt, answer_tokens(label_text, tokenizer, prompt.end), 10)
+
+
+def test_chat_templates_that_differ(tiny):
+    """One that opens a think block whatever it is told, one that adds a system prompt, one that fails."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny("qwen3"))
+    label_text = choose_label_text(["a", "b"], "columns", [1, 1])
+    start, end = "{% for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}", "answer: "
+    tokenizer.chat_template = start + "{% if add_generation_prompt %}" + end + "<think>\n{% endif %}"
+    prompt = build_prompt("{{ text }}", label_text, tokenizer)
+    assert (prompt.before, prompt.after) == ("user: ", "<|im_end|>answer: <think>\n\n</think>\n\n")
+    tokenizer.chat_template = "system: be kind " + start + "{% if add_generation_prompt %}" + end + "{% endif %}"
+    prompt = build_prompt("{{ text }}", label_text, tokenizer)
+    assert (prompt.before, prompt.after) == ("system: be kind user: ", "<|im_end|>answer: ")
+    assert prompt.end == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    tokenizer.chat_template = "{{ bos_token.nothing.here }}"
+    with pytest.raises(UserError, match="chat template cannot be used"):
+        build_prompt("{{ text }}", label_text, tokenizer)
+    tokenizer.chat_template = "{{ messages | length }}"
+    with pytest.raises(UserError, match="does not hold the user's words"):
+        build_prompt("{{ text }}", label_text, tokenizer)

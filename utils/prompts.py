@@ -96,9 +96,14 @@ def build_prompt(template, label_text, tokenizer):
     if chat:
         messages = [{"role": "user", "content": words}]
         options = {"tokenize": False, "enable_thinking": False}
-        whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
         answer = {"role": "assistant", "content": TEXT_MARK + TEXT_MARK}
-        after = tokenizer.apply_chat_template([*messages, answer], **options).split(TEXT_MARK + TEXT_MARK)[-1]
+        try:
+            whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
+            after = tokenizer.apply_chat_template([*messages, answer], **options).split(TEXT_MARK + TEXT_MARK)[-1]
+        except TemplateError as error:
+            raise UserError(f"the model's chat template cannot be used: {error}") from error
+        if whole.rstrip().endswith("<think>"):  # a template that cannot switch thinking off
+            whole = whole.rstrip() + "\n\n</think>\n\n"
         # What ends a turn is not always the tokenizer's end token: Qwen2.5's base models end texts with another.
         ids = tokenizer(after.strip(), add_special_tokens=False)["input_ids"]
         if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder):
