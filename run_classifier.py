@@ -51,6 +51,7 @@ def main(argv=None):
     from utils.encoding import collator, encode, length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
     from utils.files import write_json, write_text
+    from utils.hub import check_push, push_run, take_push
     from utils.losses import MultiLabelLoss, positive_weights
     from utils.model_card import render_card
     from utils.models import (
@@ -94,6 +95,7 @@ def main(argv=None):
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
     training.choose_by_mode(training_args, model_args)
+    push = take_push(training_args, model_args, self_contained=not model_args.use_peft)
     output_dir = training_args.output_dir
     state = PartialState()
 
@@ -105,6 +107,8 @@ def main(argv=None):
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
     training.check_run(training_args, model_args, run_args)
+    if push and state.is_main_process and not run_args.preflight_only:
+        check_push(push, log)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     transformers.set_seed(training_args.seed)
 
@@ -270,6 +274,8 @@ def main(argv=None):
         print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, task.labels)}\n")
         print(f"run folder: {output_dir}")
     trainer.end()
+    if push and state.is_main_process:  # last of all: the run is complete if the Hub refuses it
+        push_run(output_dir, push, log)
 
 
 if __name__ == "__main__":

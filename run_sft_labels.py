@@ -51,6 +51,7 @@ def main(argv=None):
     from utils.encoding import length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
     from utils.files import write_json, write_text
+    from utils.hub import check_push, push_run, take_push
     from utils.label_generator import build_generator, choose_generation, predict_labels
     from utils.label_scoring import check_scorable
     from utils.model_card import render_card
@@ -86,6 +87,7 @@ def main(argv=None):
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
     training.choose_by_mode(training_args, model_args)
+    push = take_push(training_args, model_args, self_contained=not (model_args.use_peft or generation_args.eval_only))
     dtype = training_args.compute_dtype
     output_dir = training_args.output_dir
     eval_only = generation_args.eval_only
@@ -101,6 +103,8 @@ def main(argv=None):
     training.check_run(training_args, model_args, run_args)
     if eval_only and model_args.use_peft:
         raise UserError("--eval_only scores a model as it is: leave --use_peft out")
+    if push and state.is_main_process and not run_args.preflight_only:
+        check_push(push, log)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     transformers.set_seed(training_args.seed)
 
@@ -299,6 +303,8 @@ def main(argv=None):
         print(f"run folder: {output_dir}")
     if not eval_only:
         trainer.end()
+    if push and state.is_main_process:  # last of all: the run is complete if the Hub refuses it
+        push_run(output_dir, push, log)
 
 
 if __name__ == "__main__":

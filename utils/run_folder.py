@@ -201,9 +201,14 @@ def load_predictions(folder, labels):
     """Validation predictions of a finished run, its columns in the order of `labels`: a data frame.
 
     Raises:
-        UserError: for a probability that is not a number.
+        UserError: for predictions that are missing, or a probability that is not a number.
     """
     path = Path(folder) / PREDICTIONS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {PREDICTIONS_FILE}, which choosing thresholds anew takes, for one run or an average: it "
+            "is not pushed to the Hub, as it quotes texts; use the folder that was trained"
+        )
     frame = pd.read_parquet(path)
     columns = [f"probability/{label}" for label in labels]
     bad = frame[columns].isna().any(axis=1)
