@@ -70,6 +70,7 @@ def main(argv=None):
         check_weights,
         describe_head,
         label_count_table,
+        preflight_figures,
         preflight_table,
     )
     from utils.report import write_run_report
@@ -85,6 +86,7 @@ def main(argv=None):
         staging_folder,
     )
     from utils.splits import near_duplicate_groups
+    from utils.tracking import check_trackers, log_finished_run
 
     # Arguments
     if "--help_all" in argv:
@@ -109,6 +111,7 @@ def main(argv=None):
     training.check_run(training_args, model_args, run_args)
     if push and state.is_main_process and not run_args.preflight_only:
         check_push(push, log)
+    check_trackers(training_args, state.is_main_process)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     transformers.set_seed(training_args.seed)
 
@@ -152,6 +155,7 @@ def main(argv=None):
     head = ["head", describe_head(model, model_args.pooling)]
     log(preflight_table(model, model_args, training_args, tokenizer, texts, [head]))
     log(label_count_table(task, weights))
+    preflight = preflight_figures(model, training_args, texts)
     if run_args.preflight_only:
         return
 
@@ -267,6 +271,7 @@ def main(argv=None):
         publish(output_dir, run_args.keep_checkpoints)
         if run_args.report:
             write_run_report(output_dir)
+        log_finished_run(training_args, output_dir, preflight, trainer)
         if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
             base = load_classifier(model_args, task.labels, tokenizer)
             merge_adapter(base, model_args.dtype, tokenizer, output_dir, staging)

@@ -60,6 +60,7 @@ def main(argv=None):
         Texts,
         check_weights,
         label_count_table,
+        preflight_figures,
         preflight_table,
     )
     from utils.prompts import AnswerCollator, encode_conversations, text_ids
@@ -77,6 +78,7 @@ def main(argv=None):
     )
     from utils.sft import GeneratorTrainingArguments, LabelTrainer
     from utils.splits import near_duplicate_groups
+    from utils.tracking import check_trackers, log_finished_run
 
     # Arguments
     if "--help_all" in argv:
@@ -105,6 +107,7 @@ def main(argv=None):
         raise UserError("--eval_only scores a model as it is: leave --use_peft out")
     if push and state.is_main_process and not run_args.preflight_only:
         check_push(push, log)
+    check_trackers(training_args, state.is_main_process)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     transformers.set_seed(training_args.seed)
 
@@ -163,7 +166,7 @@ def main(argv=None):
         return predictions, evaluation
 
     if eval_only:
-        trainer, train_metrics = None, {}
+        trainer, train_metrics, preflight = None, {}, {}
         model.to(training_args.device)
     else:
         # Tokens and preflight
@@ -181,6 +184,7 @@ def main(argv=None):
         ]  # fmt: skip
         log(preflight_table(model, model_args, training_args, tokenizer, texts, rows))
         log(label_count_table(task))
+        preflight = preflight_figures(model, training_args, texts)
     if run_args.preflight_only:
         return
 
@@ -296,6 +300,7 @@ def main(argv=None):
         publish(output_dir, run_args.keep_checkpoints)
         if run_args.report:
             write_run_report(output_dir)
+        log_finished_run(training_args, output_dir, preflight, trainer)
         if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
             merge_adapter(load_generator(model_args, tokenizer), model_args.dtype, tokenizer, output_dir, staging)
             staging.rename(Path(output_dir) / MERGED_FOLDER)
