@@ -11,6 +11,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 
@@ -48,12 +49,10 @@ class MiniHub(ThreadingHTTPServer):
     def seed(self, name, folder):
         """Put the files of a folder into a public repository."""
         self.repositories[name] = Repository(False)
-        self.repositories[name].files |= {path.name: path.read_bytes() for path in folder.iterdir()}
+        self.repositories[name].files |= {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
     def log_message(self, *_):
         pass
 
@@ -96,10 +95,9 @@ class Handler(BaseHTTPRequestHandler):
             hub.objects[words[1]] = body
             return self.reply(200)
         if path.endswith(".git/info/lfs/objects/batch"):
-            objects = [
-                {"oid": item["oid"], "size": item["size"], "actions": {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}}}
-                for item in json.loads(body)["objects"]
-            ]  # fmt: skip
+            objects = json.loads(body)["objects"]
+            for item in objects:
+                item["actions"] = {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}}
             return self.reply(200, {"transfer": "basic", "objects": objects})
         if words[:2] == ["api", "models"]:
             words = words[2:]

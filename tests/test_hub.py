@@ -140,13 +140,6 @@ def test_card_has_the_scores_in_the_form_of_the_hub(hub, pushed):
     assert "report.html" not in card.text
 
 
-def test_snippet_of_the_card_works(hub, call, pushed):
-    card = hub.repositories["me/tweets"].files["README.md"].decode()
-    status, output = call("exec", re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1))
-    assert status == 0, output
-    assert "python make_submission.py --model me/tweets --test_file" in card
-
-
 def test_pulled_run_predicts_the_same(call, home, pushed, tmp_path):
     for model, name in (("me/tweets", "hub"), (pushed, "local")):
         status, output = call(
@@ -159,6 +152,13 @@ def test_pulled_run_predicts_the_same(call, home, pushed, tmp_path):
     tables = [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("hub", "local")]
     np.testing.assert_array_equal(tables[0].iloc[:, 1:], tables[1].iloc[:, 1:])
     assert (tmp_path / "hub.csv").read_text() == (tmp_path / "local.csv").read_text()
+
+
+def test_snippet_of_the_card_works(hub, call, pushed):
+    card = hub.repositories["me/tweets"].files["README.md"].decode()
+    status, output = call("exec", re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1))
+    assert status == 0, output
+    assert "python make_submission.py --model me/tweets --test_file" in card
 
 
 def submit(call, *models):
