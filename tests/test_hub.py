@@ -228,6 +228,10 @@ def test_mistakes_and_refusals_are_told_in_one_line(hub, call, pushed, trained, 
     # An adapter without a base model that others could load.
     copy_run(pushed, tmp_path / "adapter", model_name_or_path=str(tmp_path))
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    merged = "`merged/` holds the same as a plain 16-bit model"
+    (tmp_path / "adapter" / "README.md").write_text(
+        f"---\ntags: [a]\n---\n{merged}.\n\nOne.\n{merged}, which `pipeline(top_k=None,\nx)` loads.\nTwo `x`.\n"
+    )
     status, output = push(call, tmp_path / "adapter", "me/adapter")
     assert status == 2
     assert "on this machine only" in output
@@ -236,12 +240,16 @@ def test_mistakes_and_refusals_are_told_in_one_line(hub, call, pushed, trained, 
     files = hub.repositories["me/adapter"].files
     assert json.loads(files["adapter_config.json"]) == {"base_model_name_or_path": "base/tiny"}
     assert json.loads(files["run_args.json"])["model_name_or_path"] == "base/tiny"
+    assert ModelCard(files["README.md"].decode()).text == "\nOne.\nTwo `x`.\n"
 
 
 def test_what_cannot_be_pulled_is_told_in_one_line(hub, call):
     hub.seed("base/other", SAMPLE)
+    hub.seed("base/task", SAMPLE)
+    hub.repositories["base/task"].files["task.json"] = b'{"of": "others"}'
     hub.answers["GET /api/models/me/down"] = (500, "Internal")
-    for name, part in (("me/nothing", "(404)"), ("me/down", "(500)"), ("base/other", "is not a run of these scripts")):
+    other = "is not a run of these scripts"
+    for name, part in (("me/nothing", "(404)"), ("me/down", "(500)"), ("base/other", other), ("base/task", other)):
         status, output = submit(call, name)
         assert status == 2
         assert part in output.strip().splitlines()[-1]
@@ -266,7 +274,7 @@ def test_a_push_that_could_not_work_is_refused_before_training(hub, call, tiny, 
     assert "hf_wrong" not in output
 
 
-def test_nobody_answers(call, hub, trained, home):
+def test_nobody_answers(call, hub, trained, tiny, tmp_path):
     """Last, as it closes the Hub."""
     hub.shutdown()
     hub.server_close()
@@ -277,3 +285,10 @@ def test_nobody_answers(call, hub, trained, home):
     status, output = submit(call, "me/elsewhere")
     assert status == 2
     assert "Connection refused" in output.strip().splitlines()[-1]
+    # A training begins all the same.
+    flags = training_flags(tiny("roberta"), tmp_path / "run", train_file="none.csv", push_to_hub=True)
+    status, output = call("run_classifier", *flags)
+    warning, error = output.strip().splitlines()[-2:]
+    assert warning.startswith("WARNING: --push_to_hub: ")
+    assert "The training goes on" in warning
+    assert "none.csv" in error

@@ -22,7 +22,7 @@ from utils.arguments import ArgumentParser, option, print_help
 from utils.errors import UserError, exit_on_user_error
 from utils.files import read_json
 from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, RESULTS_FILE, load_task
-from utils.task import TASK_FILE
+from utils.task import TASK_FILE, Task
 
 # What a run needs elsewhere. No pickles: nothing that is pulled is run as code.
 NEEDED = (
@@ -197,8 +197,10 @@ def local_folder(name):
         return name
     with _told(f"{name}: no such folder, and loading it from the Hub failed"):
         folder = snapshot_download(str(name), allow_patterns=list(NEEDED))
-    if not Path(folder, TASK_FILE).is_file():
-        raise UserError(f"{name} on the Hub is not a run of these scripts: it has no {TASK_FILE}")
+    try:
+        Task.load(folder)
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"{name} on the Hub is not a run of these scripts: it has no {TASK_FILE} of theirs") from error
     return folder
 
 
@@ -281,7 +283,7 @@ def _hub_card(folder, content, name, push):
         first = "from pathlib import Path\n\n"
         text = text.replace(first, f"{first}from huggingface_hub import snapshot_download\n", 1)
     text = re.sub(r"(?m)^(python make_submission.py --model) .*? (--test_file )", rf"\1 {name} \2", text)
-    text = re.sub(r"`report\.html` has more: [^\n]*\n\n|`merged/` holds [^`]*(`pipeline[^`]*`[^\n]*)?\n", "", text)
+    text = re.sub(r"`report\.html` has more: [^\n]*\n\n|`merged/` holds [^`\n]*(`pipeline[^`]*`[^\n]*)?\n", "", text)
     text = re.sub(rf"(?m)^{re.escape(was['model_name_or_path'])} ", f"{now['model_name_or_path']} ", text, count=1)
 
     card = ModelCard(text)

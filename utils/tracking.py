@@ -113,7 +113,7 @@ def _log_to_trackio(training_args, config, scores, tables, pictures, trainer):
     import pandas as pd
     import trackio
 
-    # Trainer's callback finishes the run when the training ends.
+    # Trainer's callback finishes the run when the training ends; begun again, it forgets its configuration.
     run = trackio.init(
         project=training_args.project,
         name=training_args.run_name,
@@ -122,7 +122,7 @@ def _log_to_trackio(training_args, config, scores, tables, pictures, trainer):
         bucket_id=training_args.trackio_bucket_id,
         resume="allow",
     )
-    run.config.update(config)
+    run.config.update(training_args.to_dict() | config)  # in which tokens are masked
     trackio.log(
         scores
         | {name: trackio.Table(dataframe=pd.DataFrame(rows, columns=header)) for name, (header, rows) in tables.items()}
