@@ -262,7 +262,7 @@ def test_a_push_that_could_not_work_is_refused_before_training(hub, call, tiny, 
     flags = {"push_to_hub": True, "hub_model_id": "me/x"}
     cases = [
         ({"hub_token": "hf_wrong"}, "(401)"),
-        ({"use_peft": True}, "which is on this machine only"),
+        ({"use_peft": True}, "--hub_model_id me/x --base_model NAME`"),
         ({"push_to_hub": None}, "--hub_model_id is for --push_to_hub"),
         ({"hub_strategy": "checkpoint"}, "unknown flag --hub_strategy"),
     ]
@@ -272,6 +272,16 @@ def test_a_push_that_could_not_work_is_refused_before_training(hub, call, tiny, 
         assert part in output.strip().splitlines()[-1]
         assert not (tmp_path / "run").exists()
     assert "hf_wrong" not in output
+
+
+def test_offline(refused, tmp_path):
+    import run_classifier
+
+    flags = training_flags("x/y", tmp_path / "my run", push_to_hub=True)
+    line = refused(run_classifier.main, *flags, "--hub_token", "hf_wrong")
+    assert "HF_HUB_OFFLINE is set" in line
+    assert f"python -m utils.hub push '{tmp_path}/my run'" in line
+    assert "hf_wrong" not in line
 
 
 def test_nobody_answers(call, hub, trained, tiny, tmp_path):

@@ -11,9 +11,10 @@ machine. The token is that of `hf auth login` or of the environment variable HF_
 import json
 import os
 import re
+import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path
@@ -117,10 +118,11 @@ def take_push(training_args, model_args, self_contained):
         raise UserError(f"--push_to_hub, but HF_HUB_OFFLINE is set: unset it, {later}")
     if not (push.hub_token or get_token()):
         raise UserError(f"--push_to_hub needs a token: log in by `hf auth login`, set HF_TOKEN, {later}")
+    named = replace(push, base_model="NAME")
     if not self_contained and Path(model_args.model_name_or_path).is_dir():
         raise UserError(
             f"--push_to_hub: the run would need {model_args.model_name_or_path}, which is on this machine only: start "
-            f"from a model on the Hub, {later} --base_model NAME"
+            f"from a model on the Hub, or push afterwards by {_push_command(training_args.output_dir, named)}"
         )
     return push
 
@@ -222,10 +224,11 @@ def _visibility(push):
 
 
 def _push_command(folder, push):
-    words = [f"--hub_model_id {push.hub_model_id}"] if push.hub_model_id else []
-    words += [f"--hub_private_repo {push.hub_private_repo}"] if push.hub_private_repo is not None else []
-    words += [f"--base_model {push.base_model}"] if push.base_model else []
-    return f"`{' '.join(['python -m utils.hub push', str(folder), *words])}`"
+    words = ["python", "-m", "utils.hub", "push", str(folder)]
+    for name in ("hub_model_id", "hub_private_repo", "base_model"):  # never the token
+        value = getattr(push, name)
+        words += [f"--{name}", str(value)] if value is not None else []
+    return f"`{shlex.join(words)}`"
 
 
 def _base_model(folder, arguments, push):
