@@ -169,7 +169,8 @@ def test_averaging_needs_predictions_which_are_not_pushed(call, pushed):
     status, output = submit(call, "me/tweets", pushed)
     assert status == 2
     assert output.strip().splitlines()[-1].startswith("error: ")
-    assert "has no predictions/validation.parquet" in output
+    assert "predictions/validation.parquet" in output
+    assert "Hub" in output.strip().splitlines()[-1]
 
 
 def test_a_second_push_takes_away_what_is_obsolete(hub, call, trained):
