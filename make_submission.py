@@ -21,7 +21,7 @@ from utils.errors import UserError, exit_on_user_error
 class SubmissionArguments:
     """What to predict with, what, and where to."""
 
-    model: list[str] = option(None, "folder of a finished run; several are averaged")
+    model: list[str] = option(None, "folder of a finished run, or its name on the Hub; several are averaged")
     test_file: str = option(None, "rows to predict: .csv, .tsv, .txt, .jsonl or .parquet; label cells are ignored")
     output_file: str = option(None, "submission file to write")
     sample_submission: str | None = option(None, "file whose columns the submission takes over")
@@ -320,10 +320,12 @@ def main(argv=None):
     check_targets(args)
 
     # What can be refused is refused before the heavy imports.
+    from utils.hub import local_folder
     from utils.run_folder import load_task
     from utils.table_files import read_chunks
 
     # Runs
+    args.model = [local_folder(name) for name in args.model]
     tasks = [load_task(folder) for folder in args.model]
     task = tasks[0]
     for folder, other in zip(args.model[1:], tasks[1:]):

@@ -49,7 +49,8 @@ def main(argv=None):
     from utils.data import content_hash, label_array, read_training_data
     from utils.encoding import collator, encode, length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
-    from utils.files import write_json, write_text
+    from utils.files import write_text
+    from utils.hub import check_push, push_run, take_push
     from utils.inference import predict_probabilities
     from utils.launch import check_checkpoint, check_launch, check_shared_folder, local_main_first, this_process
     from utils.losses import MultiLabelLoss, positive_weights
@@ -69,22 +70,24 @@ def main(argv=None):
         check_weights,
         describe_head,
         label_count_table,
+        preflight_figures,
         preflight_table,
     )
     from utils.report import write_run_report
     from utils.run_folder import (
         ARGUMENTS_FILE,
         MERGED_FOLDER,
-        RESULTS_FILE,
         begin_run,
         check_same_run,
         find_checkpoint,
         publish,
         save_predictions,
+        save_results,
         save_thresholds,
         staging_folder,
     )
     from utils.splits import near_duplicate_groups
+    from utils.tracking import check_trackers, log_finished_run
 
     # Arguments
     if "--help_all" in argv:
@@ -96,6 +99,7 @@ def main(argv=None):
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
     training.choose_by_mode(training_args, model_args)
     check_launch(model_args, training_args, run_args.merge_adapter)
+    push = take_push(training_args, model_args, self_contained=not model_args.use_peft)
     output_dir = training_args.output_dir
     state = this_process()
 
@@ -107,6 +111,9 @@ def main(argv=None):
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
     training.check_run(training_args, model_args, run_args)
+    if push and state.is_main_process and not run_args.preflight_only:
+        check_push(push, log)
+    check_trackers(training_args, state.is_main_process)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     check_checkpoint(checkpoint, training_args)
 
@@ -151,6 +158,7 @@ def main(argv=None):
     head = ["head", describe_head(model, model_args.pooling)]
     log(preflight_table(model, model_args, training_args, tokenizer, texts, [head]))
     log(label_count_table(task, weights))
+    preflight = preflight_figures(model, training_args, texts)
     if run_args.preflight_only:
         return
 
@@ -226,47 +234,26 @@ def main(argv=None):
     staging = staging_folder(output_dir)
     trainer.save_model(staging)
     if state.is_main_process:
-        save_thresholds(
-            staging,
-            task.labels,
-            evaluation.thresholds,
-            threshold_args.threshold_strategy,
-            threshold_args.threshold_shrinkage,
-        )
-        save_predictions(staging, validation["id"][:], validation["text"][:], task.labels, truth, probabilities)
+        save_thresholds(staging, task.labels, evaluation.thresholds, threshold_args)
+        save_predictions(staging, validation, task.labels, truth, probabilities)
         trainer.state.save_to_json(staging / "trainer_state.json")
         card = render_card(
-            name=output_dir.rstrip("/").split("/")[-1],
-            folder=output_dir,
-            model_args=model_args,
-            adapter=model_args.use_peft,
-            pictures=run_args.report,
+            output_dir, model_args, run_args, training_args, threshold_args, task, evaluation, eval_metrics,
             trained=True,
             made="fine-tuned with LoRA" if model_args.use_peft else "fine-tuned",
             pipeline_tag="text-classification",
             use_template="model_card_use_classifier.md.jinja",
-            head_parts=HEAD_PARTS,
-            merged=run_args.merge_adapter,
-            task=task,
-            max_length=max_length,
-            metrics=eval_metrics,
-            tuned=threshold_args.threshold_strategy != "fixed",
-            threshold_strategy=threshold_args.threshold_strategy,
-            summary_table=summary_table(evaluation.metrics, markdown=True),
-            label_table=label_table(evaluation.metrics, task.labels, markdown=True),
             loss_description=loss_description,
-            training_args=training_args.to_sanitized_dict(),
-            label_counts=list(zip(task.labels, task.train_positives)),
-        )
+            head_parts=HEAD_PARTS,
+        )  # fmt: skip
         write_text(staging / "README.md", card)
-        write_json(staging / "train_results.json", train_metrics)
-        write_json(staging / "eval_results.json", eval_metrics)
-        write_json(staging / RESULTS_FILE, train_metrics | eval_metrics)
+        save_results(staging, train_metrics, eval_metrics)
         if model_args.use_peft and model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(staging)
         publish(output_dir, run_args.keep_checkpoints)
         if run_args.report:
             write_run_report(output_dir)
+        log_finished_run(training_args, output_dir, preflight, trainer)
         if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
             base = load_classifier(model_args, task.labels, tokenizer)
             merge_adapter(base, model_args.dtype, tokenizer, output_dir, staging)
@@ -274,6 +261,8 @@ def main(argv=None):
         print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, task.labels)}\n")
         print(f"run folder: {output_dir}")
     trainer.end()
+    if push and state.is_main_process:  # last of all: the run is complete if the Hub refuses it
+        push_run(output_dir, push, log)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def main(argv=None):
     from utils.data import content_hash, label_array, read_evaluation_data, read_training_data
     from utils.encoding import length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
-    from utils.files import write_json, write_text
+    from utils.files import write_text
+    from utils.hub import check_push, push_run, take_push
     from utils.label_generator import build_generator, choose_generation, predict_labels
     from utils.label_scoring import check_scorable
     from utils.launch import check_checkpoint, check_launch, check_shared_folder, local_main_first, this_process
@@ -61,6 +62,7 @@ def main(argv=None):
         check_weights,
         costs,
         label_count_table,
+        preflight_figures,
         preflight_table,
     )
     from utils.prompts import AnswerCollator, encode_conversations, text_ids
@@ -68,17 +70,18 @@ def main(argv=None):
     from utils.run_folder import (
         ARGUMENTS_FILE,
         MERGED_FOLDER,
-        RESULTS_FILE,
         begin_run,
         check_same_run,
         find_checkpoint,
         publish,
         save_predictions,
+        save_results,
         save_thresholds,
         staging_folder,
     )
     from utils.sft import GeneratorTrainingArguments, LabelTrainer
     from utils.splits import near_duplicate_groups
+    from utils.tracking import check_trackers, log_finished_run
 
     # Arguments
     if "--help_all" in argv:
@@ -90,6 +93,7 @@ def main(argv=None):
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
     training.choose_by_mode(training_args, model_args)
     check_launch(model_args, training_args, run_args.merge_adapter)
+    push = take_push(training_args, model_args, self_contained=not (model_args.use_peft or generation_args.eval_only))
     dtype = getattr(torch, training_args.compute_dtype)
     output_dir = training_args.output_dir
     eval_only = generation_args.eval_only
@@ -105,6 +109,9 @@ def main(argv=None):
     training.check_run(training_args, model_args, run_args)
     if eval_only and model_args.use_peft:
         raise UserError("--eval_only scores a model as it is: leave --use_peft out")
+    if push and state.is_main_process and not run_args.preflight_only:
+        check_push(push, log)
+    check_trackers(training_args, state.is_main_process)
     checkpoint = None if run_args.preflight_only else find_checkpoint(output_dir, run_args.overwrite)
     check_checkpoint(checkpoint, training_args)
 
@@ -167,6 +174,7 @@ def main(argv=None):
         return predictions, evaluation
 
     if eval_only:
+        trainer, preflight = None, {}
         if not getattr(model, "is_quantized", False):  # bitsandbytes has put quantised weights in their place
             model.to(training_args.device)
     else:
@@ -185,6 +193,7 @@ def main(argv=None):
         ]  # fmt: skip
         log(preflight_table(model, model_args, training_args, tokenizer, texts, rows))
         log(label_count_table(task))
+        preflight = preflight_figures(model, training_args, texts)
     if run_args.preflight_only:
         return
 
@@ -253,56 +262,27 @@ def main(argv=None):
     if state.is_main_process:
         tokenizer.save_pretrained(staging)
         generation.save(staging)
-        save_thresholds(
-            staging,
-            task.labels,
-            evaluation.thresholds,
-            threshold_args.threshold_strategy,
-            threshold_args.threshold_shrinkage,
-        )
-        save_predictions(
-            staging,
-            validation["id"][:],
-            validation["text"][:],
-            task.labels,
-            truth,
-            predictions.probabilities,
-            predictions.decoded,
-        )
+        save_thresholds(staging, task.labels, evaluation.thresholds, threshold_args)
+        save_predictions(staging, validation, task.labels, truth, predictions.probabilities, predictions.decoded)
         if not eval_only:
             trainer.state.save_to_json(staging / "trainer_state.json")
         made = "as it is" if eval_only else "taught with LoRA" if model_args.use_peft else "taught"
         card = render_card(
-            name=output_dir.rstrip("/").split("/")[-1],
-            folder=output_dir,
-            model_args=model_args,
-            adapter=model_args.use_peft,
-            pictures=run_args.report,
+            output_dir, model_args, run_args, training_args, threshold_args, task, evaluation, eval_metrics,
             trained=not eval_only,
             made=f"{made} to write labels",
             pipeline_tag="text-generation",
             use_template="model_card_use_generator.md.jinja",
+            loss_description="cross-entropy of the answers' tokens",
             prompt=prompt,
             longest_answer=len(generator.answers.write(np.ones(len(task.labels)))),
-            merged=run_args.merge_adapter,
-            task=task,
-            max_length=max_length,
-            metrics=eval_metrics,
-            tuned=threshold_args.threshold_strategy != "fixed",
-            threshold_strategy=threshold_args.threshold_strategy,
-            summary_table=summary_table(evaluation.metrics, markdown=True),
-            label_table=label_table(evaluation.metrics, task.labels, markdown=True),
-            loss_description="cross-entropy of the answers' tokens",
-            training_args=training_args.to_sanitized_dict(),
-            label_counts=list(zip(task.labels, task.train_positives)),
-        )
+        )  # fmt: skip
         write_text(staging / "README.md", card)
-        write_json(staging / "train_results.json", train_metrics)
-        write_json(staging / "eval_results.json", eval_metrics)
-        write_json(staging / RESULTS_FILE, train_metrics | eval_metrics)
+        save_results(staging, train_metrics, eval_metrics)
         publish(output_dir, run_args.keep_checkpoints)
         if run_args.report:
             write_run_report(output_dir)
+        log_finished_run(training_args, output_dir, preflight, trainer)
         if run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
             merge_adapter(load_generator(model_args, tokenizer), model_args.dtype, tokenizer, output_dir, staging)
             staging.rename(Path(output_dir) / MERGED_FOLDER)
@@ -310,6 +290,8 @@ def main(argv=None):
         print(f"run folder: {output_dir}")
     if not eval_only:
         trainer.end()
+    if push and state.is_main_process:  # last of all: the run is complete if the Hub refuses it
+        push_run(output_dir, push, log)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def run_block(code, folder):
 
 def test_unmarked_commands_are_the_ones_below():
     assert all(block["mark"] is None or block["mark"].startswith(MARKS) for block in blocks())
-    assert sum(block["mark"] is None for block in blocks()) == 10
+    assert sum(block["mark"] is None for block in blocks()) == 11
 
 
 def test_quickstart(copy):
@@ -91,6 +91,7 @@ def test_other_commands(copy):
         "tiny-roberta/config.json",
         "two/README.md",
         "results.html",
+        "tracked/README.md",
     ):
         assert (copy / "outputs" / name).exists()
     assert len(pd.read_csv(copy / "outputs" / "averaged.csv")) == len(pd.read_csv(SAMPLE / "test.csv"))

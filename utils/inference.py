@@ -81,7 +81,7 @@ def inference_dtype(bf16, device):
 def predict_probabilities(trainer, encoded):
     """Probabilities `[N, L]` of encoded rows, in their order, whatever the number of processes."""
     order = longest_first(encoded)
-    logits = trainer.predict(encoded.select(order)).predictions
+    logits = trainer.predict(encoded.select(order), metric_key_prefix="eval").predictions
     probabilities = np.empty(logits.shape, dtype=float)
     probabilities[order] = expit(logits.astype(float))
     return probabilities

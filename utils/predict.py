@@ -83,7 +83,7 @@ def main(argv=None):
     )
     parser.error = _refuse
     parser.add_argument("texts", nargs="*", help="texts to predict")
-    parser.add_argument("--model", required=True, help="folder of a finished run")
+    parser.add_argument("--model", required=True, help="folder of a finished run, or its name on the hub")
     parser.add_argument("--file", help="file with a text in every line")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each text: text, labels, probabilities")
     parser.add_argument("--batch_size", type=int, default=32, help="texts predicted at a time")
@@ -96,11 +96,13 @@ def main(argv=None):
     # Heavy imports come after --help, which should answer at once.
     import transformers
 
+    from utils.hub import local_folder
     from utils.inference import load_run, predict_texts
     from utils.run_folder import load_thresholds
     from utils.text import normalize
 
     transformers.utils.logging.disable_progress_bar()
+    args.model = local_folder(args.model)
     run = load_run(args.model)
     task = run.task
     thresholds, _, _ = load_thresholds(args.model, task.labels)

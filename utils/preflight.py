@@ -169,6 +169,21 @@ def preflight_table(model, model_args, training_args, tokenizer, texts, more_row
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + "\n"
 
 
+def preflight_figures(model, training_args, texts):
+    """The figures of the preflight by name, for trackers: numbers of weights, lengths of texts, bytes of memory."""
+    total, trainable = count_parameters(model)
+    return {
+        "parameters": total,
+        "trainable": sum(trainable.values()),
+        **{f"trainable/{kind}": count for kind, count in trainable.items() if count},
+        "quantised_layers": len(quantized_modules(model)),
+        "longest_text": texts.longest,
+        "truncated_texts": texts.truncated,
+        "max_length": texts.limit,
+        **{f"memory/{name}": size for name, size in estimate_memory(model, training_args, texts).items()},
+    }
+
+
 def label_count_table(task, pos_weights=None):
     """Table of the training rows of each label, and the weights of its positive cells."""
     rows = [[label, int(count)] for label, count in zip(task.labels, task.train_positives)]

@@ -80,7 +80,8 @@ def read_run(folder):
     task = load_task(folder)
     for name in (ARGUMENTS_FILE, PREDICTIONS_FILE):
         if not (folder / name).is_file():
-            raise UserError(f"the run in {folder} has lost its {name}: train it anew")
+            from_hub = ", or use the folder it was pushed to the Hub from" if name == PREDICTIONS_FILE else ""
+            raise UserError(f"the run in {folder} has lost its {name}: train it anew{from_hub}")
     strategy_and_co = load_thresholds(folder, task.labels)
     frame = load_predictions(folder, task.labels)
     names = pyarrow.parquet.read_schema(folder / PREDICTIONS_FILE).names

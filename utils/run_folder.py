@@ -156,22 +156,30 @@ def publish(output_dir, keep_checkpoints):
             shutil.rmtree(folder)
 
 
-def save_thresholds(folder, labels, thresholds, strategy, shrinkage):
+def save_thresholds(folder, labels, thresholds, threshold_args):
     """Write `thresholds.json`."""
     values = {label: float(value) for label, value in zip(labels, thresholds)}
-    write_json(Path(folder) / THRESHOLDS_FILE, {"strategy": strategy, "shrinkage": shrinkage, "thresholds": values})
+    how = {"strategy": threshold_args.threshold_strategy, "shrinkage": threshold_args.threshold_shrinkage}
+    write_json(Path(folder) / THRESHOLDS_FILE, how | {"thresholds": values})
 
 
-def save_predictions(folder, ids, texts, labels, truth, probabilities, decoded=None):
+def save_predictions(folder, examples, labels, truth, probabilities, decoded=None):
     """Write `predictions/validation.parquet`: columns id, text, truth/x, probability/x and, of a label generator's
     answers, decoded/x for each label x."""
-    columns = {"id": list(ids), "text": list(texts)}
+    columns = {"id": list(examples["id"]), "text": list(examples["text"])}
     columns |= {f"truth/{label}": truth[:, i].astype(np.int8) for i, label in enumerate(labels)}
     columns |= {f"probability/{label}": probabilities[:, i] for i, label in enumerate(labels)}
     if decoded is not None:
         columns |= {f"decoded/{label}": decoded[:, i] for i, label in enumerate(labels)}
     with atomic_path(Path(folder) / PREDICTIONS_FILE) as temporary:
         pd.DataFrame(columns).to_parquet(temporary, index=False)
+
+
+def save_results(folder, train_metrics, eval_metrics):
+    """Write the results as Trainer users know them."""
+    write_json(Path(folder) / "train_results.json", train_metrics)
+    write_json(Path(folder) / "eval_results.json", eval_metrics)
+    write_json(Path(folder) / RESULTS_FILE, train_metrics | eval_metrics)
 
 
 # Reading a finished run
@@ -201,9 +209,14 @@ def load_predictions(folder, labels):
     """Validation predictions of a finished run, its columns in the order of `labels`: a data frame.
 
     Raises:
-        UserError: for a probability that is not a number.
+        UserError: for predictions that are missing, or a probability that is not a number.
     """
     path = Path(folder) / PREDICTIONS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {PREDICTIONS_FILE}, which choosing thresholds anew takes, for one run or an average: it "
+            "is not pushed to the Hub, as it quotes texts; use the folder that was trained"
+        )
     frame = pd.read_parquet(path)
     columns = [f"probability/{label}" for label in labels]
     bad = frame[columns].isna().any(axis=1)

@@ -97,6 +97,13 @@ class TaskTrainingArguments(TrainingArguments):
         choices=["random", "sequential", "group_by_length", "batch_rebalance"],
     )
     restore_callback_states_from_checkpoint: bool = option(True, "resume early stopping's count too")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "trackers: wandb, tensorboard, trackio, ...; all; none"}
+    )
+    # A finished run is pushed, once, by utils.hub.
+    hub_strategy: str = field(default="end", init=False)
+    hub_always_push: bool = field(default=False, init=False)
+    hub_revision: str | None = field(default=None, init=False)
     ddp_find_unused_parameters: bool | None = option(False, "look for parameters without a gradient in every step")
     # Trainer's own help texts of these hold a bare percent sign, which argparse cannot print.
     lr_scheduler_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for the scheduler"})
