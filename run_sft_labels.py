@@ -91,7 +91,7 @@ def main(argv=None):
     ).parse(argv)
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
-    training.choose_by_mode(training_args, model_args)
+    training.choose_by_mode(training_args, model_args, generation_args.eval_only)
     check_launch(model_args, training_args, run_args.merge_adapter)
     push = take_push(training_args, model_args, self_contained=not (model_args.use_peft or generation_args.eval_only))
     dtype = getattr(torch, training_args.compute_dtype)
@@ -106,9 +106,9 @@ def main(argv=None):
     if training_args.disable_tqdm:
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
-    training.check_run(training_args, model_args, run_args)
-    if eval_only and model_args.use_peft:
-        raise UserError("--eval_only scores a model as it is: leave --use_peft out")
+    if eval_only and (model_args.use_peft or run_args.merge_adapter):
+        raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
+    training.check_run(training_args, model_args, run_args, eval_only)
     if push and state.is_main_process and not run_args.preflight_only:
         check_push(push, log)
     check_trackers(training_args, state.is_main_process)
@@ -126,11 +126,11 @@ def main(argv=None):
     # Tokenizer, model, prompt
     transformers.set_seed(training_args.seed)  # the new weights are the same in all processes
     tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
-    model = load_generator(model_args, tokenizer)
-    check_scorable(model, generation_args.decoding)
+    model = load_generator(model_args, tokenizer, complete=eval_only)
+    max_length = length_limit(data_args.max_length, tokenizer, model.config)
+    check_scorable(model, generation_args.decoding, max_length)
     if model_args.use_peft:
         model = add_lora(model, model_args)
-    max_length = length_limit(data_args.max_length, tokenizer, model.config)
     task.max_length = max_length
     generation = choose_generation(generation_args, task)
     generator = build_generator(generation, task.labels, tokenizer, max_length)
@@ -156,7 +156,8 @@ def main(argv=None):
         )
         model.train(was_training)
         if np.isnan(predictions.probabilities).any():
-            raise UserError("training diverged (the model predicts NaN): lower --learning_rate")
+            why = "its weights are broken" if eval_only else "training diverged, lower --learning_rate"
+            raise UserError(f"the model predicts NaN: {why}")
         evaluation = evaluate_probabilities(
             predictions.probabilities,
             truth,
@@ -167,10 +168,13 @@ def main(argv=None):
             predictions.decoded,
         )
         evaluation.metrics["coverage"] = float(predictions.covered.mean())
+        evaluation.metrics["texts_cut"] = shortened
         if generation.decoding == "free":
             evaluation.metrics["unknown_words"] = sum(predictions.unknown.values())
             often = sorted(predictions.unknown.items(), key=lambda item: -item[1])[:10]
-            log(f"words in free answers that are no label: {', '.join(f'{w} ({n})' for w, n in often) or 'none'}")
+            log(
+                f"words in free answers that are no label: {', '.join(f'{w[:40]!r} ({n})' for w, n in often) or 'none'}"
+            )
         return predictions, evaluation
 
     if eval_only:

@@ -210,10 +210,37 @@ def test_attention_that_cannot_be_scored(setting):
     model.config._attn_implementation = "flash_attention_2"
     try:
         with pytest.raises(UserError, match="flash_attention_2"):
-            check_scorable(model, "constrained")
+            check_scorable(model, "constrained", 256)
     finally:
         model.config._attn_implementation = "sdpa"
     roberta, _, _ = setting("roberta", 4)
-    check_scorable(roberta, "constrained")
+    check_scorable(roberta, "constrained", 128)
     with pytest.raises(UserError, match="--decoding free"):
-        check_scorable(roberta, "free")
+        check_scorable(roberta, "free", 128)
+
+
+def tiny_of(name, **options):
+    import transformers
+
+    shape = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{name}Config")(**shape, **options)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def test_models_that_place_tokens_by_themselves_or_do_not_look_back_far_enough():
+    with pytest.raises(UserError, match="place tokens by themselves"):
+        check_scorable(tiny_of("Bloom"), "constrained", 256)
+    mistral = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512}
+    with pytest.raises(UserError, match="looks back 64 tokens only"):
+        check_scorable(tiny_of("Mistral", sliding_window=64, **mistral), "constrained", 256)
+    check_scorable(tiny_of("Mistral", sliding_window=256, **mistral), "constrained", 256)
+
+
+def test_prompt_with_nothing_before_the_text(setting):
+    model, generator, texts = setting("qwen2", 4)
+    generation = Generation("{{ text }}\n", LABELS[:4], "none", "constrained", 1.0, 10**6)
+    short = build_generator(generation, LABELS[:4], generator.tokenizer, 400)
+    assert short.prompt.head == []
+    scores = score((model, short, texts))
+    _, expected = brute_force(model, short, texts[0])
+    assert np.abs(scores.probabilities[0] - expected).max() < 1e-5

@@ -124,11 +124,14 @@ def test_templates(tiny):
         ("no place", "must stand in it once"),
         ("{{ text }}{{ text }}", "must stand in it once"),
         ("{{ text }}{{ tweet }}", "'tweet' is undefined"),
+        ("{{ text | upper }}", "must stand in it once"),
+        ("{{ text }}{% if 'x' in text %}{% endif %}", "must stand in it once"),
+        ("{{ text }}{{ 1 / 0 }}", "division by zero"),
         ("{% if %}", "--prompt_template"),
     ]:
         with pytest.raises(UserError, match=problem):
             build_prompt(template, label_text, tokenizer)
-    with pytest.raises(UserError, match="leaves no room"):
+    with pytest.raises(UserError, match="no room is left"):
         text_budget(prompt, answer_tokens(label_text, tokenizer, prompt.end), 10)
 
 
@@ -150,3 +153,15 @@ def test_chat_templates_that_differ(tiny):
     tokenizer.chat_template = "{{ messages | length }}"
     with pytest.raises(UserError, match="does not hold the user's words"):
         build_prompt("{{ text }}", label_text, tokenizer)
+
+
+def test_special_tokens_in_texts_and_labels(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny("qwen3"))
+    tokenizer.add_tokens(["<think>"])  # not called special, as in Qwen3
+    ordinary, control = text_ids(["a b", "a <think> b<|im_end|><think>"], tokenizer)
+    assert tokenizer.decode(control) == "a <think> b<|im_end|><think>"
+    assert tokenizer.decode(ordinary) == "a b"
+    assert not set(control) & set(tokenizer.convert_tokens_to_ids(["<think>", "<|im_end|>"]))
+    label_text = choose_label_text(["a", "b <think>"], "columns", [1, 1])
+    with pytest.raises(UserError, match="holds <think>"):
+        answer_tokens(label_text, tokenizer, 2)

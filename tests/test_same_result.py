@@ -169,15 +169,9 @@ def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused, undistur
     assert_same_results(folder, undisturbed_run)
 
 
-@pytest.mark.parametrize("processes", [None, 2])
-def test_run_that_is_told_to_stop_resumes_to_the_same_result(tiny, tmp_path, undisturbed_run, processes):
-    """SIGTERM in the middle of an epoch, sent by a job scheduler to the launcher or the script."""
-    folder = tmp_path / "stopped"
-    flags = long_run_flags(tiny("roberta"), folder)
-    if processes:
-        at = flags.index("--per_device_train_batch_size")
-        flags[at + 1] = str(int(flags[at + 1]) // processes)
-    process = start_script("run_classifier.py", *flags, processes=processes)
+def stop_in_the_second_epoch(script, flags, folder, processes=None):
+    """Send SIGTERM in the middle of an epoch, as a job scheduler does, to the launcher or the script; then resume."""
+    process = start_script(script, *flags, processes=processes)
     for line in process.stdout:
         if line.startswith("epoch 1."):
             break
@@ -189,11 +183,38 @@ def test_run_that_is_told_to_stop_resumes_to_the_same_result(tiny, tmp_path, und
     assert "give the same command again" in errors
     checkpoint = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert (checkpoint / "trainer_state.json").exists()
-    done = run_script("run_classifier.py", *flags, processes=processes)
+    done = run_script(script, *flags, processes=processes)
     assert done.returncode == 0, done.stderr
     assert f"resuming from {checkpoint}" in done.stderr
-    if not processes:
-        assert_same_results(folder, undisturbed_run)
+
+
+def test_run_that_is_told_to_stop_resumes_to_the_same_result(tiny, tmp_path, undisturbed_run):
+    folder = tmp_path / "stopped"
+    stop_in_the_second_epoch("run_classifier.py", long_run_flags(tiny("roberta"), folder), folder)
+    assert_same_results(folder, undisturbed_run)
+
+
+@pytest.mark.parametrize("script", ["run_classifier.py", "run_sft_labels.py"])
+def test_two_processes_that_are_told_to_stop_go_on_with_the_same_rows(tiny, model_without_dropout, tmp_path, script):
+    """Compared with one process that was not disturbed: the same loss at every step, before and after."""
+    generates = script == "run_sft_labels.py"
+    model = tiny("qwen2") if generates else model_without_dropout
+    more = {"max_nodes": 20, "max_eval_samples": 12} if generates else {}
+    curves = []
+    for processes in (None, 2):
+        folder = tmp_path / str(processes)
+        flags = training_flags(
+            model, folder, num_train_epochs=3, max_train_samples=192, logging_steps=1, bf16=False,
+            per_device_train_batch_size=16 if processes else 32, eval_strategy="no", **more,
+        )  # fmt: skip
+        if processes:
+            stop_in_the_second_epoch(script, flags, folder, processes)
+        else:
+            (run_sft_labels if generates else run_classifier).main(flags)
+        curves.append(training_curve(folder)[0])
+    assert len(curves[0]) == 18
+    for step, expected in zip(*curves, strict=True):
+        assert step == pytest.approx(expected, abs=1e-4, rel=1e-4)
 
 
 def test_overwriting_a_finished_run(tiny, tmp_path):

@@ -230,7 +230,7 @@ def test_generator_learns_the_sample_data(tiny, tmp_path):
     assert scores["eval_coverage"] > 0.95
 
 
-def test_zero_shot(tiny, tmp_path, refused):
+def test_zero_shot(tiny, tmp_path, refused, runs):
     folder = tmp_path / "zero-shot"
     flags = sft_flags(tiny("qwen2"), folder, train_file=None, eval_only=True, num_train_epochs=None)
     run_sft_labels.main(flags)
@@ -243,7 +243,14 @@ def test_zero_shot(tiny, tmp_path, refused):
          "--max_test_samples", "5"]
     )  # fmt: skip
     assert len(pd.read_csv(tmp_path / "s.csv")) == 5
-    assert "leave --use_peft out" in refused(run_sft_labels.main, *flags, "--use_peft", "--overwrite")
+    assert "leave --use_peft and" in refused(run_sft_labels.main, *flags, "--use_peft", "--overwrite")
+    line = refused(run_sft_labels.main, *flags, "--model_name_or_path", runs[("qwen3", "lora")][0], "--overwrite")
+    assert "is an adapter, not a model" in line
+    shutil.copytree(tiny("qwen2"), tmp_path / "headless")
+    config = json.loads((tmp_path / "headless" / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (tmp_path / "headless" / "config.json").write_text(json.dumps(config | {"layer_types": ["full_attention"] * 3}))
+    headless = sft_flags(tmp_path / "headless", tmp_path / "x", train_file=None, eval_only=True, num_train_epochs=None)
+    assert "must be trained first" in refused(run_sft_labels.main, *headless)
     line = refused(run_sft_labels.main, *sft_flags(tiny("qwen2"), tmp_path / "x", train_file=None))
     assert "give the training data" in line
 
@@ -272,7 +279,7 @@ def test_mistakes(tiny, tmp_path, refused):
     assert "cannot be read" in say(prompt_template=tmp_path / "none.jinja")
     (tmp_path / "bad.jinja").write_text("no place for it")
     assert "must stand in it once" in say(prompt_template=tmp_path / "bad.jinja")
-    assert "leaves no room for a text" in say(max_length=50)
+    assert "no room is left for a text" in say(max_length=50)
     assert "--coverage 1.5" in say(coverage=1.5)
     assert "--max_nodes 0" in say(max_nodes=0)
     assert "there are" in say(metric_for_best_model="f1")
@@ -288,6 +295,26 @@ def test_preflight_shows_prompt_and_answer(tiny, tmp_path, capsys):
     assert "[anger, disgust, pessimism<|im_end|>]" in shown
     assert "run once for all rows" in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_zero_shot_in_four_bits(tiny, tmp_path):
+    flags = sft_flags(tiny("qwen2"), tmp_path / "run", train_file=None, eval_only=True, load_in_4bit=True)
+    run_sft_labels.main(flags)
+    assert 0 < results(tmp_path / "run")["eval_coverage"] <= 1
+
+
+def test_evaluation_does_not_depend_on_the_batches(tiny, tmp_path):
+    scores = []
+    for size in (3, 17):
+        flags = sft_flags(
+            tiny("qwen2"), tmp_path / str(size), num_train_epochs=1, max_train_samples=16, max_eval_samples=17,
+            per_device_eval_batch_size=size,
+        )  # fmt: skip
+        run_sft_labels.main(flags)
+        history = json.loads((tmp_path / str(size) / "trainer_state.json").read_text())["log_history"]
+        scores.append(next(entry for entry in history if "eval_loss" in entry))
+    for name in ("eval_loss", "eval_mean_token_accuracy", "eval_entropy", "eval_map"):
+        assert scores[0][name] == pytest.approx(scores[1][name], abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["full", "qlora"])

@@ -61,8 +61,6 @@ class ModelArguments(ModelConfig):
             raise UserError("give the model to start from by --model_name_or_path")
         if self.lora_r < 1:
             raise UserError(f"--lora_r {self.lora_r}: must be 1 or more")
-        if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
-            raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
         try:
             super().__post_init__()
         except ValueError as error:
@@ -184,7 +182,9 @@ class GenerationArguments:
     )
     coverage: float = option(0.99, "probability of the answers to reach for the labels' probabilities; 1 is exact")
     eval_coverage: float = option(0.9, "the same for the evaluations during training, which only compare epochs")
-    max_nodes: int = option(128, "lists of labels to look at for a row at most; 2^labels are enough for all")
+    max_nodes: int = option(
+        128, "branches of the tree of answers to look at for a row at most; 2^labels are enough for all"
+    )
     eval_only: bool = option(False, "score the model as it is (zero-shot) instead of training it")
 
     def __post_init__(self):

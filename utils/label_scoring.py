@@ -7,6 +7,7 @@ are fed to the model together, as branches that share the row's keys and values 
 token, as in tree attention: Miao et al. 2024, SpecInfer, section 4.2).
 """
 
+import inspect
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -134,19 +135,34 @@ def _narrow_head(model, token_ids):
         model.set_output_embeddings(head)
 
 
-def check_scorable(model, decoding):
+def check_scorable(model, decoding, max_length):
     """Refuse a model whose answers cannot be scored, or decoded.
 
+    Branches are told apart by a mask and by position ids, so the model must take both, and must look at all of
+    `max_length` tokens (prompt, text and answer).
+
     Raises:
-        UserError: for attention that takes no mask of its own, layers that keep a state instead of keys and values, and
-            free decoding of RoBERTa, whose positions transformers' `generate` counts otherwise than its training.
+        UserError: for attention that takes no mask of its own or places tokens by itself (alibi), layers that keep a
+            state instead of keys and values, a window that is too short, and free decoding of RoBERTa, whose positions
+            transformers' `generate` counts otherwise than its training.
     """
+    config = model.config.get_text_config()
+    if "position_ids" not in inspect.signature(type(model).forward).parameters or getattr(config, "alibi", False):
+        raise UserError(
+            f"{config.model_type} models place tokens by themselves, so labels cannot be scored: use another"
+        )
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_window")]
+    windows = [window for window in windows if isinstance(window, int) and 0 < window < max_length]
+    if windows and getattr(config, "use_sliding_window", True):
+        raise UserError(
+            f"the model looks back {windows[0]} tokens only, less than the {max_length} of --max_length: lower it"
+        )
     if decoding == "free" and first_position(model.config) > 0:
         raise UserError(f"--decoding free does not work with {model.config.model_type} models: leave it out")
     implementation = getattr(model.config, "_attn_implementation", None)
     if implementation not in ("sdpa", "eager"):
         raise UserError(f"labels are scored with sdpa or eager attention, not {implementation}: leave it out")
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
+    kinds = set(getattr(config, "layer_types", None) or [])
     if kinds - {"full_attention", "sliding_attention"}:
         raise UserError(f"a model with {', '.join(sorted(kinds))} layers cannot score labels: use another")
 
@@ -160,7 +176,7 @@ def score_labels(model, tree, prompt, texts, pad_id, batch_size, coverage, max_n
         prompt: `utils.prompts.Prompt`.
         texts: list of lists of token ids.
         coverage: mass of the answers to reach; 1 reaches all and makes probabilities exact, 0 decodes only.
-        max_nodes: nodes of the tree to feed at most for each row, the greedy answer's own not counted against it.
+        max_nodes: nodes of the tree to feed at most for each row; the greedy answer is followed to its end even so.
 
     Returns:
         `Scores`.
@@ -181,6 +197,8 @@ def score_labels(model, tree, prompt, texts, pad_id, batch_size, coverage, max_n
 
 def _run_shared(model, head):
     """Keys and values of the prompt's head, which all rows share."""
+    if not head:
+        return DynamicCache()
     ids = torch.tensor([head], device=model.device)
     positions = torch.arange(len(head), device=model.device)[None] + first_position(model.config)
     return model(input_ids=ids, position_ids=positions, past_key_values=DynamicCache(), use_cache=True).past_key_values
@@ -190,8 +208,8 @@ def _search_batch(model, tree, shared, rows, columns, pad_id, coverage, max_node
     """Searches `[B]` of one batch of rows."""
     device = model.device
     head_length = shared.get_seq_length()
-    cache = DynamicCache([(keys.expand(len(rows), *[-1] * 3), values.expand(len(rows), *[-1] * 3))
-                          for keys, values, *_ in shared])  # fmt: skip
+    copies = [(keys.expand(len(rows), *[-1] * 3), values.expand(len(rows), *[-1] * 3)) for keys, values, *_ in shared]
+    cache = DynamicCache(copies) if head_length else DynamicCache()
     ids, real = left_padded(rows, pad_id)
     visible = torch.cat([torch.ones(len(rows), head_length, dtype=real.dtype), real], dim=1)
     begin_at = head_length + first_position(model.config)

@@ -126,15 +126,23 @@ def _keep_gradients(model):
             module.support_avx512bf16_for_cpu = False
 
 
-def load_generator(model_args, tokenizer):
+def load_generator(model_args, tokenizer, complete=False):
     """Load a language model that is to write labels.
 
     An encoder such as BERT is made causal: each token sees those before it, and a language head comes on top.
 
+    Args:
+        complete: refuse a model some of whose weights are new and random.
+
     Raises:
-        UserError: for a name that leads nowhere, and for LoRA on an encoder, whose new head it would not train.
+        UserError: for a name that leads nowhere, for LoRA on an encoder, whose new head it would not train, and for an
+            adapter, which is no model.
     """
     name, revision = model_args.model_name_or_path, model_args.model_revision
+    if (Path(name) / "adapter_config.json").exists():
+        raise UserError(
+            f"{name} is an adapter, not a model: start from its base model, or score the run with compare_runs.py"
+        )
     config = _load(AutoConfig.from_pretrained, name, revision=revision)
     config.pad_token_id = tokenizer.pad_token_id
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -142,7 +150,7 @@ def load_generator(model_args, tokenizer):
             raise UserError(f"{name} is an encoder: LoRA would not train its new language head; leave --use_peft out")
         config.is_decoder = True
     stored = getattr(config, "quantization_config", None)
-    model = _load(
+    model, info = _load(
         AutoModelForCausalLM.from_pretrained,
         name,
         config=config,
@@ -150,7 +158,13 @@ def load_generator(model_args, tokenizer):
         attn_implementation=model_args.attn_implementation,
         dtype=model_args.dtype,
         quantization_config=get_quantization_config(model_args) if stored is None else None,
+        output_loading_info=True,
     )
+    if complete and info["missing_keys"]:
+        raise UserError(
+            f"{name} has no language head ({sorted(info['missing_keys'])[0]} is missing), which must be trained first: "
+            "leave --eval_only out"
+        )
     _keep_gradients(model)
     return model
 

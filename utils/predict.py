@@ -94,6 +94,7 @@ def main(argv=None):
         raise UserError(f"--batch_size {args.batch_size}: must be 1 or more")
 
     # Heavy imports come after --help, which should answer at once.
+    import numpy as np
     import transformers
 
     from utils.hub import local_folder
@@ -110,6 +111,8 @@ def main(argv=None):
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
         for text, probabilities in zip(texts, predict_texts(run, normalized, args.batch_size)):
+            if np.isnan(probabilities).any():
+                raise UserError(f"{args.model} gives a probability that is NaN for {text!r}: its weights are broken")
             if args.json:
                 given = [name for name, p, t in zip(task.labels, probabilities, thresholds) if p >= t]
                 scores = {name: round(float(p), 6) for name, p in zip(task.labels, probabilities)}

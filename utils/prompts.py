@@ -1,12 +1,13 @@
 """Prompts and answers of a label generator as token ids: an instruction that all rows share, the text, the labels."""
 
+import re
 import sys
 from dataclasses import asdict, dataclass
 
 import datasets
 import numpy as np
 import torch
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trl.trainer.utils import pad
 
@@ -68,14 +69,17 @@ class AnswerTokens:
 
 def _render(template, label_text, chat):
     """The user's words with TEXT_MARK for the text."""
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
-        compiled = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(
-            template
-        )
+        tree = environment.parse(template)
+        compiled = environment.from_string(template)
         rendered = compiled.render(text=TEXT_MARK, labels=label_text.words, no_label=label_text.none, chat=chat)
-    except TemplateError as error:
+    except Exception as error:  # a template may fail in any way
         raise UserError(f"--prompt_template: {error}; it may use text, labels, no_label and chat") from error
-    if rendered.count(TEXT_MARK) != 1:
+    # With a filter or a condition on the text it would be the mark that is filtered or asked about.
+    uses = [name for name in tree.find_all(nodes.Name) if name.name == "text"]
+    shown = [name for output in tree.find_all(nodes.Output) for name in output.nodes if name in uses]
+    if rendered.count(TEXT_MARK) != 1 or len(uses) != 1 or len(shown) != 1:
         raise UserError("--prompt_template: {{ text }} must stand in it once, as it is")
     return rendered
 
@@ -125,7 +129,15 @@ def build_prompt(template, label_text, tokenizer):
 
 
 def answer_tokens(label_text, tokenizer, end):
-    """The `AnswerTokens` of a tokenizer."""
+    """The `AnswerTokens` of a tokenizer.
+
+    Raises:
+        UserError: for a label with a special token of the tokenizer in it.
+    """
+    for name in label_text.order:
+        for token in _added_tokens(tokenizer):
+            if token in name:
+                raise UserError(f'the label "{name}" holds {token}, which is a special token of the model: rename it')
 
     def ids(text):
         return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -150,15 +162,30 @@ def text_budget(prompt, answers, max_length):
     budget = max_length - len(prompt.head) - len(prompt.tail) - longest
     if budget < 1:
         raise UserError(
-            f"--max_length {max_length} leaves no room for a text: the prompt takes "
-            f"{len(prompt.head) + len(prompt.tail)} tokens and an answer up to {longest}: raise it"
+            f"no room is left for a text: the prompt takes {len(prompt.head) + len(prompt.tail)} tokens and an answer "
+            f"up to {longest}, the limit is {max_length}: raise --max_length if the model takes more, or shorten the "
+            "prompt by --prompt_template"
         )
     return budget
 
 
+def _added_tokens(tokenizer):
+    """What the tokenizer reads as one token wherever it stands: `<|im_end|>`, `<think>`. Blanks are not meant."""
+    return [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token).strip()) > 1]
+
+
 def text_ids(texts, tokenizer):
     """Token ids of texts by themselves; what looks like a special token is read as ordinary characters."""
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    added = _added_tokens(tokenizer)
+    special = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+    ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    for i, text in enumerate(texts):
+        if special.search(text):
+            # split_special_tokens leaves some of them whole: each is cut behind its first character.
+            text = special.sub(lambda match: match[0][0] + TEXT_MARK + match[0][1:], text)
+            parts = tokenizer(text.split(TEXT_MARK), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids[i] = [token for part in parts for token in part]
+    return ids
 
 
 def encode_conversations(examples, tokenizer, prompt, answers, label_text, budget):

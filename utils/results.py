@@ -120,7 +120,7 @@ def model_name(arguments):
 def approach(arguments, results):
     """How a run was made, in words: `head, LoRA`, `label generation, QLoRA`, ..."""
     what = "label generation" if arguments.get("script") == "run_sft_labels.py" else "head"
-    if results.get("trainable_parameters") == 0 or arguments.get("zero_shot"):
+    if arguments.get("eval_only"):
         return f"{what}, zero-shot"
     if not arguments.get("use_peft"):
         return f"{what}, full"

@@ -67,29 +67,42 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         longest = int((labels != IGNORED).sum(dim=1).max())
         outputs = model(**inputs, use_cache=False, logits_to_keep=longest + 1)
         logits, labels = outputs.logits[:, :-1].float(), labels[:, -longest:]
-        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         counted = labels != IGNORED
-        loss = loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+        losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        loss = losses.sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over the processes
 
-        # What SFTTrainer logs.
+        # What SFTTrainer logs, from the sums of each row: answer tokens, right ones, entropy, loss, all tokens.
         with torch.no_grad():
-            correct = (logits.argmax(dim=-1) == labels)[counted].sum()
-            entropy = torch.distributions.Categorical(logits=logits[counted]).entropy().sum()
-            tokens = inputs["attention_mask"].sum()
-            sums = torch.stack([counted.sum(), correct, entropy, tokens]).double()[None]
-            answer_tokens, correct, entropy, tokens = self.accelerator.gather(sums).sum(dim=0).tolist()
-        self._metrics[mode]["mean_token_accuracy"].append(correct / max(answer_tokens, 1))
-        self._metrics[mode]["entropy"].append(entropy / max(answer_tokens, 1))
-        if mode == "train":
+            entropy = torch.zeros_like(losses)
+            entropy[counted] = torch.distributions.Categorical(logits=logits[counted]).entropy()
+            right = (logits.argmax(dim=-1) == labels) & counted
+            rows = [part.sum(dim=1) for part in (counted, right, entropy, losses, inputs["attention_mask"])]
+            rows = torch.stack([row.double() for row in rows], dim=1)
+        if mode == "eval":
+            # Leaves out the rows that only fill up the last batch of several processes.
+            self._evaluated += self.accelerator.gather_for_metrics(rows).sum(dim=0).cpu()
+        else:
+            answers, correct, entropy, _, tokens = self.accelerator.gather(rows).sum(dim=0).tolist()
+            self._metrics[mode]["mean_token_accuracy"].append(correct / max(answers, 1))
+            self._metrics[mode]["entropy"].append(entropy / max(answers, 1))
             self._total_train_tokens += int(tokens)
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        """Loss and token accuracy, then the labels' scores: added here, early stopping and the trackers see them."""
+        """Loss and token accuracy, then the labels' scores: added here, early stopping and the trackers see them.
+
+        Loss and accuracy are over all answer tokens of the rows, whatever the batches: Trainer would take the mean of
+        the batches' means.
+        """
+        self._evaluated = torch.zeros(5, dtype=torch.float64)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        answers, correct, entropy, loss, _ = self._evaluated.tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = loss / max(answers, 1)
+        self._metrics["eval"]["mean_token_accuracy"] = [correct / max(answers, 1)]
+        self._metrics["eval"]["entropy"] = [entropy / max(answers, 1)]
         scores = self.score_labels(self.model)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return output

@@ -172,7 +172,7 @@ class TaskTrainingArguments(TrainingArguments):
                 raise UserError(f"--{name} is not supported: {reason}")
 
 
-def choose_by_mode(training_args, model_args):
+def choose_by_mode(training_args, model_args, eval_only=False):
     """Fill in what depends on how the model is trained: learning rate, optimizer, dtype of the weights.
 
     LoRA wants about ten times the learning rate of full fine-tuning.
@@ -182,11 +182,13 @@ def choose_by_mode(training_args, model_args):
     if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu:
         training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
     if model_args.dtype is None:
-        model_args.dtype = training_args.compute_dtype if model_args.use_peft else "float32"
+        model_args.dtype = training_args.compute_dtype if model_args.use_peft or eval_only else "float32"
 
 
-def check_run(training_args, model_args, run_args):
+def check_run(training_args, model_args, run_args, eval_only=False):
     """Refuse what does not go together, before anything is loaded."""
+    if (model_args.load_in_4bit or model_args.load_in_8bit) and not (model_args.use_peft or eval_only):
+        raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
     output_dir = training_args.output_dir
     if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
         raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
@@ -275,6 +277,17 @@ class LengthGroupedSampler(Sampler):
             yield from batch.tolist()
 
 
+class SetEpoch(TrainerCallback):
+    """Tells the sampler which epoch begins. After resuming in the middle of one over several processes the sampler lies
+    too deep in accelerate's wrappers for Trainer to reach, and would begin with the order of the first epoch."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch + 1e-6))
+
+
 class LengthGroupedBatches:
     """What both trainers change in Trainer: batches of one length, also over several processes, and evaluation in row
     order."""
@@ -283,16 +296,25 @@ class LengthGroupedBatches:
     loss_is_scaled_for_ga = True
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.args.train_sampling_strategy != "group_by_length":
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("group_by_length", "random"):
             return super()._get_train_sampler(train_dataset)
         # Trainer's own leaves out the number of processes, so that each has batches of another length.
         global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * max(1, self.args.world_size)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(self.train_dataset["length"][:], global_batch, seed)
+        lengths = self.train_dataset["length"][:] if strategy == "group_by_length" else [0] * len(self.train_dataset)
+        sampler = LengthGroupedSampler(lengths, global_batch, seed)
+        self.add_callback(SetEpoch(sampler))
+        return sampler
 
     def _get_eval_sampler(self, eval_dataset):
         # Trainer's own would shuffle the rows here too when training is grouped by length.
         return SequentialSampler(eval_dataset)
+
+    def _finalize_training(self, *args, **kwargs):
+        # Of the steps since the last log Trainer would count this process's part of the loss only.
+        self._tr_loss = self.accelerator.reduce(self._tr_loss, reduction="mean")
+        return super()._finalize_training(*args, **kwargs)
 
 
 class MultiLabelTrainer(LengthGroupedBatches, Trainer):
