@@ -79,12 +79,13 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             entropy[counted] = torch.distributions.Categorical(logits=logits[counted]).entropy()
             right = (logits.argmax(dim=-1) == labels) & counted
             rows = [part.sum(dim=1) for part in (counted, right, entropy, losses, inputs["attention_mask"])]
-            rows = torch.stack([row.double() for row in rows], dim=1)
+            rows = torch.stack([row.float() for row in rows], dim=1)
         if mode == "eval":
             # Leaves out the rows that only fill up the last batch of several processes.
-            self._evaluated += self.accelerator.gather_for_metrics(rows).sum(dim=0).cpu()
+            self._evaluated += self.accelerator.gather_for_metrics(rows).cpu().double().sum(dim=0)
         else:
-            answers, correct, entropy, _, tokens = self.accelerator.gather(rows).sum(dim=0).tolist()
+            sums = self.accelerator.gather(rows.sum(dim=0, keepdim=True)).sum(dim=0)
+            answers, correct, entropy, _, tokens = sums.tolist()
             self._metrics[mode]["mean_token_accuracy"].append(correct / max(answers, 1))
             self._metrics[mode]["entropy"].append(entropy / max(answers, 1))
             self._total_train_tokens += int(tokens)
