@@ -326,8 +326,8 @@ def test_mistakes_on_the_command_line(trained, submission, tmp_path, refused):
 
 
 def test_approach():
-    def words(results=None, **arguments):
-        return approach({"script": "run_classifier.py"} | arguments, results or {})
+    def words(**arguments):
+        return approach({"script": "run_classifier.py"} | arguments)
 
     generator = {"script": "run_sft_labels.py"}
     assert words() == "head, full"
@@ -336,7 +336,7 @@ def test_approach():
     assert words(use_peft=True, load_in_4bit=True) == "head, QLoRA"
     assert words(use_peft=True, load_in_8bit=True) == "head, LoRA, 8 bit"
     assert words(**generator, use_peft=True, load_in_4bit=True) == "label generation, QLoRA"
-    assert words({"trainable_parameters": 0}, **generator) == "label generation, zero-shot"
+    assert words(**generator, eval_only=True) == "label generation, zero-shot"
 
 
 def test_units(tmp_path):

@@ -220,8 +220,8 @@ def test_generator_learns_the_sample_data(tiny, tmp_path):
     template = tmp_path / "short.jinja"
     template.write_text("{{ text }}\n")
     flags = sft_flags(
-        tiny("qwen3"), tmp_path / "run", validation_file=SAMPLE / "train.csv", max_train_samples=96,
-        max_eval_samples=96, num_train_epochs=40, per_device_train_batch_size=8, learning_rate=3e-3,
+        tiny("qwen3"), tmp_path / "run", validation_file=SAMPLE / "train.csv", max_train_samples=64,
+        max_eval_samples=64, num_train_epochs=35, per_device_train_batch_size=8, learning_rate=3e-3,
         prompt_template=template, eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
     )  # fmt: skip
     run_sft_labels.main(flags)
@@ -237,7 +237,7 @@ def test_zero_shot(tiny, tmp_path, refused, runs):
     assert 0 <= results(folder)["eval_f1_macro_decoded"] <= 1
     assert not list(folder.glob("*.safetensors"))
     run = read_run(folder)
-    assert approach(run.arguments, run.results) == "label generation, zero-shot"
+    assert approach(run.arguments) == "label generation, zero-shot"
     make_submission.main(
         ["--model", str(folder), "--test_file", str(SAMPLE / "test.csv"), "--output_file", str(tmp_path / "s.csv"),
          "--max_test_samples", "5"]

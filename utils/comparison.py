@@ -229,7 +229,7 @@ def make_entry(seeds, names, members):
     return Entry(
         name=joint_name([names[run.folder] for run in runs]),
         model=model_name(runs[0].arguments),
-        approach=approach(runs[0].arguments, runs[0].results),
+        approach=approach(runs[0].arguments),
         runs=describe_runs(seeds),
         members=members,
         headline=runs[0].headline,

@@ -232,7 +232,7 @@ def write_run_report(folder):
         "training time": format_seconds(run.results.get("train_runtime")),
         "peak memory": format_bytes(run.results.get("peak_memory_bytes")),
     }
-    lead = f"{model_name(run.arguments)}, {approach(run.arguments, run.results)}; "
+    lead = f"{model_name(run.arguments)}, {approach(run.arguments)}; "
     lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
     sections = [
         _score_section(run, drawn),

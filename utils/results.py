@@ -117,7 +117,7 @@ def model_name(arguments):
     return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
 
 
-def approach(arguments, results):
+def approach(arguments):
     """How a run was made, in words: `head, LoRA`, `label generation, QLoRA`, ..."""
     what = "label generation" if arguments.get("script") == "run_sft_labels.py" else "head"
     if arguments.get("eval_only"):
