@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/quickstart
+GENERATOR_EPOCHS := 10
 
 .PHONY: help install quickstart test lint clean
 
@@ -24,7 +25,7 @@ quickstart: install
 	$(BIN)/python make_submission.py --model $(RUN)/minilm --test_file sample_data/test.csv \
 	    --sample_submission sample_data/sample_submission.csv --output_file $(RUN)/submission.csv --overwrite
 	$(BIN)/python run_sft_labels.py --config recipes/minilm_labels_cpu.yaml --train_file sample_data/train.csv \
-	    --validation_file sample_data/validation.csv --output_dir $(RUN)/generator --num_train_epochs 10 \
+	    --validation_file sample_data/validation.csv --output_dir $(RUN)/generator --num_train_epochs $(GENERATOR_EPOCHS) \
 	    --per_device_train_batch_size 16 --eval_strategy no --overwrite
 	$(BIN)/python compare_runs.py $(RUN)/minilm $(RUN)/generator
 	@echo
