@@ -192,7 +192,7 @@ def main(argv=None):
         check_weights(model, model_args, tokenizer, texts)
         rows = [
             ["prompt tokens", f"{len(prompt.head)} before a text, run once for all rows, and {len(prompt.tail)} after"],
-            ["answers", f"up to {len(generator.answers.write(np.ones(len(task.labels))))} tokens, in the order "
+            ["answers", f"up to {generator.answers.longest} tokens, in the order "
                         f"{', '.join(generation.order)}; {generation.no_label!r} for no label"],
         ]  # fmt: skip
         log(preflight_table(model, model_args, training_args, tokenizer, texts, rows))
@@ -279,7 +279,7 @@ def main(argv=None):
             use_template="model_card_use_generator.md.jinja",
             loss_description="cross-entropy of the answers' tokens",
             prompt=prompt,
-            longest_answer=len(generator.answers.write(np.ones(len(task.labels)))),
+            longest_answer=generator.answers.longest,
         )  # fmt: skip
         write_text(staging / "README.md", card)
         save_results(staging, train_metrics, eval_metrics)

@@ -133,8 +133,7 @@ def predict_labels(model, generator, texts, batch_size, dtype, coverage=None):
             generation.max_nodes,
         )
         if generation.decoding == "free":
-            longest = len(generator.answers.write(np.ones(generator.tree.size)))
-            answers = decode_freely(model, tokenizer, generator.prompt, rows, batch_size, longest)
+            answers = decode_freely(model, tokenizer, generator.prompt, rows, batch_size, generator.answers.longest)
     back = np.argsort(label_text.columns)
     decoded, unknown = scores.decoded[:, back], {}
     if generation.decoding == "free":

@@ -59,6 +59,11 @@ class AnswerTokens:
     none: list[int]
     end: int
 
+    @property
+    def longest(self):
+        """Number of tokens of the answer that holds every label."""
+        return len(self.write(np.ones(len(self.first))))
+
     def write(self, row):
         """Token ids of the answer for a 0/1 row in the written order, with the end token."""
         ids = []
@@ -158,13 +163,12 @@ def text_budget(prompt, answers, max_length):
     Raises:
         UserError: where there are none.
     """
-    longest = len(answers.write(np.ones(len(answers.first))))
-    budget = max_length - len(prompt.head) - len(prompt.tail) - longest
+    budget = max_length - len(prompt.head) - len(prompt.tail) - answers.longest
     if budget < 1:
         raise UserError(
             f"no room is left for a text: the prompt takes {len(prompt.head) + len(prompt.tail)} tokens and an answer "
-            f"up to {longest}, the limit is {max_length}: raise --max_length if the model takes more, or shorten the "
-            "prompt by --prompt_template"
+            f"up to {answers.longest}, the limit is {max_length}: raise --max_length if the model takes more, or shorten "
+            "the prompt by --prompt_template"
         )
     return budget
 
