@@ -167,8 +167,8 @@ def text_budget(prompt, answers, max_length):
     if budget < 1:
         raise UserError(
             f"no room is left for a text: the prompt takes {len(prompt.head) + len(prompt.tail)} tokens and an answer "
-            f"up to {answers.longest}, the limit is {max_length}: raise --max_length if the model takes more, or shorten "
-            "the prompt by --prompt_template"
+            f"up to {answers.longest}, the limit is {max_length}: raise --max_length if the model takes more, or "
+            "shorten the prompt by --prompt_template"
         )
     return budget
 
