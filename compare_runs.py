@@ -97,17 +97,10 @@ def main(argv=None):
     (args,) = ArgumentParser([CompareArguments]).parse([*(["--runs", *words] if words else []), *argv[len(words) :]])
     check_targets(args)
 
-    from utils.comparison import (
-        Entry,
-        caption,
-        csv_records,
-        difference_rows,
-        make_boards,
-        score_rows,
-        short_names,
-        validation_entries,
-    )
+    from utils.comparison import Entry, make_boards, validation_entries
+    from utils.comparison_tables import caption, csv_records, difference_rows, score_rows
     from utils.files import atomic_path, write_text
+    from utils.grouping import short_names
     from utils.results import TUNED
     from utils.tables import format_table
 

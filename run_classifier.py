@@ -45,7 +45,7 @@ def main(argv=None):
     import transformers
     from scipy.special import expit
 
-    from utils import training
+    from utils.batches import MultiLabelTrainer
     from utils.data import content_hash, label_array, read_training_data
     from utils.encoding import collator, encode, length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
@@ -88,16 +88,25 @@ def main(argv=None):
     )
     from utils.splits import near_duplicate_groups
     from utils.tracking import check_trackers, log_finished_run
+    from utils.training import train_to_the_end
+    from utils.training_arguments import (
+        TaskTrainingArguments,
+        arguments_of_result,
+        check_best_metric,
+        check_run,
+        choose_by_mode,
+    )
+    from utils.training_log import use_readable_log
 
     # Arguments
     if "--help_all" in argv:
-        return print_help(__doc__, [*ARGUMENTS, training.TaskTrainingArguments])
+        return print_help(__doc__, [*ARGUMENTS, TaskTrainingArguments])
     model_args, data_args, loss_args, threshold_args, run_args, training_args = ArgumentParser(
-        [*ARGUMENTS, training.TaskTrainingArguments]
+        [*ARGUMENTS, TaskTrainingArguments]
     ).parse(argv)
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
-    training.choose_by_mode(training_args, model_args)
+    choose_by_mode(training_args, model_args)
     check_launch(model_args, training_args, run_args.merge_adapter)
     push = take_push(training_args, model_args, self_contained=not model_args.use_peft)
     output_dir = training_args.output_dir
@@ -110,7 +119,7 @@ def main(argv=None):
     if training_args.disable_tqdm:
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
-    training.check_run(training_args, model_args, run_args)
+    check_run(training_args, model_args, run_args)
     if push and state.is_main_process and not run_args.preflight_only:
         check_push(push, log)
     check_trackers(training_args, state.is_main_process)
@@ -183,9 +192,9 @@ def main(argv=None):
             raise UserError("training diverged (the model predicts NaN): lower --learning_rate")
         return evaluate(expit(logits)).metrics
 
-    training.check_best_metric(training_args, {"loss", *evaluate(np.full(truth.shape, 0.5)).metrics})
+    check_best_metric(training_args, {"loss", *evaluate(np.full(truth.shape, 0.5)).metrics})
     try:
-        trainer = training.MultiLabelTrainer(
+        trainer = MultiLabelTrainer(
             model=model,
             args=training_args,
             train_dataset=train_encoded,
@@ -197,7 +206,7 @@ def main(argv=None):
         )
     except (ValueError, RuntimeError, ImportError) as error:  # a tracker that is not installed, say
         raise UserError(str(error)) from error
-    training.use_readable_log(trainer)
+    use_readable_log(trainer)
 
     # Train
     arguments = {
@@ -207,7 +216,7 @@ def main(argv=None):
         **asdict(loss_args),
         **asdict(threshold_args),
         "data_sha256": content_hash(train, validation),
-        **training.arguments_of_result(training_args, run_args),
+        **arguments_of_result(training_args, run_args),
     }
     if checkpoint:
         check_same_run(output_dir, arguments, task)
@@ -216,7 +225,7 @@ def main(argv=None):
         begin_run(output_dir, arguments, task, resuming=bool(checkpoint))
     state.wait_for_everyone()
     check_shared_folder(Path(output_dir) / ARGUMENTS_FILE)
-    train_metrics = training.train(trainer, checkpoint, run_args.early_stopping_patience, log)
+    train_metrics = train_to_the_end(trainer, checkpoint, run_args.early_stopping_patience, log)
 
     # Evaluate
     probabilities = predict_probabilities(trainer, validation_encoded)

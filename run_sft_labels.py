@@ -46,7 +46,6 @@ def main(argv=None):
     import torch
     import transformers
 
-    from utils import training
     from utils.data import content_hash, label_array, read_evaluation_data, read_training_data
     from utils.encoding import length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
@@ -82,6 +81,9 @@ def main(argv=None):
     from utils.sft import GeneratorTrainingArguments, LabelTrainer
     from utils.splits import near_duplicate_groups
     from utils.tracking import check_trackers, log_finished_run
+    from utils.training import train_to_the_end
+    from utils.training_arguments import arguments_of_result, check_best_metric, check_run, choose_by_mode
+    from utils.training_log import use_readable_log
 
     # Arguments
     if "--help_all" in argv:
@@ -91,7 +93,7 @@ def main(argv=None):
     ).parse(argv)
     if threshold_args.threshold_strategy == "fixed":  # no score has chosen thresholds then
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix("_tuned")
-    training.choose_by_mode(training_args, model_args, generation_args.eval_only)
+    choose_by_mode(training_args, model_args, generation_args.eval_only)
     check_launch(model_args, training_args, run_args.merge_adapter)
     push = take_push(training_args, model_args, self_contained=not (model_args.use_peft or generation_args.eval_only))
     dtype = getattr(torch, training_args.compute_dtype)
@@ -108,7 +110,7 @@ def main(argv=None):
         datasets.disable_progress_bars()
     if eval_only and (model_args.use_peft or run_args.merge_adapter):
         raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
-    training.check_run(training_args, model_args, run_args, eval_only)
+    check_run(training_args, model_args, run_args, eval_only)
     if push and state.is_main_process and not run_args.preflight_only:
         check_push(push, log)
     check_trackers(training_args, state.is_main_process)
@@ -203,7 +205,7 @@ def main(argv=None):
 
     if not eval_only:
         # Trainer
-        training.check_best_metric(
+        check_best_metric(
             training_args,
             {"loss", "mean_token_accuracy", *evaluate_probabilities(
                 np.full(truth.shape, 0.5), truth, validation_groups, task.labels,
@@ -222,7 +224,7 @@ def main(argv=None):
             )
         except (ValueError, RuntimeError, ImportError) as error:  # a tracker that is not installed, say
             raise UserError(str(error)) from error
-        training.use_readable_log(trainer)
+        use_readable_log(trainer)
 
     # Train
     arguments = {
@@ -233,7 +235,7 @@ def main(argv=None):
         **asdict(generation),
         **asdict(threshold_args),
         "data_sha256": content_hash(*([validation] if train is None else [train, validation])),
-        **training.arguments_of_result(training_args, run_args),
+        **arguments_of_result(training_args, run_args),
     }
     if checkpoint:
         check_same_run(output_dir, arguments, task)
@@ -243,7 +245,7 @@ def main(argv=None):
     state.wait_for_everyone()
     check_shared_folder(Path(output_dir) / ARGUMENTS_FILE)
     if not eval_only:
-        train_metrics = training.train(trainer, checkpoint, run_args.early_stopping_patience, log)
+        train_metrics = train_to_the_end(trainer, checkpoint, run_args.early_stopping_patience, log)
         train_metrics["train_samples"] = len(train)
 
     # Evaluate

@@ -24,14 +24,16 @@ from sklearn.metrics import f1_score
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
 
 from utils.arguments import DataArguments, ModelArguments
+from utils.batches import LengthGroupedSampler, MultiLabelTrainer
 from utils.data import label_array, read_training_data
 from utils.encoding import collator, encode, longest_first
 from utils.files import write_json
 from utils.inference import predict_probabilities
 from utils.losses import MultiLabelLoss, bce, positive_weights
 from utils.models import load_classifier, load_tokenizer
+from utils.precision import bf16_is_fast
 from utils.tables import format_table
-from utils.training import LengthGroupedSampler, MultiLabelTrainer, TaskTrainingArguments, machine_has_bf16
+from utils.training_arguments import TaskTrainingArguments
 
 BATCH = 32
 EVAL_BATCH = 128
@@ -106,7 +108,7 @@ def ours(args, model, tokenizer, weights, train, validation, epochs, folder):
 def bare(args, model, tokenizer, weights, train, validation, epochs, folder):
     """A plain loop: length buckets, bf16 autocast, fused AdamW, linear schedule."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bf16 = machine_has_bf16(device == "cuda")
+    bf16 = bf16_is_fast(device == "cuda")
     model.to(device).train()
     weights = weights.to(device)
     train_encoded, validation_encoded = (encode(rows, tokenizer, STOCK_LENGTH) for rows in (train, validation))

@@ -11,7 +11,7 @@ import run_sft_labels
 from conftest import ROOT, run_script
 from utils.arguments import ArgumentParser
 from utils.sft import GeneratorTrainingArguments
-from utils.training import TaskTrainingArguments
+from utils.training_arguments import TaskTrainingArguments
 
 
 @pytest.mark.parametrize("script", ["run_classifier.py", "run_sft_labels.py", "make_submission.py"])

@@ -19,7 +19,7 @@ from conftest import ROOT, run_script, start_script, training_flags
 from utils.arguments import ModelArguments
 from utils.errors import UserError
 from utils.launch import check_checkpoint, check_launch
-from utils.training import TaskTrainingArguments
+from utils.training_arguments import TaskTrainingArguments
 
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 FSDP = {

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, pipeline
 
 import run_classifier
 from conftest import ROOT, SAMPLE, training_flags
-from utils import training
 from utils.arguments import ModelArguments
+from utils.batches import MultiLabelTrainer
 from utils.inference import load_run, predict_table
 from utils.models import add_lora, load_classifier, load_tokenizer
 from utils.preflight import Texts, check_classifier, check_weights, parameter_kind, quantized_modules
@@ -33,7 +33,7 @@ def runs(tiny, tmp_path_factory):
     """All nine runs: folder, and the tensors before and after training by name, with whether they were trainable."""
     folder = tmp_path_factory.mktemp("runs")
     seen = {}
-    train = training.MultiLabelTrainer.train
+    train = MultiLabelTrainer.train
 
     def snapshot(model):
         return {name: (p.detach().float().clone(), p.requires_grad) for name, p in model.named_parameters()}
@@ -46,7 +46,7 @@ def runs(tiny, tmp_path_factory):
             seen[key] = (before, snapshot(self.model))
             return result
 
-        training.MultiLabelTrainer.train = watched
+        MultiLabelTrainer.train = watched
         try:
             flags = training_flags(
                 tiny(kind),
@@ -58,7 +58,7 @@ def runs(tiny, tmp_path_factory):
             )
             run_classifier.main(flags)
         finally:
-            training.MultiLabelTrainer.train = train
+            MultiLabelTrainer.train = train
     return {key: (folder / "-".join(key), *seen[key]) for key in RUNS}
 
 

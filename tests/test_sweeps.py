@@ -55,11 +55,12 @@ def parse(script, words):
     """The flags of a command, by the script's own parser."""
     import run_classifier
     import run_sft_labels
-    from utils import sft, training
+    from utils.sft import GeneratorTrainingArguments
+    from utils.training_arguments import TaskTrainingArguments
 
     module, last = {
-        "run_classifier.py": (run_classifier, training.TaskTrainingArguments),
-        "run_sft_labels.py": (run_sft_labels, sft.GeneratorTrainingArguments),
+        "run_classifier.py": (run_classifier, TaskTrainingArguments),
+        "run_sft_labels.py": (run_sft_labels, GeneratorTrainingArguments),
     }[script]
     values = {}
     for arguments in ArgumentParser([*module.ARGUMENTS, last]).parse(words):
@@ -107,13 +108,17 @@ def test_every_flag_exists(sweep, tmp_path, name, arguments, runs, expected):
 
 
 def test_folds(sweep, tmp_path):
-    done, commands = sweep("folds", "recipe.yaml", "train.csv", tmp_path, 3, "--max_steps", 7)
+    flags = ["--validation_file", DATA[1], "--max_steps", 7]
+    done, commands = sweep("folds", "recipes/minilm_cpu.yaml", DATA[0], tmp_path, 3, *flags)
     assert done.returncode == 0, done.stderr
-    for fold, command in enumerate(commands[:-1]):
-        data = ["--config", "recipe.yaml", "--train_file", "train.csv"]
-        folds = ["--num_folds", "3", "--fold", str(fold), "--max_steps", "7"]
-        assert command[4:] == ["run_classifier.py", *data, *folds, "--output_dir", f"{tmp_path}/fold_{fold}"]
-    assert len(commands) == 4
+    *trainings, comparison = commands
+    folders = [f"{tmp_path}/fold_{fold}" for fold in range(3)]
+    for fold, (command, folder) in enumerate(zip(trainings, folders, strict=True)):
+        values = parse(command[4], command[5:])
+        assert (values["num_folds"], values["fold"], values["max_steps"]) == (3, fold, 7)
+        assert [values["train_file"], values["validation_file"]] == list(map(str, DATA))
+        assert values["output_dir"] == folder
+    assert comparison == ["python", "compare_runs.py", *folders]
 
 
 def test_a_failed_run_is_named_and_the_others_are_made(sweep, tmp_path):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
+SCORES = ("f1_macro", "f1_micro", "jaccard")
 # Cells of the weight matrix [resamples, N] held at a time: 64 MiB as float32.
 CELLS_AT_A_TIME = 2**24
 
@@ -61,7 +62,7 @@ def plain_scores(truth, predictions):
     """
     counts = _counts(truth, predictions, float)
     scores = _scores(np.ones((1, len(counts[0]))), *counts)
-    overall = {name: float(getattr(scores, name)[0]) for name in ("f1_macro", "f1_micro", "jaccard")}
+    overall = {name: float(getattr(scores, name)[0]) for name in SCORES}
     return overall | {"f1": scores.f1[0]}
 
 

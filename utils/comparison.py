@@ -1,53 +1,13 @@
-"""Runs side by side: seeds and folds brought together, intervals, and each against the best."""
+"""Runs side by side: scores with intervals, and each against the best."""
 
-import json
-import os
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 import numpy as np
 
-from utils.bootstrap import Difference, interval, paired_difference, plain_scores, resample
-from utils.results import (
-    AT_HALF,
-    DECODED,
-    TUNED,
-    approach,
-    format_bytes,
-    format_seconds,
-    format_share,
-    model_name,
-    trainable_share,
-    validation_predictions,
-)
-
-SCORES = {"f1_macro": "macro-F1", "f1_micro": "micro-F1", "jaccard": "Jaccard"}
-# Arguments in which the runs of one group may differ.
-NOT_IN_KEY = ("seed", "data_seed", "fold", "output_dir", "run_name")
-
-
-@dataclass
-class Scored:
-    """0/1 predictions of one run, or of all folds of one together, for rows with known labels; sorted by id."""
-
-    ids: tuple[str, ...]
-    labels: tuple[str, ...]
-    truth: np.ndarray  # [N, L]
-    predictions: dict[str, np.ndarray]  # suffix of the summary scores: [N, L]
-
-    def __post_init__(self):
-        # The same rows and labels in the same order, whatever the order in which a run has them.
-        rows = np.array(sorted(range(len(self.ids)), key=self.ids.__getitem__), dtype=np.int64)
-        columns = np.array(sorted(range(len(self.labels)), key=self.labels.__getitem__), dtype=np.int64)
-        self.ids = tuple(self.ids[row] for row in rows)
-        self.labels = tuple(self.labels[column] for column in columns)
-        self.truth = np.asarray(self.truth)[rows][:, columns]
-        self.predictions = {name: array[rows][:, columns] for name, array in self.predictions.items()}
-
-    @property
-    def rows(self):
-        """Equal where two may be compared: the same ids with the same true labels."""
-        return self.ids, self.labels, self.truth.tobytes()
+from utils.bootstrap import SCORES, Difference, interval, paired_difference, plain_scores, resample
+from utils.grouping import Scored, describe_runs, group_runs, joint_name, pool_folds, short_names
+from utils.results import approach, model_name, trainable_share
 
 
 @dataclass
@@ -114,109 +74,6 @@ class Board:
         return len(self.entries[0].members[0].ids)
 
 
-# Grouping
-
-
-def group_key(arguments):
-    """Equal for runs that differ in seed or fold alone."""
-    skipped = set(NOT_IN_KEY)
-    # Rows held out by seed or fold: other rows in each run, though of the same data.
-    if is_fold(arguments) or not (arguments.get("validation_file") or arguments.get("validation_split")):
-        skipped.add("data_sha256")
-    return json.dumps({name: value for name, value in arguments.items() if name not in skipped}, sort_keys=True)
-
-
-def is_fold(arguments):
-    """Whether the run is one fold of several."""
-    return bool(arguments.get("num_folds")) and arguments.get("fold") is not None
-
-
-def group_runs(runs):
-    """Bring runs together that differ in seed or fold alone.
-
-    Returns:
-        `(groups, notes)`: each group a list of seeds, each seed a list of runs (its folds, or the one run); and a line
-        for each run left out, as another is the same seed and fold.
-    """
-    groups, notes = {}, []
-    for run in runs:
-        seeds = groups.setdefault(group_key(run.arguments), {})
-        folds = seeds.setdefault((run.arguments.get("seed"), run.arguments.get("data_seed")), {})
-        fold = run.arguments["fold"] if is_fold(run.arguments) else None
-        if fold in folds:
-            first = folds[fold].folder
-            notes.append(f"{run.folder} has the same arguments, seed and fold as {first}: skipped")
-        else:
-            folds[fold] = run
-    return [[list(folds.values()) for folds in seeds.values()] for seeds in groups.values()], notes
-
-
-def short_names(folders):
-    """`{folder: name}`, the names as short as they stay distinct."""
-    parts = [os.path.normpath(folder).split(os.sep) for folder in folders]
-    names = ["/".join(part) for part in parts]
-    for length in range(1, max(map(len, parts), default=0)):
-        short = ["/".join(part[-length:]) for part in parts]
-        if len(set(short)) == len(short):
-            names = short
-            break
-    return dict(zip(folders, names))
-
-
-def joint_name(names):
-    """One name for several, as the shell writes it: `seed{1,2,3}`."""
-    if len(names) == 1:
-        return names[0]
-    start = names[0]
-    while not all(name.startswith(start) for name in names):
-        start = start[:-1]
-    return f"{start}{{{','.join(name[len(start) :] for name in names)}}}"
-
-
-def describe_runs(seeds):
-    """`1`, `3 seeds`, `5 folds`, `3 seeds x 5 folds`, `4 of 5 folds`."""
-    words = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
-    folds, wanted = sum(map(len, seeds)), seeds[0][0].arguments.get("num_folds")
-    if is_fold(seeds[0][0].arguments):
-        whole = folds == wanted * len(seeds)
-        words.append(f"{wanted} folds" if whole else f"{folds} of {wanted * len(seeds)} folds")
-    return " x ".join(words) or "1"
-
-
-def pool_folds(runs):
-    """The out-of-fold predictions of runs as those of one, thresholds cross-fitted over all rows: a `Scored`.
-
-    Raises:
-        ValueError: where a row was held out by two of the runs.
-    """
-    if len(runs) == 1:
-        run = runs[0]
-        return Scored(tuple(run.ids), tuple(run.task.labels), run.truth, run.predictions)
-    labels = runs[0].task.labels
-    ids = [row_id for run in runs for row_id in run.ids]
-    if len(set(ids)) < len(ids):
-        raise ValueError("folds share rows")
-    # Sorted, as the cross-fitting depends on the order of the rows and must not on that of the folders.
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-
-    def together(arrays):
-        return None if any(array is None for array in arrays) else np.concatenate(arrays)[order]
-
-    columns = [[run.task.labels.index(label) for label in labels] for run in runs]
-    truth = together([run.truth[:, c] for run, c in zip(runs, columns)])
-    texts = together([None if run.texts is None else np.array(run.texts, dtype=object) for run in runs])
-    predictions = validation_predictions(
-        ids,
-        texts,
-        truth,
-        together([run.probabilities[:, c] for run, c in zip(runs, columns)]),
-        together([None if run.decoded is None else run.decoded[:, c] for run, c in zip(runs, columns)]),
-        runs[0].strategy,
-        runs[0].shrinkage,
-    )
-    return Scored(tuple(ids[i] for i in order), tuple(labels), truth, predictions)
-
-
 def make_entry(seeds, names, members):
     """The `Entry` of a group: `names` of the runs by folder, `members` one `Scored` for each seed."""
     runs = [run for folds in seeds for run in folds]
@@ -269,9 +126,6 @@ def validation_entries(runs):
     return entries, notes
 
 
-# Scores
-
-
 def score_entry(entry, resamples, seed):
     """Fill in `entry.scores` and `entry.label_f1`. All members are resampled by the same draws of the rows."""
     for suffix in entry.members[0].predictions:
@@ -305,99 +159,3 @@ def make_boards(entries, resamples, seed):
             entry.difference = paired_difference(score.value, best.value, score.values, best.values)
         boards.append(Board(ranked))
     return sorted(boards, key=lambda board: -len(board.entries))
-
-
-# Tables
-
-
-def score_rows(board, held):
-    """`(header, rows)` of the table of scores; `held`: on held labels, so that nothing is cross-fitted."""
-    has = {suffix for entry in board.entries for suffix in entry.members[0].predictions}
-    columns = {AT_HALF: "macro-F1 at 0.5", TUNED: "macro-F1 tuned", DECODED: "macro-F1 decoded"}
-    if held:
-        columns[TUNED] = "macro-F1 as submitted"
-    shown = [suffix for suffix in columns if suffix in has]
-    header = ["run", "model", "approach", "runs", "trainable"]
-    header += [columns[suffix] for suffix in shown] + ["against the best", "micro-F1", "Jaccard", "training", "memory"]
-    rows = []
-    for entry in board.entries:
-        rest = [entry.scores[f"{name}{entry.headline}"].value for name in ("f1_micro", "jaccard")]
-        rows.append(
-            [entry.name, entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
-            + [str(entry.scores.get(f"f1_macro{suffix}", "-")) for suffix in shown]
-            + [entry.verdict, *rest, format_seconds(entry.train_seconds), format_bytes(entry.peak_memory_bytes)]
-        )
-    return header, rows
-
-
-def difference_rows(board):
-    """`(header, rows)` of the paired bootstrap against the best."""
-    header = ["run", "difference", "95 % interval", "p", "verdict"]
-    rows = []
-    for entry in board.entries[1:]:
-        by = entry.difference
-        p = "< 0.001" if by.p_value < 0.001 else f"{by.p_value:.3f}"
-        rows.append([entry.name, f"{by.value:+.3f}", f"[{by.low:+.3f}, {by.high:+.3f}]", p, entry.verdict])
-    return header, rows
-
-
-def caption(board, held, resamples):
-    """What the figures of a board are, in sentences."""
-    of, chosen = "tuned predictions (at 0.5 where thresholds are fixed)", ""
-    what = "Tuned: thresholds cross-fitted, each row scored with thresholds that were chosen without it."
-    if held:
-        of, what = (
-            "submitted predictions",
-            "As submitted: with the thresholds that each run has from its validation rows.",
-        )
-    elif any(entry.arguments.get("load_best_model_at_end") for entry in board.entries):
-        chosen = " Checkpoints were chosen on these rows, so expect a little less on new ones."
-    return (
-        f"{board.rows:,} {'held' if held else 'validation'} rows, {len(board.labels)} labels. {what} micro-F1, Jaccard "
-        f"and the order are of the {of}. In brackets: 95 % bootstrap interval over the rows ({resamples:,} resamples); "
-        f"±: standard deviation over seeds.{chosen}"
-    )
-
-
-def differing_rows(board):
-    """`(header, rows)` of the arguments in which the runs differ; no rows where they do not."""
-    with_arguments = [entry for entry in board.entries if entry.arguments]
-    names = {name: None for entry in with_arguments for name in entry.arguments if name not in NOT_IN_KEY}
-    rows = []
-    for name in names:
-        values = [entry.arguments.get(name) for entry in with_arguments]
-        if any(value != values[0] for value in values) and name != "data_sha256":
-            rows.append([name, *(str(value) for value in values)])
-    return ["argument", *(entry.name for entry in with_arguments)], rows
-
-
-def csv_records(boards):
-    """A flat record for each entry, figures unrounded, for a CSV file."""
-    records = []
-    for number, board in enumerate(boards, start=1):
-        for entry in board.entries:
-            record = {
-                "row_set": number,
-                "rows": board.rows,
-                "run": entry.name,
-                "folders": " ".join(entry.folders),
-                "model": entry.model,
-                "approach": entry.approach,
-                "runs": entry.runs,
-                "trainable_share": entry.trainable_share,
-                "train_seconds": entry.train_seconds,
-                "peak_memory_bytes": entry.peak_memory_bytes,
-                "ranked_by": f"f1_macro{entry.headline}",
-            }
-            for suffix in (AT_HALF, TUNED, DECODED):
-                for name in SCORES:
-                    score = entry.scores.get(f"{name}{suffix}")
-                    for part in ("value", "low", "high", "sd"):
-                        key = f"{name}{suffix}" + ("" if part == "value" else f"_{part}")
-                        record[key] = None if score is None else getattr(score, part)
-            for part in ("value", "low", "high", "p_value"):
-                key = "difference" if part == "value" else f"difference_{part}" if part != "p_value" else part
-                record[key] = None if entry.difference is None else getattr(entry.difference, part)
-            record["verdict"] = entry.verdict
-            records.append(record)
-    return records

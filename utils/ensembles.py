@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.comparison import group_key, is_fold, joint_name, short_names
+from utils.bootstrap import plain_scores
 from utils.errors import UserError
+from utils.grouping import group_key, is_fold, joint_name, short_names
 from utils.splits import assign_parts, near_duplicate_groups
 from utils.tables import format_table
 from utils.thresholds import CROSS_FITTING_FOLDS, apply_thresholds, cross_fitted_predictions, fit_thresholds
@@ -101,11 +102,8 @@ def join_members(members):
     return Ensemble(members, ids, groups, np.array([truth[row_id] for row_id in ids]), probabilities)
 
 
-def macro_f1(predictions, truth):
-    """Macro-F1 of 0/1 predictions `[N, L]`, a label neither present nor predicted counting 0."""
-    right = (predictions & truth).sum(axis=0)
-    both = predictions.sum(axis=0) + truth.sum(axis=0)
-    return float(np.mean(2 * right / np.maximum(both, 1)))
+def _macro_f1(truth, predictions):
+    return plain_scores(truth, predictions)["f1_macro"]
 
 
 def fit_weights(probabilities, truth, strategy, shrinkage):
@@ -120,10 +118,8 @@ def fit_weights(probabilities, truth, strategy, shrinkage):
     total = np.zeros(probabilities.shape[1:])
     for pick in range(1, PICKS + 1):
         means = (total + probabilities) / pick
-        scores = [
-            macro_f1(apply_thresholds(mean, fit_thresholds(mean, truth, strategy, shrinkage)), truth) for mean in means
-        ]
-        best = int(np.argmax(scores))
+        fitted = [apply_thresholds(mean, fit_thresholds(mean, truth, strategy, shrinkage)) for mean in means]
+        best = int(np.argmax([_macro_f1(truth, predictions) for predictions in fitted]))
         picked[best] += 1
         total += probabilities[best]
     return picked / PICKS
@@ -153,13 +149,13 @@ def fitted_weights(ensemble, strategy, shrinkage):
         mean = ensemble.mean(weights)
         thresholds = fit_thresholds(mean[~out], truth[~out], strategy, shrinkage)
         predictions[out] = apply_thresholds(mean[out], thresholds)
-    return fit_weights(ensemble.probabilities, truth, strategy, shrinkage), macro_f1(predictions, truth)
+    return fit_weights(ensemble.probabilities, truth, strategy, shrinkage), _macro_f1(truth, predictions)
 
 
 def tuned_score(probabilities, truth, groups, strategy, shrinkage):
     """Macro-F1 `(at 0.5, with cross-fitted thresholds)` of probabilities `[N, L]`."""
     tuned = cross_fitted_predictions(probabilities, truth, groups, strategy, shrinkage)
-    return macro_f1(apply_thresholds(probabilities, 0.5), truth), macro_f1(tuned, truth)
+    return _macro_f1(truth, apply_thresholds(probabilities, 0.5)), _macro_f1(truth, tuned)
 
 
 def score_table(ensemble, weights, strategy, shrinkage, fitted_score=None):

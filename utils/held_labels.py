@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from utils.columns import BINARY_CELLS, ID_NAMES, check_test_columns, read_ids, read_labels
-from utils.comparison import Scored, group_runs, make_entry, short_names
+from utils.comparison import make_entry
 from utils.errors import UserError
+from utils.grouping import Scored, group_runs, short_names
 from utils.results import AT_HALF, TUNED
 from utils.table_files import read_table
 from utils.task import Task

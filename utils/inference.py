@@ -16,10 +16,10 @@ from utils.errors import UserError
 from utils.label_generator import GENERATION_FILE, Generation, LabelGenerator, build_generator, predict_labels
 from utils.launch import this_process
 from utils.models import load_adapter, load_classifier, load_generator, load_tokenizer
+from utils.precision import bf16_is_fast
 from utils.prompts import text_ids
 from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, load_task, read_json
 from utils.task import Task
-from utils.training import machine_has_bf16
 
 
 @dataclass
@@ -75,7 +75,7 @@ def inference_dtype(bf16, device):
     if not bf16:
         return None
     on_gpu = device.type == "cuda"
-    return torch.bfloat16 if machine_has_bf16(on_gpu) else torch.float16 if on_gpu else None
+    return torch.bfloat16 if bf16_is_fast(on_gpu) else torch.float16 if on_gpu else None
 
 
 def predict_probabilities(trainer, encoded):

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils import pictures
 from utils.bootstrap import interval, plain_scores, resample
-from utils.comparison import caption, difference_rows, differing_rows, score_rows
+from utils.comparison_tables import caption, difference_rows, differing_rows, score_rows
 from utils.errors import UserError, exit_on_user_error
 from utils.evaluation import PER_LABEL, SUMMARY
 from utils.files import write_text

@@ -7,8 +7,9 @@ from torch.nn.functional import cross_entropy
 from trl import SFTConfig, SFTTrainer
 
 from utils.arguments import option
+from utils.batches import LengthGroupedBatches
 from utils.prompts import IGNORED
-from utils.training import LengthGroupedBatches, TaskTrainingArguments
+from utils.training_arguments import TaskTrainingArguments
 
 
 @dataclass

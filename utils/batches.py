@@ -1,0 +1,85 @@
+"""Batches of texts of one length, the same over any number of processes."""
+
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback
+
+# Batches of one length are cut from this many batches of random rows.
+BATCHES_PER_POOL = 50
+
+
+class LengthGroupedSampler(Sampler):
+    """Rows in an order in which each `batch_size` neighbours have about one length, another order every epoch.
+
+    As in transformers' sampler of this name, rows are drawn at random, sorted by length within pools of 50 batches and
+    cut into batches. Here the batches are then shuffled, so that the length does not fall steadily through a pool, and
+    the order depends on seed and epoch alone, not on what else drew random numbers: resuming and other numbers of
+    processes see the same batches.
+    """
+
+    def __init__(self, lengths, batch_size, seed):
+        self.lengths, self.batch_size, self.seed, self.epoch = torch.tensor(lengths), batch_size, seed, 0
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def set_epoch(self, epoch):
+        """Called by accelerate's data loader at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        batches = []
+        for pool in torch.randperm(len(self), generator=generator).split(BATCHES_PER_POOL * self.batch_size):
+            batches += pool[self.lengths[pool].argsort(descending=True, stable=True)].split(self.batch_size)
+        # A short batch stays at the end, else all after it would straddle two lengths.
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        rest = [batch for batch in batches if len(batch) < self.batch_size]
+        for i in torch.randperm(len(full), generator=generator).tolist():
+            yield from full[i].tolist()
+        for batch in rest:
+            yield from batch.tolist()
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the sampler which epoch begins. After resuming in the middle of one over several processes the sampler lies
+    too deep in accelerate's wrappers for Trainer to reach, and would begin with the order of the first epoch."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch + 1e-6))
+
+
+class LengthGroupedBatches:
+    """What both trainers change in Trainer: batches of one length, also over several processes, and evaluation in row
+    order."""
+
+    # The losses divide by the number of cells or tokens of the whole global batch.
+    loss_is_scaled_for_ga = True
+
+    def _get_train_sampler(self, train_dataset=None):
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("group_by_length", "random"):
+            return super()._get_train_sampler(train_dataset)
+        # Trainer's own leaves out the number of processes, so that each has batches of another length.
+        global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * max(1, self.args.world_size)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        lengths = self.train_dataset["length"][:] if strategy == "group_by_length" else [0] * len(self.train_dataset)
+        sampler = LengthGroupedSampler(lengths, global_batch, seed)
+        self.add_callback(SetEpoch(sampler))
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Trainer's own would shuffle the rows here too when training is grouped by length.
+        return SequentialSampler(eval_dataset)
+
+    def _finalize_training(self, *args, **kwargs):
+        # Of the steps since the last log Trainer would count this process's part of the loss only.
+        self._tr_loss = self.accelerator.reduce(self._tr_loss, reduction="mean")
+        return super()._finalize_training(*args, **kwargs)
+
+
+class MultiLabelTrainer(LengthGroupedBatches, Trainer):
+    """Trainer for a classification head."""

@@ -1,0 +1,136 @@
+"""Which runs belong together: seeds and folds of one training; and what a person calls them together."""
+
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.results import validation_predictions
+
+# Arguments in which the runs of one group may differ.
+NOT_IN_KEY = ("seed", "data_seed", "fold", "output_dir", "run_name")
+
+
+@dataclass
+class Scored:
+    """0/1 predictions of one run, or of all folds of one together, for rows with known labels; sorted by id."""
+
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    truth: np.ndarray  # [N, L]
+    predictions: dict[str, np.ndarray]  # suffix of the summary scores: [N, L]
+
+    def __post_init__(self):
+        # The same rows and labels in the same order, whatever the order in which a run has them.
+        rows = np.array(sorted(range(len(self.ids)), key=self.ids.__getitem__), dtype=np.int64)
+        columns = np.array(sorted(range(len(self.labels)), key=self.labels.__getitem__), dtype=np.int64)
+        self.ids = tuple(self.ids[row] for row in rows)
+        self.labels = tuple(self.labels[column] for column in columns)
+        self.truth = np.asarray(self.truth)[rows][:, columns]
+        self.predictions = {name: array[rows][:, columns] for name, array in self.predictions.items()}
+
+    @property
+    def rows(self):
+        """Equal where two may be compared: the same ids with the same true labels."""
+        return self.ids, self.labels, self.truth.tobytes()
+
+
+def group_key(arguments):
+    """Equal for runs that differ in seed or fold alone."""
+    skipped = set(NOT_IN_KEY)
+    # Rows held out by seed or fold: other rows in each run, though of the same data.
+    if is_fold(arguments) or not (arguments.get("validation_file") or arguments.get("validation_split")):
+        skipped.add("data_sha256")
+    return json.dumps({name: value for name, value in arguments.items() if name not in skipped}, sort_keys=True)
+
+
+def is_fold(arguments):
+    """Whether the run is one fold of several."""
+    return bool(arguments.get("num_folds")) and arguments.get("fold") is not None
+
+
+def group_runs(runs):
+    """Bring runs together that differ in seed or fold alone.
+
+    Returns:
+        `(groups, notes)`: each group a list of seeds, each seed a list of runs (its folds, or the one run); and a line
+        for each run left out, as another is the same seed and fold.
+    """
+    groups, notes = {}, []
+    for run in runs:
+        seeds = groups.setdefault(group_key(run.arguments), {})
+        folds = seeds.setdefault((run.arguments.get("seed"), run.arguments.get("data_seed")), {})
+        fold = run.arguments["fold"] if is_fold(run.arguments) else None
+        if fold in folds:
+            first = folds[fold].folder
+            notes.append(f"{run.folder} has the same arguments, seed and fold as {first}: skipped")
+        else:
+            folds[fold] = run
+    return [[list(folds.values()) for folds in seeds.values()] for seeds in groups.values()], notes
+
+
+def short_names(folders):
+    """`{folder: name}`, the names as short as they stay distinct."""
+    parts = [os.path.normpath(folder).split(os.sep) for folder in folders]
+    names = ["/".join(part) for part in parts]
+    for length in range(1, max(map(len, parts), default=0)):
+        short = ["/".join(part[-length:]) for part in parts]
+        if len(set(short)) == len(short):
+            names = short
+            break
+    return dict(zip(folders, names))
+
+
+def joint_name(names):
+    """One name for several, as the shell writes it: `seed{1,2,3}`."""
+    if len(names) == 1:
+        return names[0]
+    start = names[0]
+    while not all(name.startswith(start) for name in names):
+        start = start[:-1]
+    return f"{start}{{{','.join(name[len(start) :] for name in names)}}}"
+
+
+def describe_runs(seeds):
+    """`1`, `3 seeds`, `5 folds`, `3 seeds x 5 folds`, `4 of 5 folds`."""
+    words = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
+    folds, wanted = sum(map(len, seeds)), seeds[0][0].arguments.get("num_folds")
+    if is_fold(seeds[0][0].arguments):
+        whole = folds == wanted * len(seeds)
+        words.append(f"{wanted} folds" if whole else f"{folds} of {wanted * len(seeds)} folds")
+    return " x ".join(words) or "1"
+
+
+def pool_folds(runs):
+    """The out-of-fold predictions of runs as those of one, thresholds cross-fitted over all rows: a `Scored`.
+
+    Raises:
+        ValueError: where a row was held out by two of the runs.
+    """
+    if len(runs) == 1:
+        run = runs[0]
+        return Scored(tuple(run.ids), tuple(run.task.labels), run.truth, run.predictions)
+    labels = runs[0].task.labels
+    ids = [row_id for run in runs for row_id in run.ids]
+    if len(set(ids)) < len(ids):
+        raise ValueError("folds share rows")
+    # Sorted, as the cross-fitting depends on the order of the rows and must not on that of the folders.
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+
+    def together(arrays):
+        return None if any(array is None for array in arrays) else np.concatenate(arrays)[order]
+
+    columns = [[run.task.labels.index(label) for label in labels] for run in runs]
+    truth = together([run.truth[:, c] for run, c in zip(runs, columns)])
+    texts = together([None if run.texts is None else np.array(run.texts, dtype=object) for run in runs])
+    predictions = validation_predictions(
+        ids,
+        texts,
+        truth,
+        together([run.probabilities[:, c] for run, c in zip(runs, columns)]),
+        together([None if run.decoded is None else run.decoded[:, c] for run, c in zip(runs, columns)]),
+        runs[0].strategy,
+        runs[0].shrinkage,
+    )
+    return Scored(tuple(ids[i] for i in order), tuple(labels), truth, predictions)
