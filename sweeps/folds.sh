@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A recipe on each fold of the training rows, for out-of-fold scores; make_submission.py averages the runs.
-# sweeps/folds.sh RECIPE TRAIN_FILE OUTPUT_DIR [NUM_FOLDS [FLAG ...]]
+# NUM_FOLDS=5 FOLDS="0 1 2 3 4" sweeps/folds.sh RECIPE TRAIN_FILE OUTPUT_DIR [FLAG ...]
+# With --validation_file FILE its rows are dealt out to the folds too.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
-recipe=$1 train=$2 output=$3 folds=${4:-5}
-shift $(($# < 4 ? $# : 4))
-for ((fold = 0; fold < folds; fold++)); do
+recipe=$1 train=$2 output=$3 folds=${NUM_FOLDS:-5}
+for fold in ${FOLDS:-$(seq 0 $((folds - 1)))}; do
     train "${SCRIPT:-run_classifier.py}" "$output/fold_$fold" --config "$recipe" \
-        --train_file "$train" --num_folds "$folds" --fold "$fold" "$@"
+        --train_file "$train" --num_folds "$folds" --fold "$fold" "${@:4}"
 done
 finish

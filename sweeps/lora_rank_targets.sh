@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LoRA's rank x the layers it is put on. Alpha is twice the rank, so that all of them begin equally strong.
-# RANKS="8 16" TARGETS="all-linear q_proj,v_proj" sweeps/lora_rank_targets.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR
+# RANKS="8 16" TARGETS="all-linear q_proj,v_proj" sweeps/lora_rank_targets.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
 recipe=$1 train=$2 validation=$3 output=$4
@@ -8,7 +8,7 @@ for rank in ${RANKS:-8 16 64}; do
     for targets in ${TARGETS:-all-linear q_proj,k_proj,v_proj,o_proj}; do
         train "${SCRIPT:-run_classifier.py}" "$output/r${rank}_${targets//,/+}" --config "$recipe" \
             --train_file "$train" --validation_file "$validation" --use_peft \
-            --lora_r "$rank" --lora_alpha $((2 * rank)) --lora_target_modules ${targets//,/ }
+            --lora_r "$rank" --lora_alpha $((2 * rank)) --lora_target_modules ${targets//,/ } "${@:5}"
     done
 done
 finish

@@ -1,13 +1,11 @@
 #!/usr/bin/env bash
 # The same recipe with several seeds, to tell an effect from luck; make_submission.py averages the runs.
-# sweeps/seeds.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [SEED ...]
+# SEEDS="1 2 3" sweeps/seeds.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
 recipe=$1 train=$2 validation=$3 output=$4
-shift 4
-[ $# -gt 0 ] || set -- 1 2 3
-for seed in "$@"; do
+for seed in ${SEEDS:-1 2 3}; do
     train "${SCRIPT:-run_classifier.py}" "$output/seed$seed" --config "$recipe" \
-        --train_file "$train" --validation_file "$validation" --seed "$seed"
+        --train_file "$train" --validation_file "$validation" --seed "$seed" "${@:5}"
 done
 finish

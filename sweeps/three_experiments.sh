@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # The project's three experiments: an encoder in full, a decoder with a head, a decoder that writes labels; QLoRA both.
 # ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml sweeps/three_experiments.sh TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
-# ENCODER, HEAD_DECODER and LABEL_DECODER name other models; the flags go to all three.
+# ENCODER, HEAD_DECODER and LABEL_DECODER name other models, EXPERIMENTS some of the three; the flags go to all.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
-data=(--train_file "$1" --validation_file "$2") output=$3
-shift 3
-train run_classifier.py "$output/encoder" --config recipes/roberta_base.yaml \
-    --model_name_or_path "${ENCODER:-roberta-base}" "${data[@]}" "$@"
-train run_classifier.py "$output/decoder_head" --config recipes/qwen2.5_7b_qlora_head.yaml \
-    --model_name_or_path "${HEAD_DECODER:-Qwen/Qwen2.5-7B}" "${data[@]}" "$@"
-train run_sft_labels.py "$output/decoder_labels" --config recipes/qwen3_0.6b_qlora_labels.yaml \
-    --model_name_or_path "${LABEL_DECODER:-Qwen/Qwen3-0.6B}" "${data[@]}" "$@"
+train=$1 validation=$2 output=$3
+for experiment in ${EXPERIMENTS:-encoder decoder_head decoder_labels}; do
+    case $experiment in
+        encoder) script=run_classifier.py recipe=roberta_base model=${ENCODER:-roberta-base} ;;
+        decoder_head) script=run_classifier.py recipe=qwen2.5_7b_qlora_head model=${HEAD_DECODER:-Qwen/Qwen2.5-7B} ;;
+        decoder_labels) script=run_sft_labels.py recipe=qwen3_0.6b_qlora_labels model=${LABEL_DECODER:-Qwen/Qwen3-0.6B} ;;
+        *) echo "error: EXPERIMENTS: there is no $experiment" >&2 && exit 2 ;;
+    esac
+    train "$script" "$output/$experiment" --config "recipes/$recipe.yaml" --model_name_or_path "$model" \
+        --train_file "$train" --validation_file "$validation" "${@:4}"
+done
 finish

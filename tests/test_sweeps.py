@@ -1,5 +1,6 @@
 """The sweeps: every flag exists, a stopped one does what is missing, a failed run does not end it."""
 
+import itertools
 import json
 import os
 import signal
@@ -72,6 +73,8 @@ def parse(script, words):
     ("name", "arguments", "runs", "expected"),
     [
         ("seeds", ["recipes/minilm_cpu.yaml", *DATA], ["seed1", "seed2", "seed3"], {"seed": 3}),
+        ("folds", ["recipes/minilm_cpu.yaml", DATA[0]], [f"fold_{fold}" for fold in range(5)],
+         {"num_folds": 5, "fold": 4}),
         (
             "learning_rate_pos_weight",
             ["recipes/roberta_base.yaml", *DATA],
@@ -88,41 +91,37 @@ def parse(script, words):
             "three_experiments",
             DATA,
             ["encoder", "decoder_head", "decoder_labels"],
-            {"model_name_or_path": "Qwen/Qwen3-0.6B", "load_in_4bit": True, "max_steps": 7},
+            {"model_name_or_path": "Qwen/Qwen3-0.6B", "load_in_4bit": True},
         ),
     ],
 )  # fmt: skip
 def test_every_flag_exists(sweep, tmp_path, name, arguments, runs, expected):
-    flags = ["--max_steps", "7"] if name == "three_experiments" else []
-    done, commands = sweep(name, *arguments, tmp_path / "out", *flags)
+    done, commands = sweep(name, *arguments, tmp_path / "out", "--max_steps", 7)
     assert done.returncode == 0, done.stderr
     folders = [str(tmp_path / "out" / run) for run in runs]
     *trainings, comparison = commands
     for command, folder in zip(trainings, folders, strict=True):
         assert command[:4] == ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"]
         values = parse(command[4], command[5:])
-        assert values["output_dir"] == folder
+        assert (values["output_dir"], values["max_steps"]) == (folder, 7)
         assert values["train_file"] == str(DATA[0])
     assert {name: values[name] for name in expected} == expected
     assert comparison == ["python", "compare_runs.py", *folders]
 
 
-def test_folds(sweep, tmp_path):
-    flags = ["--validation_file", DATA[1], "--max_steps", 7]
-    done, commands = sweep("folds", "recipes/minilm_cpu.yaml", DATA[0], tmp_path, 3, *flags)
-    assert done.returncode == 0, done.stderr
-    *trainings, comparison = commands
-    folders = [f"{tmp_path}/fold_{fold}" for fold in range(3)]
-    for fold, (command, folder) in enumerate(zip(trainings, folders, strict=True)):
-        values = parse(command[4], command[5:])
-        assert (values["num_folds"], values["fold"], values["max_steps"]) == (3, fold, 7)
-        assert [values["train_file"], values["validation_file"]] == list(map(str, DATA))
-        assert values["output_dir"] == folder
-    assert comparison == ["python", "compare_runs.py", *folders]
+def test_a_sweep_can_be_a_part(sweep, tmp_path):
+    files = ["recipe.yaml", "train.csv"]
+    _, commands = sweep("folds", *files, tmp_path, NUM_FOLDS="3", FOLDS="1", SCRIPT="run_sft_labels.py")
+    flags = ["--config", "recipe.yaml", "--train_file", "train.csv", "--num_folds", "3", "--fold", "1"]
+    assert commands[0][4:] == ["run_sft_labels.py", *flags, "--output_dir", f"{tmp_path}/fold_1"]
+    assert len(commands) == 2
+    done, commands = sweep("three_experiments", "train.csv", "validation.csv", tmp_path, EXPERIMENTS="fourth")
+    assert (done.returncode, commands) == (2, [])
+    assert done.stderr == "error: EXPERIMENTS: there is no fourth\n"
 
 
 def test_a_failed_run_is_named_and_the_others_are_made(sweep, tmp_path):
-    arguments = ("seeds", "recipe.yaml", *DATA, tmp_path, 1, 2, 3)
+    arguments = ("seeds", "recipe.yaml", *DATA, tmp_path)
     done, commands = sweep(*arguments, FAILS="seed2")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == f"failed: {tmp_path}/seed2"
@@ -142,8 +141,8 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny, trained, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
     copy_run(trained, tmp_path / "seed1", seed=1)
-    command = ["sweeps/seeds.sh", recipe, *DATA, tmp_path, "1", "2"]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["sweeps/seeds.sh", recipe, *DATA, tmp_path]
+    environment = os.environ | {"SEEDS": "1 2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "seed2" / "checkpoint-5" / "trainer_state.json").exists():
@@ -164,25 +163,38 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny, trained, tmp_path):
     assert "macro-F1 tuned" in second.stdout  # the comparison
 
 
-def test_wandb_sweep_gives_flags_that_exist():
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "sweeps" / "wandb").iterdir())])
+def test_sweep_of_wandb_trains_the_same(sweep, tmp_path, name):
+    """The commands that W&B's agent makes of the whole grid, run as they are, train what the shell script does."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
-    config = load_sweep_config(str(ROOT / "sweeps" / "learning_rate_pos_weight.wandb.yaml"))
+    config = load_sweep_config(str(ROOT / "sweeps" / "wandb" / f"{name}.yaml"))
     assert set(config) == {"program", "method", "metric", "parameters", "command"}
     assert config["method"] == "grid"
     assert config["metric"] == {"name": "final/f1_macro_tuned", "goal": "maximize"}
-    # As W&B's agent makes the command of the last cell of the grid.
-    cell = {name: {"value": values["values"][-1]} for name, values in config["parameters"].items()}
-    macros = create_sweep_command_args({"args": cell}) | {"program": [config["program"]]}
-    command = []
-    for word in create_sweep_command(config["command"]):
-        command += macros[word[2:-1]] if word.startswith("${") else [word]
-    # echo in place of accelerate shows what the shell makes of it.
-    command[2] = command[2].replace("exec accelerate", "printf '%s\\n'")
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"WANDB_RUN_ID": "abc"})
-    words = done.stdout.splitlines()
-    assert words[:4] == ["launch", "--config_file", "accelerate_configs/single_gpu.yaml", "run_classifier.py"]
-    assert (ROOT / words[2]).exists()
-    values = parse(words[3], words[4:])
-    assert values["output_dir"] == "outputs/sweep/abc"
-    assert (values["learning_rate"], values["pos_weight"], values["report_to"]) == (5e-5, "balanced", ["wandb"])
+    trainings = []
+    for values in itertools.product(*(parameter["values"] for parameter in config["parameters"].values())):
+        cell = {name: {"value": value} for name, value in zip(config["parameters"], values, strict=True)}
+        macros = create_sweep_command_args({"args": cell}) | {"program": [config["program"]]}
+        command = []
+        for word in create_sweep_command(config["command"]):
+            command += macros[word[2:-1]] if word.startswith("${") else [word]
+        end = command.index(config["program"])
+        assert command[0] == "env"
+        words = command[end + 1 :]
+        folder = next(word for word in words if word.startswith("outputs/"))
+        words[words.index(folder)] = str(tmp_path / "agent")
+        done, commands = sweep(Path(command[end]).stem, *words, **dict(word.split("=", 1) for word in command[1:end]))
+        assert done.returncode == 0, done.stderr
+        trainings += commands[:-1]
+    words = [str(tmp_path / "shell") if word.endswith("agent") else word for word in words]
+    _, commands = sweep(name, *words, ACCELERATE_CONFIG="accelerate_configs/single_gpu.yaml")
+    assert [[word.replace("/agent/", "/shell/") for word in line] for line in trainings] == commands[:-1]
+    assert all(line[-4:-2] == ["--report_to", "wandb"] for line in trainings)
+    for line in trainings:
+        assert all((ROOT / word).exists() for word in line if word.endswith(".yaml"))
+
+
+def test_every_sweep_is_one_of_wandb_too():
+    names = {path.stem for path in (ROOT / "sweeps").glob("*.sh")} - {"common"}
+    assert names == {path.stem for path in (ROOT / "sweeps" / "wandb").glob("*.yaml")}
