@@ -248,6 +248,7 @@ def main(argv=None):
         trainer.state.save_to_json(staging / "trainer_state.json")
         card = render_card(
             output_dir, model_args, run_args, training_args, threshold_args, task, evaluation, eval_metrics,
+            trainer.state.log_history,
             trained=True,
             made="fine-tuned with LoRA" if model_args.use_peft else "fine-tuned",
             pipeline_tag="text-classification",

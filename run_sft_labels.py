@@ -275,6 +275,7 @@ def main(argv=None):
         made = "as it is" if eval_only else "taught with LoRA" if model_args.use_peft else "taught"
         card = render_card(
             output_dir, model_args, run_args, training_args, threshold_args, task, evaluation, eval_metrics,
+            [] if eval_only else trainer.state.log_history,
             trained=not eval_only,
             made=f"{made} to write labels",
             pipeline_tag="text-generation",

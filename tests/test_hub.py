@@ -114,7 +114,9 @@ def test_what_is_pushed(hub, pushed):
         "tokenizer_config.json",
         *(f"pictures/{path.name}" for path in (pushed / "pictures").iterdir()),
     }
-    assert "pictures/label_f1.png" in repository.files
+    in_card = re.findall(r"!\[[^\]]+\]\((pictures/\w+\.png)\)", repository.files["README.md"].decode())
+    assert sorted(in_card) == sorted(name for name in repository.files if name.startswith("pictures/"))
+    assert len(in_card) == 5
     content = b"\n".join(repository.files.values())
     for private in (pushed.parent, SAMPLE, ROOT, "hf_right"):
         assert str(private).encode() not in content

@@ -12,7 +12,10 @@ from utils.results import approach, model_name, trainable_share
 
 @dataclass
 class Score:
-    """A score, over several seeds their mean; `sd` over the seeds, None for one; the interval is over the rows."""
+    """A score, over several seeds their mean, of several folds that of all rows together; interval over the rows.
+
+    `sd`: over the seeds, else over the folds, None for a single run.
+    """
 
     value: float
     low: float
@@ -126,16 +129,23 @@ def validation_entries(runs):
     return entries, notes
 
 
+def fold_scores(member, suffix):
+    """Scores of each fold's rows of a `Scored`, none where there are no folds."""
+    folds = [] if member.folds is None else [member.folds == fold for fold in np.unique(member.folds)]
+    return [plain_scores(member.truth[rows], member.predictions[suffix][rows]) for rows in folds]
+
+
 def score_entry(entry, resamples, seed):
     """Fill in `entry.scores` and `entry.label_f1`. All members are resampled by the same draws of the rows."""
     for suffix in entry.members[0].predictions:
         plain = [plain_scores(member.truth, member.predictions[suffix]) for member in entry.members]
         drawn = [resample(member.truth, member.predictions[suffix], resamples, seed) for member in entry.members]
+        spread = plain if len(plain) > 1 else fold_scores(entry.members[0], suffix)
         for name in SCORES:
             values = np.mean([getattr(one, name) for one in drawn], axis=0)
-            of_seeds = [one[name] for one in plain]
-            sd = stdev(of_seeds) if len(of_seeds) > 1 else None
-            entry.scores[f"{name}{suffix}"] = Score(fmean(of_seeds), *interval(values), sd, values)
+            sd = stdev(one[name] for one in spread) if len(spread) > 1 else None
+            mean = fmean(one[name] for one in plain)
+            entry.scores[f"{name}{suffix}"] = Score(mean, *interval(values), sd, values)
         if suffix == entry.headline:
             entry.label_f1 = np.mean([one["f1"] for one in plain], axis=0)
 

@@ -20,6 +20,7 @@ class Scored:
     labels: tuple[str, ...]
     truth: np.ndarray  # [N, L]
     predictions: dict[str, np.ndarray]  # suffix of the summary scores: [N, L]
+    folds: np.ndarray | None = None  # [N], which fold has held a row out, where there are several
 
     def __post_init__(self):
         # The same rows and labels in the same order, whatever the order in which a run has them.
@@ -28,6 +29,7 @@ class Scored:
         self.ids = tuple(self.ids[row] for row in rows)
         self.labels = tuple(self.labels[column] for column in columns)
         self.truth = np.asarray(self.truth)[rows][:, columns]
+        self.folds = None if self.folds is None else self.folds[rows]
         self.predictions = {name: array[rows][:, columns] for name, array in self.predictions.items()}
 
     @property
@@ -133,4 +135,5 @@ def pool_folds(runs):
         runs[0].strategy,
         runs[0].shrinkage,
     )
-    return Scored(tuple(ids[i] for i in order), tuple(labels), truth, predictions)
+    folds = together([np.full(len(run.ids), fold) for fold, run in enumerate(runs)])
+    return Scored(tuple(ids[i] for i in order), tuple(labels), truth, predictions, folds)

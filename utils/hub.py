@@ -286,7 +286,7 @@ def _hub_card(folder, content, name, push):
         first = "from pathlib import Path\n\n"
         text = text.replace(first, f"{first}from huggingface_hub import snapshot_download\n", 1)
     text = re.sub(r"(?m)^(python make_submission.py --model) .*? (--test_file )", rf"\1 {name} \2", text)
-    text = re.sub(r"`report\.html` has more: [^\n]*\n\n|`merged/` holds [^`\n]*(`pipeline[^`]*`[^\n]*)?\n", "", text)
+    text = re.sub(r"The most confident mistakes [^\n]*\n\n|`merged/` holds [^`\n]*(`pipeline[^`]*`[^\n]*)?\n", "", text)
     text = re.sub(rf"(?m)^{re.escape(was['model_name_or_path'])} ", f"{now['model_name_or_path']} ", text, count=1)
 
     card = ModelCard(text)
