@@ -112,6 +112,9 @@ def test_report_of_a_run(run_page):
     assert "peak memory 1.0 GiB" in page.paragraphs[0]
     assert "<b>run" not in page.source
     assert len(mistakes) == MISTAKES + 1
+    # On a phone, where the header is not shown, each cell says what it is.
+    named = [attributes["data-name"] for _, attributes, _ in page.tags if "data-name" in attributes]
+    assert named == mistakes[0] * MISTAKES
 
 
 def test_texts_are_escaped(run_page):

@@ -156,6 +156,7 @@ def _label_section(run, low, high):
 def _draw(run, f1, low, high):
     """`{file name: (figure, title, caption)}` of a run."""
     labels, predictions = run.task.labels, run.predictions[run.headline]
+    weighted = " Training with pos_weight moves them up on purpose."
     drawn = {
         "label_f1": (
             pictures.label_f1(labels, f1, low, high, run.truth.sum(axis=0)),
@@ -176,7 +177,8 @@ def _draw(run, f1, low, high):
         "calibration": (
             pictures.calibration(run.truth, run.probabilities),
             "Calibration",
-            "Points below the dotted line: probabilities too high. Training with pos_weight moves them up on purpose.",
+            "Points below the dotted line: probabilities too high."
+            + (weighted if run.arguments.get("pos_weight", "none") != "none" else ""),
         ),
     }
     state_file = Path(run.folder) / "trainer_state.json"
