@@ -50,7 +50,7 @@ def caption(board, held, resamples):
     return (
         f"{board.rows:,} {'held' if held else 'validation'} rows, {len(board.labels)} labels. {what} micro-F1, Jaccard "
         f"and the order are of the {of}. In brackets: 95 % bootstrap interval over the rows ({resamples:,} resamples); "
-        f"±: standard deviation over seeds or folds; folds are scored together.{chosen}"
+        f"±: standard deviation over seeds or folds. Folds are scored together, their training times added up.{chosen}"
     )
 
 
