@@ -12,6 +12,8 @@ submission files are scored on held labels instead.
 import sys
 from dataclasses import dataclass
 from itertools import takewhile
+from shutil import get_terminal_size
+from textwrap import fill
 
 from utils.arguments import ArgumentParser, option, print_help
 from utils.errors import UserError, exit_on_user_error
@@ -147,17 +149,18 @@ def main(argv=None):
         )
 
     # Show and write
-    def tables(markdown):
+    def tables(markdown, width=None):
         parts = []
         for board in boards:
-            parts += [format_table(*score_rows(board, bool(args.truth)), markdown)]
-            parts += [caption(board, bool(args.truth), args.resamples)]
+            text = caption(board, bool(args.truth), args.resamples)
+            parts += [format_table(*score_rows(board, bool(args.truth)), markdown, width)]
+            parts += [fill(text, width) if width else text]
             if len(board.entries) > 1:
                 parts += [f"macro-F1 against {board.entries[0].name}, paired bootstrap on the same rows:"]
-                parts += [format_table(*difference_rows(board), markdown)]
+                parts += [format_table(*difference_rows(board), markdown, width)]
         return "\n\n".join(parts)
 
-    print(tables(markdown=False))
+    print(tables(markdown=False, width=get_terminal_size().columns if sys.stdout.isatty() else None))
     if args.markdown:
         write_text(args.markdown, "\n\n".join([tables(markdown=True), *(f"- {note}" for note in notes)]) + "\n")
     if args.csv:

@@ -1,6 +1,12 @@
 """compare_runs.py: figures, groups, noise, held labels, mistakes of the user."""
 
+import os
+import pty
 import shutil
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -9,7 +15,7 @@ from sklearn.metrics import f1_score, jaccard_score
 
 import compare_runs
 import make_submission
-from conftest import SAMPLE
+from conftest import ROOT, SAMPLE
 from finished_runs import copy_run, guesses
 from utils.evaluation import evaluate_probabilities
 from utils.results import approach, format_bytes, format_seconds, format_share, model_name, read_run
@@ -256,6 +262,30 @@ def submission(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("submissions") / "submission.csv"
     make_submission.main(["--model", str(trained), "--test_file", str(SAMPLE / "test.csv"), "--output_file", str(path)])
     return path
+
+
+def test_table_fits_the_terminal(trained, tmp_path):
+    other = copy_run(trained, tmp_path / "other", guesses(0, 0.3), learning_rate=1.0)
+    command = [sys.executable, "compare_runs.py", str(trained), str(other)]
+    plain = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert plain.count("\nrun ") == 1  # one table of scores, then that of differences
+    here, there = pty.openpty()
+    termios.tcsetwinsize(there, (24, 80))
+    with subprocess.Popen(command, cwd=ROOT, stdout=there, stderr=subprocess.DEVNULL):
+        os.close(there)
+        shown = b""
+        with suppress(OSError):  # raised at the end of what a terminal was shown
+            while part := os.read(here, 10_000):
+                shown += part
+    lines = shown.decode().replace("\r", "").splitlines()
+    assert max(map(len, lines)) <= 80
+    headers = " ".join(line for line in lines if line.startswith("run "))
+    header = plain.splitlines()[0]
+    assert all(name in headers for name in header.split())
+    for line in plain.splitlines()[2:4]:  # what stands in the rows stands in their parts
+        name, *cells = line.split()
+        parts = " ".join(part for part in lines if part.startswith(f"{name} "))
+        assert all(cell in parts for cell in cells)
 
 
 def test_held_labels(trained, submission, tmp_path, compare):

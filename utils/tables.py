@@ -10,18 +10,29 @@ def format_cell(value):
     return str(value)
 
 
-def format_table(header, rows, markdown=False):
-    """Lay `rows` out under `header`: the first column to the left, the others to the right."""
+def format_table(header, rows, markdown=False, width=None):
+    """Lay `rows` out under `header`: the first column to the left, the others to the right.
+
+    `width`: characters of the terminal; columns that do not fit go below, beside the first one again.
+    """
     cells = [[format_cell(value) for value in row] for row in [header, *rows]]
     if markdown:
         cells = [[value.replace("|", "\\|") for value in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     aligned = [
-        [value.ljust(width) if i == 0 else value.rjust(width) for i, (value, width) in enumerate(zip(row, widths))]
+        [value.ljust(wide) if i == 0 else value.rjust(wide) for i, (value, wide) in enumerate(zip(row, widths))]
         for row in cells
     ]
     if markdown:
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        rule = ["-" * widths[0], *("-" * (wide - 1) + ":" for wide in widths[1:])]
         return "\n".join("| " + " | ".join(row) + " |" for row in [aligned[0], rule, *aligned[1:]])
-    rule = ["-" * width for width in widths]
-    return "\n".join("  ".join(row).rstrip() for row in [aligned[0], rule, *aligned[1:]])
+    rule = ["-" * wide for wide in widths]
+    parts, used = [[0]], widths[0]
+    for i in range(1, len(widths)):
+        if width is not None and used + 2 + widths[i] > width and len(parts[-1]) > 1:
+            parts.append([0])
+            used = widths[0]
+        parts[-1].append(i)
+        used += 2 + widths[i]
+    lines = [aligned[0], rule, *aligned[1:]]
+    return "\n\n".join("\n".join("  ".join(row[i] for i in part).rstrip() for row in lines) for part in parts)
