@@ -159,14 +159,15 @@ def tuned_score(probabilities, truth, groups, strategy, shrinkage):
 
 
 def score_table(ensemble, weights, strategy, shrinkage, fitted_score=None):
-    """Table of what each member scores alone and what the ensemble does, on the rows that were held out."""
+    """Table of what each member scores alone and what the ensemble of several does, on the rows that were held out."""
     rows = []
     for member, weight, probabilities in zip(ensemble.members, weights, ensemble.probabilities):
         there = ~np.isnan(probabilities).any(axis=1)
         scores = tuned_score(probabilities[there], ensemble.truth[there], ensemble.groups[there], strategy, shrinkage)
         rows.append([member.name, f"{weight / sum(weights):.2f}", int(there.sum()), *scores])
-    at_half, tuned = tuned_score(ensemble.mean(weights), ensemble.truth, ensemble.groups, strategy, shrinkage)
-    score = tuned if fitted_score is None else fitted_score
-    rows.append(["together", "1.00", len(ensemble.ids), at_half, score])
+    if len(rows) > 1:
+        at_half, tuned = tuned_score(ensemble.mean(weights), ensemble.truth, ensemble.groups, strategy, shrinkage)
+        score = tuned if fitted_score is None else fitted_score
+        rows.append(["together", "1.00", len(ensemble.ids), at_half, score])
     how = "macro-F1 tuned (cross-fitted" + (")" if fitted_score is None else ", weights too)")
     return format_table(["run", "weight", "validation rows", "macro-F1 at 0.5", how], rows)
