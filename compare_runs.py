@@ -126,7 +126,7 @@ def main(argv=None):
 
         if runs and not args.test_file:
             raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
-        held = read_held_labels(args.truth, runs[0].task if runs else None)
+        held = read_held_labels(args.truth, runs[0].task if runs else None, submissions)
         entries = [
             Entry(short, "-", "submission file", "-", [submission_scored(name, held)], TUNED)
             for name, short in short_names(submissions).items()

@@ -46,7 +46,7 @@ def main(argv=None):
     from scipy.special import expit
 
     from utils.batches import MultiLabelTrainer
-    from utils.data import content_hash, label_array, read_training_data
+    from utils.data import label_array, read_training_data
     from utils.encoding import collator, encode, length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
     from utils.files import write_text
@@ -215,7 +215,7 @@ def main(argv=None):
         **asdict(data_args),
         **asdict(loss_args),
         **asdict(threshold_args),
-        "data_sha256": content_hash(train, validation),
+        "data_sha256": task.data_sha256,
         **arguments_of_result(training_args, run_args),
     }
     if checkpoint:

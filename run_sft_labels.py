@@ -46,7 +46,7 @@ def main(argv=None):
     import torch
     import transformers
 
-    from utils.data import content_hash, label_array, read_evaluation_data, read_training_data
+    from utils.data import label_array, read_evaluation_data, read_training_data
     from utils.encoding import length_limit, longest_first
     from utils.evaluation import evaluate_probabilities, label_table, summary_table
     from utils.files import write_text
@@ -234,7 +234,7 @@ def main(argv=None):
         **asdict(generation_args),
         **asdict(generation),
         **asdict(threshold_args),
-        "data_sha256": content_hash(*([validation] if train is None else [train, validation])),
+        "data_sha256": task.data_sha256,
         **arguments_of_result(training_args, run_args),
     }
     if checkpoint:

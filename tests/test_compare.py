@@ -18,6 +18,7 @@ import make_submission
 from conftest import ROOT, SAMPLE
 from finished_runs import copy_run, guesses
 from utils.evaluation import evaluate_probabilities
+from utils.grouping import joint_name
 from utils.results import approach, format_bytes, format_seconds, format_share, model_name, read_run
 from utils.run_folder import RESULTS_FILE, read_json
 from utils.splits import near_duplicate_groups
@@ -135,7 +136,6 @@ def test_folds_are_scored_together(trained, tmp_path, compare):
             results={"train_runtime": 10.0, "peak_memory_bytes": 2**30 + fold},
             num_folds=3,
             fold=fold,
-            data_sha256=str(fold),
         )
         for fold in range(3)
     ]
@@ -168,6 +168,21 @@ def test_folds_are_scored_together(trained, tmp_path, compare):
     assert "folds of one run that hold out the same rows: skipped" in said
 
 
+def test_other_data_are_another_run_and_other_paths_are_not(trained, tmp_path, compare):
+    again = copy_run(trained, tmp_path / "again", data_sha256="other rows in the same file")
+    moved = copy_run(trained, tmp_path / "moved", seed=7, train_file="elsewhere/train.csv")
+    records, _, said = compare(trained, again, moved)
+    assert said == ""
+    assert set(records["runs"]) == {"1", "2 seeds"}
+    assert "again" in records.index
+
+
+def test_names_of_many_runs_are_short():
+    names = [f"seed{seed}/fold_{fold}" for seed in (1, 2, 3) for fold in range(5)]
+    assert joint_name(names) == "seed1/fold_0 to seed3/fold_4 (15 runs)"
+    assert joint_name(names[:5]) == "seed1/fold_{0,1,2,3,4}"
+
+
 def test_other_rows_are_not_compared(trained, tmp_path, compare):
     half = copy_run(trained, tmp_path / "half", rows=range(60), learning_rate=7.0)
     records, printed, said = compare(trained, half)
@@ -181,11 +196,12 @@ def test_other_rows_are_not_compared(trained, tmp_path, compare):
 
 def test_seeds_that_hold_out_other_rows_have_no_mean(trained, tmp_path, compare):
     split = {"validation_file": None}
-    one = copy_run(trained, tmp_path / "a1", rows=range(60), seed=1, data_sha256="1", **split)
-    two = copy_run(trained, tmp_path / "a2", rows=range(60, 124), seed=2, data_sha256="2", **split)
-    records, _, said = compare(one, two)
-    assert set(records.index) == {"a1", "a2"}
-    assert "a{1,2} differ in the seed alone, but held out different rows" in said
+    one = copy_run(trained, tmp_path / "a1", rows=range(60), seed=1, **split)
+    two = copy_run(trained, tmp_path / "a2", rows=range(60, 124), seed=2, **split)
+    three = copy_run(trained, tmp_path / "a3", rows=range(60), seed=3, **split)
+    records, _, said = compare(one, two, three)
+    assert set(records.index) == {"a{1,3}", "a2"}
+    assert "a{1,2,3} differ in the seed alone, but held out different rows" in said
 
 
 def test_what_is_no_run_is_skipped_with_a_line(trained, tmp_path, compare, refused):
@@ -349,6 +365,16 @@ def test_mistakes_on_the_command_line(trained, submission, tmp_path, refused):
     assert "(5 of 136 ids)" in line
     pd.read_csv(submission).drop(columns="joy").to_csv(tmp_path / "narrow.csv", index=False)
     assert 'no column "joy"' in error(tmp_path / "narrow.csv", *HELD)
+    assert "true labels without other 0/1 columns" in error(tmp_path / "narrow.csv", *HELD)
+    # A cell that is no answer does not make its column something else than a label; an id stands once.
+    truth = pd.read_csv(SAMPLE / "test_labels.csv", dtype=str)
+    truth.assign(joy=["maybe", *truth["joy"][1:]]).to_csv(tmp_path / "maybe.csv", index=False)
+    assert 'maybe.csv, row 2, column "joy"' in error(submission, "--truth", tmp_path / "maybe.csv")
+    pd.concat([truth, truth[:1]]).to_csv(tmp_path / "twice.csv", index=False)
+    assert "stands in row 2 too" in error(submission, "--truth", tmp_path / "twice.csv")
+    wrong = pd.read_csv(submission)
+    pd.concat([wrong, wrong[:1]]).to_csv(tmp_path / "twice.csv", index=False)
+    assert "stands in row 2 too" in error(tmp_path / "twice.csv", *HELD)
     pd.DataFrame({"text": ["a"]}).to_csv(tmp_path / "texts.csv", index=False)
     assert "needs an id column" in error(submission, "--truth", tmp_path / "texts.csv")
     assert not list(tmp_path.glob("a*"))

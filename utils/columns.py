@@ -46,7 +46,7 @@ def _binary_codes(column):
     return np.where(index < 0, -1, index % 2).astype(np.int8)
 
 
-def _looks_binary(table, name):
+def looks_binary(table, name):
     """Whether most of the cells that are not empty are 0/1: a label column, if perhaps one with mistakes."""
     if not _is_plain(table.column(name).type):
         return False
@@ -76,7 +76,7 @@ def _find_by_name(table, known, taken=()):
     by_lower = {name.lower().strip(): name for name in reversed(table.rows.column_names) if name not in taken}
     names = [by_lower[name] for name in known if name in by_lower]
     # The first names are what they say, whatever the cells; `index` or `content` may be a label.
-    return next((name for name in names if name.lower() in known[:2] or not _looks_binary(table, name)), None)
+    return next((name for name in names if name.lower() in known[:2] or not looks_binary(table, name)), None)
 
 
 def _find_text(table, taken):
@@ -88,7 +88,7 @@ def _find_text(table, taken):
     candidates = [
         name
         for name in table.rows.column_names
-        if name not in (*taken, listed) and _is_text(table, name) and not _looks_binary(table, name)
+        if name not in (*taken, listed) and _is_text(table, name) and not looks_binary(table, name)
     ]
     candidates = [name for name in candidates if not _looks_numeric(table, name)]
     if len(candidates) != 1:
@@ -128,8 +128,8 @@ def find_task(table, data_args):
     others = [name for name in table.rows.column_names if name not in {id_column, text_column} | unnamed]
     listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
     # A column with some cells that are not 0/1 is a label column with mistakes, and must not drop out unnoticed.
-    labels = named_labels or [name for name in others if _looks_binary(table, name)]
-    if len(named_labels) == 1 and not _looks_binary(table, named_labels[0]):
+    labels = named_labels or [name for name in others if looks_binary(table, name)]
+    if len(named_labels) == 1 and not looks_binary(table, named_labels[0]):
         listed, labels = named_labels[0], []
     elif not named_labels and labels and listed:
         raise UserError(

@@ -77,8 +77,8 @@ class Board:
         return len(self.entries[0].members[0].ids)
 
 
-def make_entry(seeds, names, members):
-    """The `Entry` of a group: `names` of the runs by folder, `members` one `Scored` for each seed."""
+def make_entry(seeds, members, names):
+    """The `Entry` of a group: runs and a `Scored` for each seed, `names` of the runs by folder."""
     runs = [run for folds in seeds for run in folds]
 
     def known(name):
@@ -105,7 +105,7 @@ def validation_entries(runs):
     """Entries of runs by their own validation rows.
 
     Seeds that held out different rows (no validation file, split by the seed) come back as an entry each: their mean
-    is of different rows, and no interval of it could be paired with that of others.
+    would be of different rows, and no interval of it could be paired with that of others.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out or kept apart.
@@ -120,12 +120,15 @@ def validation_entries(runs):
             folders = ", ".join(run.folder for folds in seeds for run in folds)
             notes.append(f"{folders}: folds of one run that hold out the same rows: skipped")
             continue
-        if len({member.rows for member in members}) == 1:
-            entries.append(make_entry(seeds, names, members))
-            continue
-        entries += [make_entry([folds], names, [member]) for folds, member in zip(seeds, members)]
-        folders = joint_name([names[run.folder] for folds in seeds for run in folds])
-        notes.append(f"{folders} differ in the seed alone, but held out different rows: no mean of them")
+        by_rows = {}
+        for folds, member in zip(seeds, members):
+            by_rows.setdefault(member.rows, []).append((folds, member))
+        entries += [make_entry(*zip(*same), names) for same in by_rows.values()]
+        if len(by_rows) > 1:
+            folders = joint_name([names[run.folder] for folds in seeds for run in folds])
+            notes.append(
+                f"{folders} differ in the seed alone, but held out different rows: no mean over different rows"
+            )
     return entries, notes
 
 

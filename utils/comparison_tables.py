@@ -1,7 +1,7 @@
 """A comparison as tables: in the way of a paper's results section, and flat for a CSV file."""
 
 from utils.bootstrap import SCORES
-from utils.grouping import NOT_IN_KEY
+from utils.grouping import NOT_IN_KEY, PATHS
 from utils.results import AT_HALF, DECODED, TUNED, format_bytes, format_seconds, format_share
 
 
@@ -57,12 +57,12 @@ def caption(board, held, resamples):
 def differing_rows(board):
     """`(header, rows)` of the arguments in which the runs differ; no rows where they do not."""
     with_arguments = [entry for entry in board.entries if entry.arguments]
-    names = {name: None for entry in with_arguments for name in entry.arguments if name not in NOT_IN_KEY}
+    names = {name: None for entry in with_arguments for name in entry.arguments if name not in (*NOT_IN_KEY, *PATHS)}
     rows = []
     for name in names:
         values = [entry.arguments.get(name) for entry in with_arguments]
-        if any(value != values[0] for value in values) and name != "data_sha256":
-            rows.append([name, *(str(value) for value in values)])
+        if any(value != values[0] for value in values):
+            rows.append([name, *(text if len(text) <= 40 else f"{text[:39]}…" for text in map(str, values))])
     return ["argument", *(entry.name for entry in with_arguments)], rows
 
 

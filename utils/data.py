@@ -127,6 +127,7 @@ def read_training_data(data_args, seed, log):
     with local_main_first():  # the others find it in the cache
         train = read_examples(train_table, task)
         validation = None if validation_table is None else read_examples(validation_table, task)
+    task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
 
     ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
     log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
@@ -204,6 +205,7 @@ def read_evaluation_data(data_args, log):
     task = find_task(table, data_args)
     with local_main_first():
         validation = read_examples(table, task)
+    task.data_sha256 = content_hash(validation)
     log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
     if data_args.max_eval_samples:
         validation = validation.select(range(min(data_args.max_eval_samples, len(validation))))

@@ -10,6 +10,9 @@ from utils.results import validation_predictions
 
 # Arguments in which the runs of one group may differ.
 NOT_IN_KEY = ("seed", "data_seed", "fold", "output_dir", "run_name")
+# Where the data were, while data_sha256 says what they are.
+PATHS = ("train_file", "validation_file")
+LONGEST_NAME = 40
 
 
 @dataclass
@@ -40,11 +43,9 @@ class Scored:
 
 def group_key(arguments):
     """Equal for runs that differ in seed or fold alone."""
-    skipped = set(NOT_IN_KEY)
-    # Rows held out by seed or fold: other rows in each run, though of the same data.
-    if is_fold(arguments) or not (arguments.get("validation_file") or arguments.get("validation_split")):
-        skipped.add("data_sha256")
-    return json.dumps({name: value for name, value in arguments.items() if name not in skipped}, sort_keys=True)
+    named = {name: value for name, value in arguments.items() if name not in (*NOT_IN_KEY, *PATHS)}
+    # With a file and without one the same rows are held out by other means.
+    return json.dumps(named | {"validation_file": bool(arguments.get("validation_file"))}, sort_keys=True)
 
 
 def is_fold(arguments):
@@ -85,13 +86,14 @@ def short_names(folders):
 
 
 def joint_name(names):
-    """One name for several, as the shell writes it: `seed{1,2,3}`."""
+    """One name for several, as the shell writes it: `seed{1,2,3}`; of many the first and the last."""
     if len(names) == 1:
         return names[0]
     start = names[0]
     while not all(name.startswith(start) for name in names):
         start = start[:-1]
-    return f"{start}{{{','.join(name[len(start) :] for name in names)}}}"
+    joint = f"{start}{{{','.join(name[len(start) :] for name in names)}}}"
+    return joint if len(joint) <= LONGEST_NAME else f"{names[0]} to {names[-1]} ({len(names)} runs)"
 
 
 def describe_runs(seeds):

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow.compute as pc
 
-from utils.columns import BINARY_CELLS, ID_NAMES, check_test_columns, read_ids, read_labels
+from utils.columns import ID_NAMES, check_test_columns, check_unique_ids, looks_binary, read_ids, read_labels
 from utils.comparison import make_entry
 from utils.errors import UserError
 from utils.grouping import Scored, group_runs, short_names
@@ -25,36 +24,40 @@ class HeldLabels:
     truth: np.ndarray
 
 
-def read_held_labels(path, task=None):
+def read_held_labels(path, task=None, submissions=()):
     """Read a file of ids and true labels.
 
     Args:
         path: the file, with a 0/1 column for each label or the column of label lists of `task`.
-        task: of a run to be scored. Left out: every column of nothing but 0 and 1 is a label.
+        task: of a run to be scored. Left out: every 0/1 column is a label.
+        submissions: files that are to be scored.
 
     Raises:
-        UserError: for a file without an id or labels.
+        UserError: for a file without an id or labels, with an id twice, or with a cell that is neither 0 nor 1.
     """
     table = read_table(path)
     names = table.rows.column_names
     if task is None:
         by_lower = {name.lower().strip(): name for name in reversed(names)}
         found = [by_lower[name] for name in ID_NAMES if name in by_lower]
-        labels = [name for name in names if name not in found[:1] and _is_binary(table, name)]
+        labels = [name for name in names if name not in found[:1] and looks_binary(table, name)]
         if not found or len(labels) < 2:
             raise UserError(
                 f"{table.name} needs an id column and a 0/1 column for each label; it has: {', '.join(names)}"
             )
+        for file in submissions:
+            missing = [name for name in labels if name not in read_table(file).rows.column_names]
+            if missing:
+                raise UserError(
+                    f'{file} has no column "{missing[0]}", while {table.name} has it with 0/1 cells: give a submission '
+                    "with every label, and true labels without other 0/1 columns"
+                )
         task = Task(labels=labels, text_column="", label_columns=labels, id_column=found[0])
     elif set(task.labels) <= set(names):  # also where training had one column of lists
         task = replace(task, label_columns=task.labels)
     task = replace(task, id_column=task.id_column or "id")
+    check_unique_ids(lambda: [table], task)
     return HeldLabels(table.name, task, read_ids(table, task), read_labels(table, task))
-
-
-def _is_binary(table, name):
-    cells = set(pc.unique(table.strings(name)).to_pylist())
-    return bool(cells) and cells <= set(BINARY_CELLS)
 
 
 def _rows_of(ids, held, name):
@@ -73,12 +76,13 @@ def submission_scored(path, held):
     """A submission file as a `Scored`.
 
     Raises:
-        UserError: where it lacks a row or a label of the held labels.
+        UserError: where it lacks a row or a label of the held labels, or has a row twice.
     """
     table = read_table(path)
     task = held.task
     if set(task.labels) <= set(table.rows.column_names):
         task = replace(task, label_columns=task.labels)
+    check_unique_ids(lambda: [table], task)
     rows = _rows_of(read_ids(table, task), held, table.name)
     return Scored(tuple(held.ids), tuple(task.labels), held.truth, {TUNED: read_labels(table, task)[rows]})
 
@@ -104,6 +108,7 @@ def held_entries(runs, test_file, held, batch_size, csv_quoting=None):
                 f"({', '.join(held.task.labels)}): compare runs of the same labels only"
             )
         check_test_columns(table, run.task)
+        check_unique_ids(lambda: [table], run.task)
     groups, notes = group_runs(runs)
     names = short_names([run.folder for run in runs])
     entries = []
@@ -122,7 +127,7 @@ def held_entries(runs, test_file, held, batch_size, csv_quoting=None):
             members.append(
                 Scored(tuple(held.ids), tuple(labels), held.truth[:, columns], {AT_HALF: at_half, TUNED: submitted})
             )
-        entry = make_entry(seeds, names, members)
+        entry = make_entry(seeds, members, names)
         entry.headline = TUNED  # what is handed in, also where the thresholds are fixed
         entries.append(entry)
     return entries, notes

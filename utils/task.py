@@ -27,6 +27,7 @@ class Task:
     max_length: int = 256
     train_rows: int = 0
     train_positives: list[int] = field(default_factory=list)
+    data_sha256: str = ""  # of all rows as they were read, before the split: the same for every seed and fold
 
     @property
     def labels_are_columns(self):
