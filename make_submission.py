@@ -49,6 +49,8 @@ class SubmissionArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value}: must be 1 or more")
+        if self.threshold_shrinkage is not None and not 0 <= self.threshold_shrinkage < float("inf"):
+            raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
         self._check_weights()
         if not self.output_file.endswith(".csv"):
             raise UserError(f"--output_file {self.output_file}: must end in .csv")
@@ -56,7 +58,11 @@ class SubmissionArguments:
             raise UserError(f"--probabilities_file {self.probabilities_file}: must end in .parquet or .csv")
 
     def _check_weights(self):
-        if self.weights is None or self.weights == ["fit"]:
+        if self.weights is None:
+            return
+        if len(self.model) == 1:
+            raise UserError("--weights is for several runs: name them all after --model")
+        if self.weights == ["fit"]:
             return
         try:
             values = [float(weight) for weight in self.weights]
@@ -116,11 +122,12 @@ def combine_runs(args, tasks):
     from utils.ensembles import fitted_weights, gather_members, join_members, score_table
     from utils.results import read_run
 
-    members = gather_members([read_run(folder) for folder in args.model])
+    runs = [read_run(folder) for folder in args.model]
+    members = gather_members(runs)
     ensemble = join_members(members)
-    run_weights, fitted_score = np.ones(len(args.model)), None
+    run_weights, fitted_scores = np.ones(len(args.model)), None
     if args.weights == ["fit"]:
-        member_weights, fitted_score = fitted_weights(ensemble, strategy, shrinkage)
+        member_weights, fitted_scores = fitted_weights(ensemble, strategy, shrinkage)
         for member, weight in zip(members, member_weights):
             run_weights[member.runs] = weight / len(member.runs)
     else:
@@ -132,17 +139,22 @@ def combine_runs(args, tasks):
             member_weights = np.ones(len(members))
             for member in members:
                 run_weights[member.runs] = 1 / len(member.runs)
-    thresholds = fit_thresholds(ensemble.mean(member_weights), ensemble.truth, strategy, shrinkage)
-    lines = score_table(ensemble, member_weights, strategy, shrinkage, fitted_score) if len(args.model) > 1 else ""
-    lines += f"\n\nthresholds chosen on the averaged probabilities of {len(ensemble.ids)} validation rows ({strategy})"
+    rows = ensemble.chosen_on
+    thresholds = fit_thresholds(ensemble.mean(member_weights)[rows], ensemble.truth[rows], strategy, shrinkage)
+    lines = score_table(ensemble, member_weights, strategy, shrinkage, fitted_scores) if len(args.model) > 1 else ""
+    if any(run.arguments.get("load_best_model_at_end") for run in runs) and lines:
+        lines += "\nCheckpoints were chosen on these rows, so expect a little less on new ones."
+    what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
+    lines += f"\n\nthresholds chosen on the {what} of {rows.sum():,} validation rows ({strategy})"
     return run_weights / run_weights.sum(), thresholds, lines.strip()
 
 
-def check_rows(chunks, task):
+def check_rows(chunks, tasks):
     """Read the whole test file once, before anything is predicted.
 
     Args:
         chunks: function that returns an iterator over the chunks of the file.
+        tasks: of the runs that are to predict it.
 
     Returns:
         hashes of the ids (`utils.columns.hash_ids`), one for each row.
@@ -152,13 +164,16 @@ def check_rows(chunks, task):
     """
     from utils.columns import check_test_columns, check_unique_ids, read_texts
 
+    by_columns = {(task.id_column, task.text_column): task for task in tasks}
+
     def checked_chunks():
         for chunk in chunks():
-            check_test_columns(chunk, task)
-            read_texts(chunk, task)
+            for task in by_columns.values():
+                check_test_columns(chunk, task)
+                read_texts(chunk, task)
             yield chunk
 
-    return check_unique_ids(checked_chunks, task)
+    return check_unique_ids(checked_chunks, tasks[0])
 
 
 def submission_columns(args, task, chunks, id_hashes):
@@ -320,12 +335,18 @@ def main(argv=None):
     check_targets(args)
 
     # What can be refused is refused before the heavy imports.
+    from pathlib import Path
+
     from utils.hub import local_folder
     from utils.run_folder import load_task
     from utils.table_files import read_chunks
 
     # Runs
     args.model = [local_folder(name) for name in args.model]
+    twice = [folder for i, folder in enumerate(args.model) if Path(folder).resolve() in
+             [Path(other).resolve() for other in args.model[:i]]]  # fmt: skip
+    if twice:
+        raise UserError(f"--model {twice[0]} is named twice: name each run once, and weigh it by --weights")
     tasks = [load_task(folder) for folder in args.model]
     task = tasks[0]
     for folder, other in zip(args.model[1:], tasks[1:]):
@@ -340,7 +361,7 @@ def main(argv=None):
     def chunks():
         return read_chunks(args.test_file, args.chunk_rows, args.csv_quoting, args.max_test_samples)
 
-    id_hashes = check_rows(chunks, task)
+    id_hashes = check_rows(chunks, tasks)
     columns = submission_columns(args, task, chunks, id_hashes)
 
     # Predict, write

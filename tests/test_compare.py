@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -209,6 +210,13 @@ def test_what_is_no_run_is_skipped_with_a_line(trained, tmp_path, compare, refus
     (unfinished / RESULTS_FILE).unlink()
     bare = copy_run(trained, tmp_path / "bare")
     shutil.rmtree(bare / "predictions")
+    damaged = {}
+    for name in ("task.json", "run_args.json", "all_results.json", "thresholds.json", "predictions/validation.parquet"):
+        damaged[name] = copy_run(trained, tmp_path / f"half {Path(name).stem}")
+        content = (damaged[name] / name).read_bytes()
+        (damaged[name] / name).write_bytes(content[: len(content) // 2])
+    no_thresholds = copy_run(trained, tmp_path / "no thresholds")
+    (no_thresholds / "thresholds.json").unlink()
     twin = copy_run(trained, tmp_path / "twin")
     above = tmp_path / "above"
     copy_run(trained, above / "below")
@@ -222,6 +230,11 @@ def test_what_is_no_run_is_skipped_with_a_line(trained, tmp_path, compare, refus
     assert "test_labels.csv is not the folder of a run" in lines[3]
     assert "twin has the same arguments, seed and fold" in lines[4]
     assert "no finished run among" in refused(compare_runs.main, unfinished, above)
+    _, _, said = compare(trained, *damaged.values(), no_thresholds)
+    *lines, last = said.splitlines()
+    for (name, folder), line in zip(damaged.items(), lines, strict=True):
+        assert f"{folder} has a damaged {name}:" in line
+    assert f"{no_thresholds} has lost its thresholds.json:" in last
 
 
 def test_decoded_labels_and_fixed_thresholds(trained, tmp_path, compare):

@@ -1,5 +1,6 @@
 """Files larger than memory would hold: chunks, caches, and the same rows whatever the size of the chunks."""
 
+import shutil
 import tracemalloc
 
 import datasets
@@ -104,7 +105,7 @@ def test_ids_that_stand_twice(tmp_path_factory, ids, rows_per_chunk):
 def test_a_mistake_in_any_chunk_is_told(tmp_path, content, message):
     (tmp_path / "d.csv").write_text(content)
     with pytest.raises(UserError, match=message):
-        make_submission.check_rows(lambda: read_chunks(tmp_path / "d.csv", 1), TASK)
+        make_submission.check_rows(lambda: read_chunks(tmp_path / "d.csv", 1), [TASK])
 
 
 # Prediction
@@ -118,11 +119,12 @@ def submit(model, folder, name, *flags, probabilities="parquet"):
     return pd.read_csv(folder / f"{name}.csv", dtype=str), read(folder / f"{name}.p.{probabilities}")
 
 
-def test_chunks_make_no_difference(trained, tmp_path):
+def test_chunks_make_no_difference(trained, tmp_path, tmp_path_factory):
+    twin = shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "twin")
     rows = pd.read_csv(SAMPLE / "test.csv", dtype=str)
     whole = submit([trained], tmp_path, "whole")
     chunked = submit([trained], tmp_path, "chunked", "--chunk_rows", 7)
-    averaged = submit([trained, trained], tmp_path, "averaged", "--chunk_rows", 50, "--threshold_strategy", "fixed")
+    averaged = submit([trained, twin], tmp_path, "averaged", "--chunk_rows", 50, "--threshold_strategy", "fixed")
     for submission, probabilities in (whole, chunked, averaged):
         assert list(submission["ID"]) == list(probabilities["ID"]) == list(rows["ID"])
         difference = probabilities.iloc[:, 1:].to_numpy() - whole[1].iloc[:, 1:].to_numpy()
@@ -164,7 +166,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
             return read_chunks(path, 1_000)
 
         tracemalloc.start()
-        hashes = make_submission.check_rows(chunks, TASK)
+        hashes = make_submission.check_rows(chunks, [TASK])
         average = ProbabilityFile(tmp_path, 2)
         for chunk in chunks():
             average.add(chunk.start, np.full((len(chunk.rows), 2), 0.7))

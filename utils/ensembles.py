@@ -1,30 +1,46 @@
 """Several runs as one: the weighted mean of their probabilities, and what it is worth against each of them alone."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from utils.bootstrap import plain_scores
 from utils.errors import UserError
-from utils.grouping import group_key, is_fold, joint_name, short_names
+from utils.grouping import describe_runs, group_key, is_fold, joint_name, short_names
+from utils.results import validation_predictions
 from utils.splits import assign_parts, near_duplicate_groups
 from utils.tables import format_table
+from utils.text import near_duplicate_key
 from utils.thresholds import CROSS_FITTING_FOLDS, apply_thresholds, cross_fitted_predictions, fit_thresholds
 
 # Picks of the greedy selection; a weight is a multiple of 1 / PICKS.
 PICKS = 20
+# From so many rows on that all members held out, these alone are used where others were not held out by all.
+ENOUGH_ROWS = 100
 
 
 @dataclass
 class Member:
-    """One run, or the folds of one: probabilities of the rows they held out, `[M, L]`, and the true labels."""
+    """One run, or the folds of one: probabilities of the rows they held out, `[M, L]`, and the true labels.
+
+    Rows are in the order of the run, of folds in that of their ids, so that cross-fitting is as in compare_runs.py.
+    """
 
     name: str
     runs: list[int]  # which of the runs given
     ids: list[str]
+    has_ids: bool  # else they are row numbers
     texts: list[str] | None
     truth: np.ndarray
     probabilities: np.ndarray
+
+    def scores(self, rows, strategy, shrinkage):
+        """Macro-F1 `(at 0.5, with thresholds cross-fitted over all its rows)` of some of its rows."""
+        predictions = validation_predictions(
+            self.ids, self.texts, self.truth, self.probabilities, None, strategy, shrinkage
+        )
+        return tuple(_macro_f1(self.truth[rows], array[rows]) for array in predictions.values())
 
 
 @dataclass
@@ -37,10 +53,21 @@ class Ensemble:
     truth: np.ndarray  # [N, L]
     probabilities: np.ndarray
 
+    @cached_property
+    def common(self):
+        """Whether every member held a row out: `[N]`."""
+        return ~np.isnan(self.probabilities).any(axis=(0, 2))
+
     @property
-    def complete(self):
-        """Whether every member held out every row."""
-        return not np.isnan(self.probabilities).any()
+    def comparable(self):
+        """Whether all rows, or enough of them, were held out by every member."""
+        return self.common.all() or self.common.sum() >= ENOUGH_ROWS
+
+    @property
+    def chosen_on(self):
+        """Rows that thresholds are chosen on: those every member held out, for the mean is of all members on new rows
+        too; where there are too few of them all rows, each with the members that held it out: `[N]`."""
+        return self.common if self.comparable else np.ones(len(self.ids), dtype=bool)
 
     def mean(self, weights):
         """Weighted mean `[N, L]` of the probabilities, of each row over the members that held it out."""
@@ -61,14 +88,19 @@ def gather_members(runs):
     for numbers in grouped.values():
         parts = [runs[i] for i in numbers]
         columns = [[run.task.labels.index(label) for label in labels] for run in parts]
+        ids = [row_id for run in parts for row_id in run.ids]
+        order = list(range(len(ids))) if len(parts) == 1 else sorted(range(len(ids)), key=ids.__getitem__)
+        texts = None if any(run.texts is None for run in parts) else [text for run in parts for text in run.texts]
+        name = joint_name([names[run.folder] for run in parts])
         members.append(
             Member(
-                joint_name([names[run.folder] for run in parts]),
+                f"{name} ({describe_runs([parts])})" if is_fold(parts[0].arguments) else name,
                 numbers,
-                [row_id for run in parts for row_id in run.ids],
-                None if any(run.texts is None for run in parts) else [text for run in parts for text in run.texts],
-                np.concatenate([run.truth[:, c] for run, c in zip(parts, columns)]),
-                np.concatenate([run.probabilities[:, c] for run, c in zip(parts, columns)]),
+                [ids[row] for row in order],
+                all(run.task.id_column is not None for run in parts),
+                texts and [texts[row] for row in order],
+                np.concatenate([run.truth[:, c] for run, c in zip(parts, columns)])[order],
+                np.concatenate([run.probabilities[:, c] for run, c in zip(parts, columns)])[order],
             )
         )
     return members
@@ -78,7 +110,7 @@ def join_members(members):
     """The `Ensemble` of members.
 
     Raises:
-        UserError: for a row that a member holds out twice, or of which two know different labels.
+        UserError: for a row that a member holds out twice, or of which two know different labels or texts.
     """
     place, truth, texts = {}, {}, {}
     for member in members:
@@ -86,12 +118,16 @@ def join_members(members):
             raise UserError(f"{member.name}: two of these folds held out the same rows: give each fold once")
         for i, row_id in enumerate(member.ids):
             place.setdefault(row_id, len(place))
-            if not np.array_equal(truth.setdefault(row_id, member.truth[i]), member.truth[i]):
-                raise UserError(
-                    f"the runs {', '.join(other.name for other in members)} disagree about the labels of the "
-                    f'validation row with id "{row_id}": average runs of the same data only'
-                )
-            texts[row_id] = member.texts[i] if member.texts else texts.get(row_id)
+            text = member.texts[i] if member.texts else None
+            other = texts.get(row_id)
+            texts[row_id] = text if other is None else other
+            # Runs may read other columns of a row with an id; a row number may be that of another row.
+            same = member.has_ids or None in (text, other) or near_duplicate_key(text) == near_duplicate_key(other)
+            if not same or not np.array_equal(truth.setdefault(row_id, member.truth[i]), member.truth[i]):
+                what, do = f'validation row with id "{row_id}"', "average runs of the same data only"
+                if not member.has_ids:
+                    what, do = f"row {row_id}", "without an id column rows are counted, in each file anew: add ids"
+                raise UserError(f"the runs {', '.join(one.name for one in members)} disagree about the {what}: {do}")
     ids = sorted(place)
     row_of = {row_id: row for row, row_id in enumerate(ids)}
     probabilities = np.full((len(members), len(ids), members[0].truth.shape[1]), np.nan)
@@ -126,48 +162,65 @@ def fit_weights(probabilities, truth, strategy, shrinkage):
 
 
 def fitted_weights(ensemble, strategy, shrinkage):
-    """Weights fitted on all rows, and an honest score of the whole procedure.
+    """Weights fitted on the rows that every member held out, and honest scores of the whole procedure.
 
     Returns:
-        `(weights [K], macro-F1)`; for the score each row is predicted with weights and thresholds that were fitted
-        without it.
+        `(weights [K], (macro-F1 at 0.5, macro-F1 tuned))`; for the scores each row is predicted with weights and
+        thresholds that were fitted without it.
 
     Raises:
         UserError: where the members held out different rows, which could not be weighed against each other.
     """
-    if not ensemble.complete:
+    if not ensemble.comparable:
         raise UserError(
-            "weights are fitted on rows that every member held out, and these runs held out different rows: train them "
-            "with the same --validation_file or all folds, or give the weights as numbers"
+            f"weights are fitted on rows that every member held out, and these runs share {ensemble.common.sum()}: "
+            "train them with the same --validation_file or all folds, or give the weights as numbers"
         )
-    groups, truth = ensemble.groups, ensemble.truth
-    parts = assign_parts(truth, groups, np.full(CROSS_FITTING_FOLDS, 1 / CROSS_FITTING_FOLDS), seed=0)
-    predictions = np.empty(truth.shape, dtype=np.int8)
+    rows = ensemble.chosen_on
+    probabilities, truth = ensemble.probabilities[:, rows], ensemble.truth[rows]
+    parts = assign_parts(truth, ensemble.groups[rows], np.full(CROSS_FITTING_FOLDS, 1 / CROSS_FITTING_FOLDS), seed=0)
+    at_half, tuned = np.empty(truth.shape, dtype=np.int8), np.empty(truth.shape, dtype=np.int8)
     for part in np.unique(parts):
         out = parts == part
-        weights = fit_weights(ensemble.probabilities[:, ~out], truth[~out], strategy, shrinkage)
-        mean = ensemble.mean(weights)
-        thresholds = fit_thresholds(mean[~out], truth[~out], strategy, shrinkage)
-        predictions[out] = apply_thresholds(mean[out], thresholds)
-    return fit_weights(ensemble.probabilities, truth, strategy, shrinkage), _macro_f1(truth, predictions)
+        weights = fit_weights(probabilities[:, ~out], truth[~out], strategy, shrinkage)
+        mean = ensemble.mean(weights)[rows]
+        at_half[out] = apply_thresholds(mean[out], 0.5)
+        tuned[out] = apply_thresholds(mean[out], fit_thresholds(mean[~out], truth[~out], strategy, shrinkage))
+    return fit_weights(probabilities, truth, strategy, shrinkage), (_macro_f1(truth, at_half), _macro_f1(truth, tuned))
 
 
-def tuned_score(probabilities, truth, groups, strategy, shrinkage):
-    """Macro-F1 `(at 0.5, with cross-fitted thresholds)` of probabilities `[N, L]`."""
-    tuned = cross_fitted_predictions(probabilities, truth, groups, strategy, shrinkage)
-    return _macro_f1(truth, apply_thresholds(probabilities, 0.5)), _macro_f1(truth, tuned)
+def score_table(ensemble, weights, strategy, shrinkage, fitted_scores=None):
+    """What each member scores alone and what the ensemble of several does, on the rows that all of them held out.
 
+    Where these are too few, each member on its own rows.
 
-def score_table(ensemble, weights, strategy, shrinkage, fitted_score=None):
-    """Table of what each member scores alone and what the ensemble of several does, on the rows that were held out."""
+    Args:
+        weights: `[K]`, of the members.
+        fitted_scores: of `fitted_weights`, if the weights were fitted.
+
+    Returns:
+        the table, and below it what its rows are, as one text.
+    """
+    common = {row_id for row_id, everybody in zip(ensemble.ids, ensemble.chosen_on) if everybody}
     rows = []
-    for member, weight, probabilities in zip(ensemble.members, weights, ensemble.probabilities):
-        there = ~np.isnan(probabilities).any(axis=1)
-        scores = tuned_score(probabilities[there], ensemble.truth[there], ensemble.groups[there], strategy, shrinkage)
+    for member, weight in zip(ensemble.members, weights):
+        there = np.array([row_id in common for row_id in member.ids])
+        scores = member.scores(there, strategy, shrinkage)
         rows.append([member.name, f"{weight / sum(weights):.2f}", int(there.sum()), *scores])
-    if len(rows) > 1:
-        at_half, tuned = tuned_score(ensemble.mean(weights), ensemble.truth, ensemble.groups, strategy, shrinkage)
-        score = tuned if fitted_score is None else fitted_score
-        rows.append(["together", "1.00", len(ensemble.ids), at_half, score])
-    how = "macro-F1 tuned (cross-fitted" + (")" if fitted_score is None else ", weights too)")
-    return format_table(["run", "weight", "validation rows", "macro-F1 at 0.5", how], rows)
+    if len(rows) > 1 and ensemble.comparable:
+        mean, truth = ensemble.mean(weights)[ensemble.common], ensemble.truth[ensemble.common]
+        groups = ensemble.groups[ensemble.common]
+        scores = [_macro_f1(truth, apply_thresholds(mean, 0.5))]
+        if strategy != "fixed":
+            scores.append(_macro_f1(truth, cross_fitted_predictions(mean, truth, groups, strategy, shrinkage)))
+        scores = scores if fitted_scores is None else fitted_scores[: len(scores)]
+        rows.append(["together", "1.00", len(truth), *scores])
+    header = ["run", "weight", "validation rows", "macro-F1 at 0.5", "macro-F1 tuned (cross-fitted)"]
+    text = format_table(header[: len(rows[0])], rows)
+    if fitted_scores is not None:
+        text += "\n\nTogether: each row predicted with weights and thresholds that were fitted without it."
+    if not ensemble.comparable:
+        text += f"\n\nEach on its own rows, and none together: {ensemble.common.sum()} rows were held out by all."
+    elif not ensemble.common.all():
+        text += f"\n\nOn the {ensemble.common.sum():,} rows that all of them held out, of {len(ensemble.ids):,}."
+    return text

@@ -18,7 +18,7 @@ from utils.launch import this_process
 from utils.models import load_adapter, load_classifier, load_generator, load_tokenizer
 from utils.precision import bf16_is_fast
 from utils.prompts import text_ids
-from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, load_task, read_json
+from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, load_task, read_json, read_part
 from utils.task import Task
 
 
@@ -44,7 +44,7 @@ def load_run(folder):
     device = this_process().device
     # Every process predicts with a whole model; under FSDP transformers would read the weights in one process alone.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    arguments = read_json(Path(folder) / ARGUMENTS_FILE)
+    arguments = read_part(folder, ARGUMENTS_FILE, read_json)
     generates = (Path(folder) / GENERATION_FILE).exists()
     kind = GeneratorModelArguments if generates else ModelArguments
     model_args = kind(**{field.name: arguments[field.name] for field in fields(kind) if field.init})

@@ -17,6 +17,7 @@ from utils.run_folder import (
     load_task,
     load_thresholds,
     read_json,
+    read_part,
 )
 from utils.splits import near_duplicate_groups
 from utils.task import Task
@@ -78,10 +79,11 @@ def read_run(folder):
     """
     folder = Path(folder)
     task = load_task(folder)
-    for name in (ARGUMENTS_FILE, PREDICTIONS_FILE):
-        if not (folder / name).is_file():
-            from_hub = ", or use the folder it was pushed to the Hub from" if name == PREDICTIONS_FILE else ""
-            raise UserError(f"the run in {folder} has lost its {name}: train it anew{from_hub}")
+    if not (folder / PREDICTIONS_FILE).is_file():
+        raise UserError(
+            f"the run in {folder} has lost its {PREDICTIONS_FILE}: train it anew, or use the folder that it was "
+            "pushed to the Hub from"
+        )
     strategy_and_co = load_thresholds(folder, task.labels)
     frame = load_predictions(folder, task.labels)
     names = pyarrow.parquet.read_schema(folder / PREDICTIONS_FILE).names
@@ -95,8 +97,8 @@ def read_run(folder):
     return FinishedRun(
         folder=str(folder),
         task=task,
-        arguments=read_json(folder / ARGUMENTS_FILE),
-        results=read_json(folder / RESULTS_FILE),
+        arguments=read_part(folder, ARGUMENTS_FILE, read_json),
+        results=read_part(folder, RESULTS_FILE, read_json),
         strategy=strategy_and_co[1],
         shrinkage=strategy_and_co[2],
         thresholds=strategy_and_co[0],

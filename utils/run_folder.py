@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from utils.errors import UserError
 from utils.files import atomic_path, read_json, write_json
@@ -196,12 +197,29 @@ def load_task(folder):
         raise UserError(f"{folder} is not the folder of a run: it has no {TASK_FILE}")
     if not (folder / RESULTS_FILE).is_file():
         raise UserError(f"the run in {folder} is not finished: give its training command again to resume it")
-    return Task.load(folder)
+    return read_part(folder, TASK_FILE, lambda path: Task.load(path.parent))
+
+
+def read_part(folder, name, read):
+    """`read(path)` of a file of a finished run.
+
+    Raises:
+        UserError: for a file that is missing or damaged, as after a copy that was interrupted.
+    """
+    try:
+        return read(Path(folder) / name)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        what = "lost its" if isinstance(error, FileNotFoundError) else "a damaged"
+        raise UserError(f"the run in {folder} has {what} {name}: copy the folder anew, or train it anew") from error
 
 
 def load_thresholds(folder, labels):
-    """`(thresholds [L] in the order of labels, strategy, shrinkage)` of a finished run."""
-    content = read_json(Path(folder) / THRESHOLDS_FILE)
+    """`(thresholds [L] in the order of labels, strategy, shrinkage)` of a finished run.
+
+    Raises:
+        UserError: for a run that has lost them.
+    """
+    content = read_part(folder, THRESHOLDS_FILE, read_json)
     return np.array([content["thresholds"][label] for label in labels]), content["strategy"], content["shrinkage"]
 
 
@@ -217,7 +235,7 @@ def load_predictions(folder, labels):
             f"{folder} has no {PREDICTIONS_FILE}, which choosing thresholds anew takes, for one run or an average: it "
             "is not pushed to the Hub, as it quotes texts; use the folder that was trained"
         )
-    frame = pd.read_parquet(path)
+    frame = read_part(folder, PREDICTIONS_FILE, pd.read_parquet)
     columns = [f"probability/{label}" for label in labels]
     bad = frame[columns].isna().any(axis=1)
     if bad.any():
