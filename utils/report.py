@@ -70,8 +70,9 @@ def render(title, lead, sections):
     )
     for section in sections:
         section.rows = [[format_cell(cell) for cell in row] for row in section.rows]
-        if section.kind == "names":  # an interval goes below its score, as such tables are wide
-            section.rows = [[name, *(cell.replace(" [", "\n[") for cell in cells)] for name, *cells in section.rows]
+        if section.kind == "names":  # such tables are wide: intervals go below their scores
+            for here, there in {" [": "\n[", "label generation, ": "label generation,\n"}.items():
+                section.rows = [[name, *(cell.replace(here, there) for cell in cells)] for name, *cells in section.rows]
     return environment.get_template("report.html.jinja").render(title=title, lead=lead, sections=sections)
 
 
