@@ -82,7 +82,7 @@ class TrainingTime(TrainerCallback, ExportableState):
 class StopOnSignal(TrainerCallback):
     """On SIGTERM or SIGINT (Ctrl-C): end the training after the step at hand, with a checkpoint to resume from.
 
-    `received` is the number of the signal, 0 without one. A second signal, some seconds later, ends the process at once.
+    `received` is the number of the signal, 0 without one. A second signal, seconds later, ends the process at once.
     """
 
     def __init__(self):
