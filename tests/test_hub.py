@@ -190,6 +190,37 @@ def test_a_second_push_takes_away_what_is_obsolete(hub, call, trained):
     assert "(public)" in output
 
 
+def test_paths_seen_from_elsewhere_are_not_pushed(hub, call, trained, tmp_path):
+    """A run trained in another folder: its relative paths lead nowhere from here."""
+    paths = {"train_file": "clients/acme/train.csv", "validation_file": "acme/validation.csv"}
+    for base, name in (
+        ("models/acme/roberta", None),
+        ("acme.v2/roberta/", None),
+        ("acme/public", "acme/public"),
+    ):
+        folder = copy_run(trained, tmp_path / base.replace("/", "-"), model_name_or_path=base, **paths)
+        (folder / "README.md").write_text(f"---\ntags: [a]\n---\n# run\n\n{base} fine-tuned for it.\n")
+        status, output = push(call, folder, "me/elsewhere-trained")
+        assert status == 0, output
+        files = hub.repositories["me/elsewhere-trained"].files
+        arguments = json.loads(files["run_args.json"])
+        assert (arguments["train_file"], arguments["validation_file"]) == ("train.csv", "validation.csv")
+        assert arguments["model_name_or_path"] == (name or "roberta")
+        card = ModelCard(files["README.md"].decode())
+        assert card.data.base_model == name
+        assert f"\n{name or 'roberta'} fine-tuned for it." in card.text
+        if name is None:
+            assert "acme" not in "".join(content.decode() for content in files.values())
+    # An adapter is of no use without its base model.
+    folder = copy_run(trained, tmp_path / "adapter", model_name_or_path="models/acme/roberta", **paths)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "models/acme/roberta"}')
+    status, output = push(call, folder, "me/elsewhere-adapter")
+    assert status == 2
+    assert "needs models/acme/roberta, which is on this machine only" in output
+    assert "--base_model" in output
+    assert "me/elsewhere-adapter" not in hub.repositories
+
+
 def test_name_left_out_is_that_of_the_folder(hub, call, trained, tmp_path):
     copy_run(trained, tmp_path / "my-run")
     status, output = call("utils.hub", "push", tmp_path / "my-run")
@@ -228,6 +259,17 @@ def test_mistakes_and_refusals_are_told_in_one_line(hub, call, pushed, trained, 
             assert "Traceback" not in output
     finally:
         hub.answers.clear()
+    # Not of the network: a folder's name that no repository can have, a file that cannot be read.
+    copy_run(trained, tmp_path / "one row")
+    status, output = call("utils.hub", "push", tmp_path / "one row")
+    assert status == 2
+    assert "--hub_model_id user/name" in output.strip().splitlines()[-1]
+    copy_run(trained, tmp_path / "file-gone")
+    (tmp_path / "file-gone" / "model.safetensors").symlink_to(tmp_path / "none")
+    status, output = push(call, tmp_path / "file-gone", "me/file-gone")
+    assert status == 2
+    assert f"{tmp_path / 'file-gone' / 'model.safetensors'}" in output.strip().splitlines()[-1]
+    assert "network" not in output
     # An adapter without a base model that others could load.
     copy_run(pushed, tmp_path / "adapter", model_name_or_path=str(tmp_path))
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
@@ -268,12 +310,13 @@ def test_a_push_that_could_not_work_is_refused_before_training(hub, call, tiny, 
         ({"use_peft": True}, "--hub_model_id me/x --base_model NAME`"),
         ({"push_to_hub": None}, "--hub_model_id is for --push_to_hub"),
         ({"hub_strategy": "checkpoint"}, "unknown flag --hub_strategy"),
+        ({"hub_model_id": None}, "--hub_model_id user/name"),  # no repository can have the folder's name
     ]
     for change, part in cases:
-        status, output = call("run_classifier", *training_flags(tiny("qwen2"), tmp_path / "run", **flags | change))
+        status, output = call("run_classifier", *training_flags(tiny("qwen2"), tmp_path / "a run", **flags | change))
         assert status == 2, output
         assert part in output.strip().splitlines()[-1]
-        assert not (tmp_path / "run").exists()
+        assert not (tmp_path / "a run").exists()
     assert "hf_wrong" not in output
 
 

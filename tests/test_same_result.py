@@ -10,6 +10,7 @@ import pytest
 import run_classifier
 import run_sft_labels
 from conftest import SAMPLE, run_script, start_script, training_flags
+from utils import training
 
 
 def training_curve(folder):
@@ -143,6 +144,10 @@ def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused, undistur
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    for path in folder.glob("checkpoint-*/trainer_state.json"):  # as one that was saved before times were kept
+        state = json.loads(path.read_text())
+        del state["stateful_callbacks"]["TrainingTime"]
+        path.write_text(json.dumps(state))
     assert not (folder / "all_results.json").exists()
     # What a kill while saving leaves behind.
     (folder / "checkpoint-9999").mkdir()
@@ -176,22 +181,55 @@ def stop_in_the_second_epoch(script, flags, folder, processes=None):
         if line.startswith("epoch 1."):
             break
     process.send_signal(signal.SIGTERM)
+    if not processes:  # the same order once more, as of a scheduler that tells both the group and the script
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert processes or process.returncode == 128 + signal.SIGTERM
     assert "SIGTERM: saving a checkpoint" in errors
     assert "give the same command again" in errors
     checkpoint = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert (checkpoint / "trainer_state.json").exists()
+    before = json.loads((checkpoint / "trainer_state.json").read_text())
     done = run_script(script, *flags, processes=processes)
     assert done.returncode == 0, done.stderr
     assert f"resuming from {checkpoint}" in done.stderr
+
+    # Time and speeds are of both parts; Trainer's own, in its log, are of the second one.
+    results = json.loads((folder / "all_results.json").read_text())
+    after = json.loads((folder / "trainer_state.json").read_text())
+    [second] = [entry["train_runtime"] for entry in after["log_history"] if "train_runtime" in entry]
+    first = before["stateful_callbacks"]["TrainingTime"]["args"]["earlier"]
+    assert first > 0
+    assert results["train_runtime"] == pytest.approx(first + second, abs=1e-3)
+    assert results["train_steps_per_second"] * results["train_runtime"] == pytest.approx(after["global_step"], rel=0.01)
+    rows = results["train_samples"] * after["epoch"]
+    assert results["train_samples_per_second"] * results["train_runtime"] == pytest.approx(rows, rel=0.01)
 
 
 def test_run_that_is_told_to_stop_resumes_to_the_same_result(tiny, tmp_path, undisturbed_run):
     folder = tmp_path / "stopped"
     stop_in_the_second_epoch("run_classifier.py", long_run_flags(tiny("roberta"), folder), folder)
     assert_same_results(folder, undisturbed_run)
+
+
+def test_a_second_signal_counts_only_some_seconds_after_the_first(monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(training, "SECONDS_OF_ONE_ORDER", 60)
+    earlier = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    callback = training.StopOnSignal()
+    callback.on_train_begin(None, None, None)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert (callback.received, ended) == (signal.SIGTERM, [])
+        monkeypatch.setattr(training, "SECONDS_OF_ONE_ORDER", 0)
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [signal.SIGTERM]  # what would have ended the process
+    finally:
+        callback._restore()
+        signal.signal(signal.SIGTERM, earlier)
+    assert capsys.readouterr().err == "SIGTERM: saving a checkpoint after this step\n"
 
 
 @pytest.mark.parametrize("script", ["run_classifier.py", "run_sft_labels.py"])

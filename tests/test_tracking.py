@@ -11,6 +11,8 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
@@ -19,6 +21,7 @@ from conftest import ROOT, SAMPLE, training_flags
 from hub_server import MiniHub
 from test_hub import online
 from utils.results import read_run
+from utils.tables import format_table
 from utils.tracking import sample_rows
 
 SECRETS = {
@@ -157,7 +160,7 @@ def test_tensorboard_has_it_too(tracked):
     assert {"config/text_summary", "labels/text_summary", "samples/text_summary"} <= set(accumulator.Tags()["tensors"])
 
 
-def test_samples_of_a_generator_show_what_it_has_written(trained, tmp_path):
+def test_samples_of_a_generator_show_the_labels_of_its_answers(trained, tmp_path):
     from utils.label_generator import Generation
 
     run = read_run(trained)
@@ -169,8 +172,14 @@ def test_samples_of_a_generator_show_what_it_has_written(trained, tmp_path):
     header, rows = sample_rows(dataclasses.replace(run, folder=str(tmp_path / "run"), decoded=decoded), most=10**6)
     frame = pd.DataFrame(rows, columns=header)
     assert list(frame["text"]) == run.texts
-    assert set(frame["written"][::2]) == {", ".join(order[-2:])}
-    assert set(frame["written"][1::2]) == {"nothing"}
+    assert set(frame["answered"][::2]) == {", ".join(order[-2:])}
+    assert set(frame["answered"][1::2]) == {"nothing"}
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.floats(0, 1)), min_size=1))
+def test_a_row_of_markdown_is_one_line(rows):
+    lines = format_table(["text", "true", "p"], rows, markdown=True).splitlines()
+    assert len(lines) == len(rows) + 2
 
 
 def test_trackers_that_cannot_track_are_refused_before_the_model_is_loaded(refused, tmp_path):

@@ -1,9 +1,12 @@
 """Writing files so that a reader sees the old content or the new, never half of it."""
 
+import errno
 import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
+
+from utils.errors import UserError
 
 
 @contextmanager
@@ -11,15 +14,39 @@ def atomic_path(path):
     """Give a temporary path beside `path`, which takes the place of `path` when the block ends without an error.
 
     The folder is made if need be. After an error the temporary file is gone and `path` is as it was.
+
+    Raises:
+        UserError: for a path that cannot be written, at the beginning of the block where that can be known.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _told_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.touch()
     try:
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            yield temporary
+        except OSError as error:
+            # Other errors than of this file or a full disk, which names none, are of the block's own doing.
+            if error.filename == str(temporary) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+                with _told_of(path):
+                    raise
+            raise
+        with _told_of(path):
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_of(path):
+    try:
+        yield
+    except OSError as error:
+        reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"cannot write {path}: {reason}: make room, or name another place") from error
 
 
 def read_json(path):

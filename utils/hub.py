@@ -48,7 +48,10 @@ NEEDED = (
 PUSHED = (*NEEDED, "README.md", "pictures/*.png")
 # What the Hub puts into a new repository.
 OF_A_NEW_REPOSITORY = {".gitattributes", "README.md", "LICENSE"}
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+NAME = r"[\w-][\w.-]*"
+HUB_NAME = re.compile(rf"{NAME}/{NAME}", re.ASCII)
+# Arguments that are paths of the machine a run was trained on, whatever they look like from here.
+PATHS = ("train_file", "validation_file", "prompt_template")
 CARD_FOLDER = re.compile(r"^folder = Path\(.*\)  # or where you keep it$", re.MULTILINE)
 WHAT_TO_DO = {
     401: "log in anew by `hf auth login`, or set HF_TOKEN to a token that is valid",
@@ -75,7 +78,7 @@ class PushArguments:
     )
 
     def __post_init__(self):
-        if self.hub_model_id and not re.fullmatch(rf"[\w-][\w.-]*|{HUB_NAME.pattern}", self.hub_model_id, re.ASCII):
+        if self.hub_model_id and not re.fullmatch(rf"({NAME}/)?{NAME}", self.hub_model_id, re.ASCII):
             raise UserError(f"--hub_model_id {self.hub_model_id}: must have the form user/name")
         self.hub_token = (self.hub_token or "").strip() or None
 
@@ -118,6 +121,7 @@ def take_push(training_args, model_args, self_contained):
         raise UserError(f"--push_to_hub, but HF_HUB_OFFLINE is set: unset it, {later}")
     if not (push.hub_token or get_token()):
         raise UserError(f"--push_to_hub needs a token: log in by `hf auth login`, set HF_TOKEN, {later}")
+    _repository_name(training_args.output_dir, push)
     named = replace(push, base_model="NAME")
     if not self_contained and Path(model_args.model_name_or_path).is_dir():
         raise UserError(
@@ -163,9 +167,10 @@ def push_run(folder, push, log):
 
     load_task(folder)  # is it a finished run?
     content = _changed_files(folder, push)
-    name = push.hub_model_id or Path(folder).resolve().name
+    name = _repository_name(folder, push)
     log(f"pushing {folder} to {name}, {_visibility(push)}")
-    with _told(f"pushing {folder} to {name}", push.hub_token, _push_command(folder, push)):
+    telling = f"pushing {folder} to {name}", push.hub_token, _push_command(folder, push)
+    with _told(*telling):
         api = HfApi(token=push.hub_token)
         name = api.create_repo(name, private=push.hub_private_repo, exist_ok=True).repo_id
         there = api.model_info(name)
@@ -174,15 +179,15 @@ def push_run(folder, push, log):
             raise UserError(f"{name} on the Hub holds files but no run: choose another --hub_model_id")
         if push.hub_private_repo and not there.private:
             raise UserError(f"{name} exists and is public: make it private on its page, or choose another name")
+    try:  # what goes wrong here is not the Hub's doing
         content["README.md"] = _hub_card(folder, content, name, push).encode()
         content |= {path: Path(folder, path) for path in _files(folder) if path not in content}
-        obsolete = {path for path in files if _is_pushed(path)} - set(content)
-        api.create_commit(
-            name,
-            [CommitOperationAdd(path, value) for path, value in sorted(content.items())]
-            + [CommitOperationDelete(path) for path in sorted(obsolete)],
-            commit_message="A finished run",
-        )
+        operations = [CommitOperationAdd(path, value) for path, value in sorted(content.items())]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be pushed, as it cannot be read: {error}") from error
+    operations += [CommitOperationDelete(path) for path in sorted(files - set(content)) if _is_pushed(path)]
+    with _told(*telling):
+        api.create_commit(name, operations, commit_message="A finished run")
     log(f"pushed {len(content)} files to {api.endpoint}/{name} ({'private' if there.private else 'public'})")
     return f"{api.endpoint}/{name}"
 
@@ -223,6 +228,22 @@ def _visibility(push):
     return "private" if push.hub_private_repo else "public"
 
 
+def _repository_name(folder, push):
+    """Name to push to, by default the folder's.
+
+    Raises:
+        UserError: for a name that the Hub does not allow.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    name = push.hub_model_id or Path(folder).resolve().name
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"pushing {folder}: {error} Name a repository by --hub_model_id user/name") from error
+    return name
+
+
 def _push_command(folder, push):
     words = ["python", "-m", "utils.hub", "push", str(folder)]
     for name in ("hub_model_id", "hub_private_repo", "base_model"):  # never the token
@@ -243,7 +264,7 @@ def _base_model(folder, arguments, push):
     needed = Path(folder, ADAPTER_FILE).exists() or bool(arguments.get("eval_only"))
     if push.base_model or name == EMBEDDED_MINILM:
         return push.base_model or EMBEDDED_MINILM_ON_HUB, needed
-    if not _is_local_path(name):
+    if _is_hub_name(name):
         return name, needed
     if needed:
         raise UserError(
@@ -253,18 +274,25 @@ def _base_model(folder, arguments, push):
     return None, needed
 
 
-def _is_local_path(value):
-    return value.startswith(("/", "./", "../", "~")) or Path(value).exists()
+def _is_hub_name(value):
+    """Whether `value` has the form of a name on the Hub, and is no folder as seen from here.
+
+    The run may have been trained from another folder: what could be a relative path is not taken for a name, but for
+    one of the form folder/folder, which nothing tells from user/name.
+    """
+    return re.fullmatch(rf"({NAME}/)?{NAME}", value, re.ASCII) is not None and not Path(value).exists()
 
 
 def _changed_files(folder, push):
     """`{name: content}` of the files that go without the paths of this machine."""
     arguments = read_json(Path(folder, ARGUMENTS_FILE))
     base, needed = _base_model(folder, arguments, push)
-    arguments = {
-        name: Path(value).name if isinstance(value, str) and _is_local_path(value) else value
-        for name, value in arguments.items()
-    } | ({"model_name_or_path": base} if base else {})
+    for name in (*PATHS, "dataset_name", "model_name_or_path"):
+        value = arguments.get(name)
+        if value and (name in PATHS or not _is_hub_name(value)):
+            arguments[name] = Path(value).name
+    if base:
+        arguments["model_name_or_path"] = base
     changed = {ARGUMENTS_FILE: arguments}
     if needed and Path(folder, ADAPTER_FILE).exists():
         changed[ADAPTER_FILE] = read_json(Path(folder, ADAPTER_FILE)) | {"base_model_name_or_path": base}
@@ -334,6 +362,8 @@ def _told(doing, token=None, later=None):
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         if isinstance(cause, OfflineModeIsEnabled):
             raise told(cause, "HF_HUB_OFFLINE is set", "unset it to reach the Hub") from error
+        if isinstance(cause, OSError) and cause.filename:
+            raise told(cause, f"{cause.filename}: {cause.strerror}", "see to that file") from error
         if not isinstance(cause, HfHubHTTPError):
             said = " ".join(str(cause).split())[:300]
             raise told(cause, said or type(cause).__name__, "check the network of this machine") from error

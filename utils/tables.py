@@ -17,7 +17,8 @@ def format_table(header, rows, markdown=False, width=None):
     """
     cells = [[format_cell(value) for value in row] for row in [header, *rows]]
     if markdown:
-        cells = [[value.replace("|", "\\|") for value in row] for row in cells]
+        # A cell of Markdown is one line.
+        cells = [[" ".join(value.replace("|", "\\|").splitlines()) for value in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     aligned = [
         [value.ljust(wide) if i == 0 else value.rjust(wide) for i, (value, wide) in enumerate(zip(row, widths))]

@@ -78,11 +78,15 @@ def label_rows(run):
 
 
 def sample_rows(run, most=SAMPLE_ROWS):
-    """`(header, rows)`: validation rows drawn at random, with text, true and predicted labels, what a label generator
-    has written, and the probability of each label."""
+    """`(header, rows)`: validation rows drawn at random, with text, true and predicted labels, the labels that a label
+    generator has answered, and the probability of each label.
+
+    The answers are written anew from their labels: of a free answer (`--decoding free`) words that are no label are
+    not in them.
+    """
     labels = run.task.labels
     predicted = run.predictions[run.headline]
-    names = {"true": run.truth, "predicted": predicted} | ({"written": run.decoded} if run.decoded is not None else {})
+    names = {"true": run.truth, "predicted": predicted} | ({"answered": run.decoded} if run.decoded is not None else {})
     label_text = LabelText(labels, labels, "(none)")
     if Path(run.folder, GENERATION_FILE).is_file():
         generation = Generation.load(run.folder)
