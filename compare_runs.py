@@ -47,24 +47,6 @@ class CompareArguments:
             raise UserError("--test_file is for --truth: name the file with the true labels too")
 
 
-def check_targets(args):
-    """Refuse to replace files unasked, and what could not be written."""
-    from pathlib import Path
-
-    taken = {Path(path).resolve() for path in (*args.runs, args.truth, args.test_file) if path}
-    for name in ("markdown", "csv", "html"):
-        if not getattr(args, name):
-            continue
-        path = Path(getattr(args, name))
-        if path.resolve() in taken:
-            raise UserError(f"--{name} {path} is named twice, or an input: choose another name")
-        if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
-            raise UserError(f"--{name} {path} is a folder, or lies below a file: choose another name")
-        if path.exists() and not args.overwrite:
-            raise UserError(f"--{name} {path} exists: choose another name, or pass --overwrite")
-        taken.add(path.resolve())
-
-
 def read_runs(names, log):
     """The finished runs among the folders named; of the others `log` is told in a line each."""
     from pathlib import Path
@@ -97,7 +79,11 @@ def main(argv=None):
     # The parser knows flags alone: words before the first one are the runs.
     words = list(takewhile(lambda word: not word.startswith("--"), argv))
     (args,) = ArgumentParser([CompareArguments]).parse([*(["--runs", *words] if words else []), *argv[len(words) :]])
-    check_targets(args)
+
+    from utils.files import check_targets
+
+    targets = {name: getattr(args, name) for name in ("markdown", "csv", "html")}
+    check_targets(targets, [*args.runs, args.truth, args.test_file], args.overwrite)
 
     from utils.comparison import Entry, make_boards, validation_entries
     from utils.comparison_tables import caption, csv_records, difference_rows, score_rows

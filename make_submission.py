@@ -74,24 +74,6 @@ class SubmissionArguments:
             raise UserError(f"--weights: there are {len(values)} for {len(self.model)} runs: give one for each --model")
 
 
-def check_targets(args):
-    """Refuse to replace files unasked, and what could not be written or would be lost."""
-    from pathlib import Path
-
-    taken = {Path(path).resolve(): "input" for path in (args.test_file, args.sample_submission) if path}
-    for name in ("output_file", "probabilities_file"):
-        if not getattr(args, name):
-            continue
-        path = Path(getattr(args, name))
-        if path.resolve() in taken:
-            raise UserError(f"--{name} {path} is the {taken[path.resolve()]} file too: choose another name")
-        if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
-            raise UserError(f"--{name} {path} is a folder, or lies below a file: choose another name")
-        if path.exists() and not args.overwrite:
-            raise UserError(f"--{name} {path} exists: choose another name, or pass --overwrite")
-        taken[path.resolve()] = "submission"
-
-
 def combine_runs(args, tasks):
     """How the runs become one: `(weights [R] of the runs, thresholds [L], lines that say so)`.
 
@@ -259,6 +241,7 @@ def predict_runs(args, weights, task, chunks, rows):
 
     from tqdm import tqdm
 
+    from utils.files import make_parent
     from utils.inference import ProbabilityFile, load_run, predict_table
     from utils.launch import this_process
 
@@ -274,7 +257,7 @@ def predict_runs(args, weights, task, chunks, rows):
                 member = predict_table(run, chunk, args.per_device_eval_batch_size)
                 if main_process:
                     if average is None:
-                        Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
+                        make_parent(args.output_file)
                         average = ProbabilityFile(Path(args.output_file).parent, len(task.labels))
                     average.add(chunk.start, member[:, in_order] * weight)
                 bar.update(len(member))
@@ -332,16 +315,17 @@ def main(argv=None):
     if "--help" in argv or "-h" in argv:
         return print_help(__doc__, [SubmissionArguments])
     (args,) = ArgumentParser([SubmissionArguments]).parse(argv)
-    check_targets(args)
-
     # What can be refused is refused before the heavy imports.
     from pathlib import Path
 
+    from utils.files import check_targets
     from utils.hub import local_folder
     from utils.run_folder import load_task
     from utils.table_files import read_chunks
 
     # Runs
+    targets = {name: getattr(args, name) for name in ("output_file", "probabilities_file")}
+    check_targets(targets, [*args.model, args.test_file, args.sample_submission], args.overwrite)
     args.model = [local_folder(name) for name in args.model]
     twice = [folder for i, folder in enumerate(args.model) if Path(folder).resolve() in
              [Path(other).resolve() for other in args.model[:i]]]  # fmt: skip

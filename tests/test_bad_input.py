@@ -305,10 +305,10 @@ def test_submission_flags(refused, submit, tmp_path):
     test_file = tmp_path / "test.csv"
     shutil.copy(SAMPLE / "test.csv", test_file)
     words = ["--model", "m", "--test_file", test_file, "--overwrite", "--output_file"]
-    assert "is the input file too" in refused(make_submission.main, *words, test_file)
+    assert "is named twice, or an input" in refused(make_submission.main, *words, test_file)
     assert test_file.read_bytes() == (SAMPLE / "test.csv").read_bytes()
     both = tmp_path / "s.csv"
-    assert "is the submission file too" in refused(make_submission.main, *words, both, "--probabilities_file", both)
+    assert "is named twice, or an input" in refused(make_submission.main, *words, both, "--probabilities_file", both)
     assert "below a file" in refused(make_submission.main, *words, test_file / "s.csv")
 
 

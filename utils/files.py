@@ -19,8 +19,8 @@ def atomic_path(path):
         UserError: for a path that cannot be written, at the beginning of the block where that can be known.
     """
     path = Path(path)
+    make_parent(path)
     with _told_of(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -47,6 +47,44 @@ def _told_of(path):
     except OSError as error:
         reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(f"cannot write {path}: {reason}: make room, or name another place") from error
+
+
+def make_parent(path):
+    """Make the folder that `path` is to lie in.
+
+    Raises:
+        UserError: where that is not possible.
+    """
+    with _told_of(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_targets(targets, inputs, overwrite):
+    """Refuse, before any work, files that could not be written or would take the place of something.
+
+    Args:
+        targets: `{flag: path}` of the files to be written; a path may be None.
+        inputs: paths of files and folders that are read.
+        overwrite: whether files that exist may be replaced.
+
+    Raises:
+        UserError: for the first such file.
+    """
+    taken = {Path(path).resolve() for path in inputs if path}
+    for flag, path in targets.items():
+        if path is None:
+            continue
+        path = Path(path)
+        if path.resolve() in taken:
+            raise UserError(f"--{flag} {path} is named twice, or an input: choose another name")
+        if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
+            raise UserError(f"--{flag} {path} is a folder, or lies below a file: choose another name")
+        if path.exists() and not overwrite:
+            raise UserError(f"--{flag} {path} exists: choose another name, or pass --overwrite")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"--{flag} {path}: the folder {folder} is not yours to write to: choose another name")
+        taken.add(path.resolve())
 
 
 def read_json(path):
