@@ -241,7 +241,7 @@ def predict_runs(args, weights, task, chunks, rows):
 
     from tqdm import tqdm
 
-    from utils.files import make_parent
+    from utils.files import told_if_unwritable
     from utils.inference import ProbabilityFile, load_run, predict_table
     from utils.launch import this_process
 
@@ -257,7 +257,8 @@ def predict_runs(args, weights, task, chunks, rows):
                 member = predict_table(run, chunk, args.per_device_eval_batch_size)
                 if main_process:
                     if average is None:
-                        make_parent(args.output_file)
+                        with told_if_unwritable(args.output_file):
+                            Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
                         average = ProbabilityFile(Path(args.output_file).parent, len(task.labels))
                     average.add(chunk.start, member[:, in_order] * weight)
                 bar.update(len(member))

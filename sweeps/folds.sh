@@ -4,6 +4,7 @@
 # With --validation_file FILE its rows are dealt out to the folds too.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
+usage 3 "$@"
 recipe=$1 train=$2 output=$3 folds=${NUM_FOLDS:-5}
 for fold in ${FOLDS:-$(seq 0 $((folds - 1)))}; do
     train "${SCRIPT:-run_classifier.py}" "$output/fold_$fold" --config "$recipe" \

@@ -3,6 +3,7 @@
 # RANKS="8 16" TARGETS="all-linear q_proj,v_proj" sweeps/lora_rank_targets.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
+usage 4 "$@"
 recipe=$1 train=$2 validation=$3 output=$4
 for rank in ${RANKS:-8 16 64}; do
     for targets in ${TARGETS:-all-linear q_proj,k_proj,v_proj,o_proj}; do

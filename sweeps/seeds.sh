@@ -3,6 +3,7 @@
 # SEEDS="1 2 3" sweeps/seeds.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
+usage 4 "$@"
 recipe=$1 train=$2 validation=$3 output=$4
 for seed in ${SEEDS:-1 2 3}; do
     train "${SCRIPT:-run_classifier.py}" "$output/seed$seed" --config "$recipe" \

@@ -4,6 +4,7 @@
 # ENCODER, HEAD_DECODER and LABEL_DECODER name other models, EXPERIMENTS some of the three; the flags go to all.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
+usage 3 "$@"
 train=$1 validation=$2 output=$3
 for experiment in ${EXPERIMENTS:-encoder decoder_head decoder_labels}; do
     case $experiment in

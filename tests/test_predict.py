@@ -7,6 +7,9 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import ROOT, SAMPLE
 from utils import predict
@@ -40,20 +43,74 @@ def test_bars(trained, capsys):
     assert "▏" in predict.bar(0.2, 0.7)
 
 
+@given(st.lists(st.text("abc ", min_size=1, max_size=200), min_size=1), st.integers(60, 200), st.data())
+def test_bars_fit_the_terminal(labels, columns, data):
+    chances = st.lists(st.floats(0, 1), min_size=len(labels), max_size=len(labels))
+    probabilities, thresholds = (np.array(data.draw(chances)) for _ in range(2))
+    _, *lines = predict.show("text", labels, probabilities, thresholds, columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert {line[2] == "✓" for line in lines} == set(probabilities >= thresholds)
+    if max(map(len, labels)) <= 20 and columns >= 80:  # there is room for all
+        assert predict.show("text", labels, probabilities, thresholds).splitlines()[1:] == lines
+
+
+def call_with(stdin, monkeypatch, *words):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="ascii"))
+    predict.main([str(word) for word in words])
+
+
 def test_standard_input(trained, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one text\nanother\n"))
-    predict.main(["--model", str(trained), "--json"])
-    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["one text", "another"]
+    call_with("one text\nso schön\n".encode(), monkeypatch, "--model", trained, "--json")
+    output = capsys.readouterr()
+    assert [json.loads(line)["text"] for line in output.out.splitlines()] == ["one text", "so schön"]
+    assert "empty" not in output.err
 
 
-def test_mistakes(trained, tmp_path, refused):
+def test_empty_lines_and_a_byte_order_mark_are_left_out(trained, monkeypatch, tmp_path, capsys):
+    content = b"\xef\xbb\xbfso happy\r\n\r\n  \nagain\n\n"
+    (tmp_path / "texts.txt").write_bytes(content)
+    call_with(content, monkeypatch, "--model", trained, "--json")
+    call_with(b"", monkeypatch, "--model", trained, "--json", "--file", tmp_path / "texts.txt")
+    predict.main(["--model", str(trained), "--json", "so happy", "again"])
+    output = capsys.readouterr()
+    rows = [json.loads(line) for line in output.out.splitlines()]
+    assert rows[:2] == rows[2:4] == rows[4:]
+    assert [row["text"] for row in rows[:2]] == ["so happy", "again"]
+    notes = [line for line in output.err.splitlines() if "skipped" in line]
+    assert notes == ["standard input: 3 empty lines skipped", f"{tmp_path}/texts.txt: 3 empty lines skipped"]
+
+
+def test_texts_that_begin_with_a_dash(trained, refused, capsys):
+    assert "after --" in refused(predict.main, "--model", trained, "-_-")
+    flags = ["--json", "--model", str(trained)]
+    for words in ([*flags, "a"], ["a", *flags]):
+        predict.main([*words, "--", "-_-", "--"])
+        assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["a", "-_-", "--"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_output_in_ascii(trained, monkeypatch, as_json):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    predict.main(["--model", str(trained), "schön 😂", *(["--json"] if as_json else [])])
+    shown = output.getvalue().decode("ascii")
+    if as_json:
+        assert json.loads(shown)["text"] == "schön 😂"
+    else:
+        assert shown.startswith("sch?n ?\n")
+        assert {".", "|"} <= set(shown)
+
+
+def test_mistakes(trained, tmp_path, refused, monkeypatch):
     assert "is not the folder of a run" in refused(predict.main, "--model", tmp_path / "none", "a")
-    assert "line 2 is empty" in refused(predict.main, "--model", trained, "a", " ")
+    assert "text 2 on the command line is empty" in refused(predict.main, "--model", trained, "a", " ")
     assert "No such file" in refused(predict.main, "--model", trained, "--file", tmp_path / "none.txt")
     assert "not both" in refused(predict.main, "--model", trained, "--file", "x", "a")
     assert "--model" in refused(predict.main, "a")
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
     assert "not UTF-8" in refused(predict.main, "--model", trained, "--file", tmp_path / "latin.txt")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is closed" in refused(predict.main, "--model", trained)
 
 
 def test_help_needs_no_torch():

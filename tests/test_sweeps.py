@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,18 +22,41 @@ from utils.arguments import ArgumentParser
 STAND_IN = """#!/usr/bin/env bash
 printf '%s\\t' "$(basename "$0")" "$@" >> "$LOG"
 echo >> "$LOG"
-[ "$(basename "$0")" = python ] && exit 0
+[ "$(basename "$0")" = python ] && exit "${COMPARISON:-0}"
 output="${@: -1}"
 [[ -n "${FAILS:-}" && "$output" == *"$FAILS"* ]] && exit 1
 mkdir -p "$output" && echo '{}' > "$output/all_results.json"
 """
+# In place of accelerate: waits for a training as its launcher does; the training writes down which signals it gets, and
+# takes a moment to save.
+TRAINING = """
+import signal, subprocess, sys, time
+log = sys.argv[1]
+if len(sys.argv) > 2:
+    sys.exit(subprocess.run([sys.executable, __file__, log]).returncode != 0)
+def say(words):
+    with open(log, "a") as file:
+        print(words, file=file)
+received = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: received.append(signal.Signals(number).name))
+say("began")
+while not received:
+    time.sleep(0.01)
+time.sleep(0.5)
+say(" ".join(["saved", *sorted(received)]))
+sys.exit(143)
+"""
 DATA = [SAMPLE / "train.csv", SAMPLE / "validation.csv"]
+
+
+SWEEPS = [path.stem for path in sorted((ROOT / "sweeps").glob("*.sh")) if path.stem != "common"]
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Run a sweep with stand-ins for what it starts: `sweep(name, *arguments, **environment)` gives the finished
-    process and the commands, lists of words."""
+    """Run a sweep with stand-ins for what it starts: `sweep(name, *arguments, cwd=..., **environment)` gives the
+    finished process and the commands, lists of words."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("accelerate", "python"):
@@ -40,11 +64,11 @@ def sweep(tmp_path):
         (folder / name).chmod(0o755)
     log = tmp_path / "log"
 
-    def call(name, *arguments, **environment):
+    def call(name, *arguments, cwd=ROOT, **environment):
         log.write_text("")
         done = subprocess.run(
-            [f"sweeps/{name}.sh", *map(str, arguments)],
-            cwd=ROOT, capture_output=True, text=True, check=False,
+            [ROOT / "sweeps" / f"{name}.sh", *map(str, arguments)],
+            cwd=cwd, capture_output=True, text=True, check=False,
             env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(log)} | environment,
         )  # fmt: skip
         return done, [line.rstrip("\t").split("\t") for line in log.read_text().splitlines()]
@@ -134,26 +158,93 @@ def test_a_failed_run_is_named_and_the_others_are_made(sweep, tmp_path):
     assert commands[-1] == ["python", "compare_runs.py", *(f"{tmp_path}/seed{seed}" for seed in (1, 2, 3))]
 
 
-def test_a_killed_sweep_goes_on_where_it_was(tiny, trained, tmp_path):
-    """With real trainings: killed in the second run, after the first."""
+def test_a_failed_comparison_is_a_failure(sweep, tmp_path):
+    arguments = ("seeds", "recipe.yaml", *DATA, tmp_path)
+    done, _ = sweep(*arguments, COMPARISON="2")
+    assert done.returncode == 2
+    done, _ = sweep(*arguments)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_usage(sweep, tmp_path, name):
+    done, commands = sweep(name, "--help")
+    assert (done.returncode, done.stderr, commands) == (0, "", [])
+    head = (ROOT / "sweeps" / f"{name}.sh").read_text().split("set -uo")[0]
+    assert head == "#!/usr/bin/env bash\n" + "".join(f"# {line}\n" for line in done.stdout.splitlines())
+    words = re.search(rf"sweeps/{name}.sh ([A-Z_ ]+)", done.stdout).group(1).split()
+    for given in ([], words[:-1]):
+        wrong, commands = sweep(name, *given)
+        assert (wrong.returncode, wrong.stdout, wrong.stderr, commands) == (2, "", done.stdout, [])
+    away, commands = sweep(name, *words, cwd=tmp_path)
+    assert (away.returncode, commands) == (2, [])
+    assert away.stderr == f"error: run_classifier.py is not here: start the sweep in {ROOT}\n"
+    assert sweep(name, "-h", cwd=tmp_path)[0].stdout == done.stdout
+
+
+def start_sweep(command, environment):
+    """Start a sweep as a terminal does: as a group of processes that Ctrl-C reaches."""
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=os.environ | environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )  # fmt: skip
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("kill", "number", "received"),
+    [
+        (os.kill, signal.SIGTERM, "SIGTERM"),
+        (os.kill, signal.SIGINT, "SIGTERM"),
+        (os.killpg, signal.SIGINT, "SIGINT SIGTERM"),  # Ctrl-C: one order to stop for StopOnSignal
+    ],
+)
+def test_a_sweep_that_is_told_to_stop_lets_the_training_save(tmp_path, kill, number, received):
+    log = tmp_path / "log"
+    (tmp_path / "training.py").write_text(TRAINING)
+    (tmp_path / "accelerate").write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/training.py {log} "$@"\n')
+    (tmp_path / "accelerate").chmod(0o755)
+    command = ["sweeps/seeds.sh", "recipe.yaml", *DATA, tmp_path / "out"]
+    process = start_sweep(command, {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    wait_for(log.exists, process)
+    time.sleep(0.1)
+    kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert errors == "stopped: give the same command again to go on\n"
+    assert log.read_text().splitlines() == ["began", f"saved {received}"]  # each once, and no other run
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_sweep_goes_on_where_it_was(tiny, trained, tmp_path, number):
+    """With real trainings: killed, or stopped by Ctrl-C, in the second run, after the first."""
     steps = {"eval_strategy": "steps", "eval_steps": 5, "save_steps": 5, "max_steps": 30}
     values = {"model_name_or_path": tiny("roberta"), "report": False, "disable_tqdm": True, **steps}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
     copy_run(trained, tmp_path / "seed1", seed=1)
     command = ["sweeps/seeds.sh", recipe, *DATA, tmp_path]
-    environment = os.environ | {"SEEDS": "1 2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "seed2" / "checkpoint-5" / "trainer_state.json").exists():
-        assert first.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    changed = {"SEEDS": "1 2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    first = start_sweep(command, changed)
+    wait_for((tmp_path / "seed2" / "checkpoint-5" / "trainer_state.json").exists, first)
+    os.killpg(first.pid, number)
+    _, errors = first.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert first.returncode == 130
+        assert "SIGINT: saving a checkpoint" in errors or "SIGTERM: saving a checkpoint" in errors
+        assert "give the same command again to go on from there" in errors
     assert not (tmp_path / "seed2" / "all_results.json").exists()
     before = (tmp_path / "seed1" / "all_results.json").stat().st_mtime_ns
 
+    environment = os.environ | changed
     second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
     assert "seed1 is finished: skipped" in second.stdout

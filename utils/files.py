@@ -19,8 +19,8 @@ def atomic_path(path):
         UserError: for a path that cannot be written, at the beginning of the block where that can be known.
     """
     path = Path(path)
-    make_parent(path)
-    with _told_of(path):
+    with told_if_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,32 +31,23 @@ def atomic_path(path):
         except OSError as error:
             # Other errors than of this file or a full disk, which names none, are of the block's own doing.
             if error.filename == str(temporary) or error.errno in (errno.ENOSPC, errno.EDQUOT):
-                with _told_of(path):
+                with told_if_unwritable(path):
                     raise
             raise
-        with _told_of(path):
+        with told_if_unwritable(path):
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def _told_of(path):
+def told_if_unwritable(path):
+    """Turn an OSError of the block into a `UserError` that names `path`, the file or folder written there."""
     try:
         yield
     except OSError as error:
         reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(f"cannot write {path}: {reason}: make room, or name another place") from error
-
-
-def make_parent(path):
-    """Make the folder that `path` is to lie in.
-
-    Raises:
-        UserError: where that is not possible.
-    """
-    with _told_of(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def check_targets(targets, inputs, overwrite):

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 
 from utils.errors import UserError
-from utils.files import atomic_path, read_json, write_json
+from utils.files import atomic_path, read_json, told_if_unwritable, write_json
 from utils.task import TASK_FILE, Task
 
 ARGUMENTS_FILE = "run_args.json"
@@ -105,7 +105,8 @@ def check_same_run(output_dir, arguments, task):
 def begin_run(output_dir, arguments, task, resuming):
     """Make `output_dir` the folder of a run that has just begun, or clean up what a killed one left half done."""
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    with told_if_unwritable(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(output_dir / STAGING_FOLDER, ignore_errors=True)
     # Results first: from here on the folder is not a finished run any more.
     (output_dir / RESULTS_FILE).unlink(missing_ok=True)
