@@ -21,7 +21,7 @@ install: .venv/installed
 
 quickstart: install
 	$(BIN)/python run_classifier.py --config recipes/minilm_cpu.yaml --train_file sample_data/train.csv \
-	    --validation_file sample_data/validation.csv --output_dir $(RUN)/minilm --num_train_epochs 10 --overwrite
+	    --validation_file sample_data/validation.csv --output_dir $(RUN)/minilm --per_device_train_batch_size 16 --overwrite
 	$(BIN)/python make_submission.py --model $(RUN)/minilm --test_file sample_data/test.csv \
 	    --sample_submission sample_data/sample_submission.csv --output_file $(RUN)/submission.csv --overwrite
 	$(BIN)/python run_sft_labels.py --config recipes/minilm_labels_cpu.yaml --train_file sample_data/train.csv \
@@ -38,7 +38,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 clean:
 	rm -rf .venv $(RUN)
