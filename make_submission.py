@@ -127,6 +127,8 @@ def combine_runs(args, tasks):
     if any(run.arguments.get("load_best_model_at_end") for run in runs) and lines:
         lines += "\nCheckpoints were chosen on these rows, so expect a little less on new ones."
     what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
+    if len(members) == 1:
+        what = "probabilities"
     lines += f"\n\nthresholds chosen on the {what} of {rows.sum():,} validation rows ({strategy})"
     return run_weights / run_weights.sum(), thresholds, lines.strip()
 
@@ -247,10 +249,10 @@ def predict_runs(args, weights, task, chunks, rows):
 
     main_process = this_process().is_main_process
     average = None
-    with tqdm(
-        total=rows * len(args.model), unit="row", desc="predicting", disable=None if main_process else True
-    ) as bar:
-        for folder, weight in zip(args.model, weights):
+    # Fitted weights may leave a run out.
+    used = [(folder, weight) for folder, weight in zip(args.model, weights) if weight > 0]
+    with tqdm(total=rows * len(used), unit="row", desc="predicting", disable=None if main_process else True) as bar:
+        for folder, weight in used:
             run = load_run(folder)
             in_order = [run.task.labels.index(label) for label in task.labels]
             for chunk in chunks():
