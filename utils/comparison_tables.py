@@ -1,8 +1,9 @@
 """A comparison as tables: in the way of a paper's results section, and flat for a CSV file."""
 
 from utils.bootstrap import SCORES
-from utils.grouping import NOT_IN_KEY, PATHS
+from utils.grouping import NOT_IN_KEY
 from utils.results import AT_HALF, DECODED, TUNED, format_bytes, format_seconds, format_share
+from utils.run_folder import DATA_PATHS
 
 
 def score_rows(board, held):
@@ -57,7 +58,9 @@ def caption(board, held, resamples):
 def differing_rows(board):
     """`(header, rows)` of the arguments in which the runs differ; no rows where they do not."""
     with_arguments = [entry for entry in board.entries if entry.arguments]
-    names = {name: None for entry in with_arguments for name in entry.arguments if name not in (*NOT_IN_KEY, *PATHS)}
+    names = {
+        name: None for entry in with_arguments for name in entry.arguments if name not in (*NOT_IN_KEY, *DATA_PATHS)
+    }
     rows = []
     for name in names:
         values = [entry.arguments.get(name) for entry in with_arguments]

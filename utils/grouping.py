@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.results import validation_predictions
+from utils.run_folder import DATA_PATHS
 
 # Arguments in which the runs of one group may differ.
 NOT_IN_KEY = ("seed", "data_seed", "fold", "output_dir", "run_name")
-# Where the data were, while data_sha256 says what they are.
-PATHS = ("train_file", "validation_file")
 LONGEST_NAME = 40
 
 
@@ -43,7 +42,7 @@ class Scored:
 
 def group_key(arguments):
     """Equal for runs that differ in seed or fold alone."""
-    named = {name: value for name, value in arguments.items() if name not in (*NOT_IN_KEY, *PATHS)}
+    named = {name: value for name, value in arguments.items() if name not in (*NOT_IN_KEY, *DATA_PATHS)}
     # With a file and without one the same rows are held out by other means.
     return json.dumps(named | {"validation_file": bool(arguments.get("validation_file"))}, sort_keys=True)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from utils.arguments import ArgumentParser, option, print_help
 from utils.errors import UserError, exit_on_user_error
 from utils.files import read_json
-from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, RESULTS_FILE, load_task
+from utils.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, DATA_PATHS, RESULTS_FILE, load_task
 from utils.task import TASK_FILE, Task
 
 # What a run needs elsewhere. No pickles: nothing that is pulled is run as code.
@@ -50,8 +50,6 @@ PUSHED = (*NEEDED, "README.md", "pictures/*.png")
 OF_A_NEW_REPOSITORY = {".gitattributes", "README.md", "LICENSE"}
 NAME = r"[\w-][\w.-]*"
 HUB_NAME = re.compile(rf"{NAME}/{NAME}", re.ASCII)
-# Arguments that are paths of the machine a run was trained on, whatever they look like from here.
-PATHS = ("train_file", "validation_file", "prompt_template")
 CARD_FOLDER = re.compile(r"^folder = Path\(.*\)  # or where you keep it$", re.MULTILINE)
 WHAT_TO_DO = {
     401: "log in anew by `hf auth login`, or set HF_TOKEN to a token that is valid",
@@ -287,9 +285,9 @@ def _changed_files(folder, push):
     """`{name: content}` of the files that go without the paths of this machine."""
     arguments = read_json(Path(folder, ARGUMENTS_FILE))
     base, needed = _base_model(folder, arguments, push)
-    for name in (*PATHS, "dataset_name", "model_name_or_path"):
+    for name in (*DATA_PATHS, "dataset_name", "model_name_or_path"):
         value = arguments.get(name)
-        if value and (name in PATHS or not _is_hub_name(value)):
+        if value and (name in DATA_PATHS or not _is_hub_name(value)):
             arguments[name] = Path(value).name
     if base:
         arguments["model_name_or_path"] = base

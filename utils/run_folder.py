@@ -27,6 +27,8 @@ from utils.files import atomic_path, read_json, told_if_unwritable, write_json
 from utils.task import TASK_FILE, Task
 
 ARGUMENTS_FILE = "run_args.json"
+# In it: where the data were on the machine the run was trained on, while data_sha256 says what they are.
+DATA_PATHS = ("train_file", "validation_file")
 RESULTS_FILE = "all_results.json"
 THRESHOLDS_FILE = "thresholds.json"
 PREDICTIONS_FILE = "predictions/validation.parquet"
