@@ -67,12 +67,13 @@ def test_folds_cover_every_row_once_and_never_split_near_duplicates(tmp_path):
         arguments = DataArguments(train_file=str(tmp_path / "train.csv"), num_folds=5, fold=fold, **options)
         return read_training_data(arguments, seed, lambda message: None)
 
-    held_out, fold_of = [], {}
+    held_out, fold_of, hashes = [], {}, set()
     for fold in range(5):
         train, validation, task = read(fold)
         assert not set(train["id"]) & set(validation["id"])
         assert len(train) + len(validation) == len(rows) + 60 + 124
         assert task.train_rows == len(train)
+        hashes.add(task.data_sha256)
         held_out += validation["id"]
         fold_of |= {row_id: fold for row_id in validation["id"]}
         assert list(read(fold)[1]["id"]) == list(validation["id"])
@@ -81,6 +82,10 @@ def test_folds_cover_every_row_once_and_never_split_near_duplicates(tmp_path):
     assert len(held_out) == len(set(held_out)) == len(rows) + 60 + 124
     assert all(fold_of[row_id] == fold_of[f"twin-{row_id}"] for row_id in rows["ID"][:60])
     assert list(read(0, seed=8)[1]["id"]) != list(read(0)[1]["id"])
+    # All of them, and other seeds, say that they are of the same data; with a row less they are of others.
+    assert hashes == {read(0, seed=8)[2].data_sha256}
+    pd.concat([rows, twins[1:]]).to_csv(tmp_path / "train.csv", index=False)
+    assert read(0)[2].data_sha256 not in hashes
     with pytest.raises(UserError, match="stands in"):
         read(0, validation_file=str(SAMPLE / "train.csv"))
 
