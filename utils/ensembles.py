@@ -1,14 +1,13 @@
 """Several runs as one: the weighted mean of their probabilities, and what it is worth against each of them alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from utils.bootstrap import plain_scores
 from utils.errors import UserError
-from utils.grouping import describe_runs, group_key, is_fold, joint_name, short_names
-from utils.results import validation_predictions
+from utils.grouping import HeldOut, describe_runs, group_key, is_fold, join_folds, joint_name, short_names
 from utils.splits import assign_parts, near_duplicate_groups
 from utils.tables import format_table
 from utils.text import near_duplicate_key
@@ -22,25 +21,17 @@ ENOUGH_ROWS = 100
 
 @dataclass
 class Member:
-    """One run, or the folds of one: probabilities of the rows they held out, `[M, L]`, and the true labels.
-
-    Rows are in the order of the run, of folds in that of their ids, so that cross-fitting is as in compare_runs.py.
-    """
+    """One run, or the folds of one."""
 
     name: str
     runs: list[int]  # which of the runs given
-    ids: list[str]
-    has_ids: bool  # else they are row numbers
-    texts: list[str] | None
-    truth: np.ndarray
-    probabilities: np.ndarray
+    has_ids: bool  # else ids are row numbers
+    held: HeldOut
 
     def scores(self, rows, strategy, shrinkage):
         """Macro-F1 `(at 0.5, with thresholds cross-fitted over all its rows)` of some of its rows."""
-        predictions = validation_predictions(
-            self.ids, self.texts, self.truth, self.probabilities, None, strategy, shrinkage
-        )
-        return tuple(_macro_f1(self.truth[rows], array[rows]) for array in predictions.values())
+        predictions = replace(self.held, decoded=None).predictions(strategy, shrinkage)
+        return tuple(_macro_f1(self.held.truth[rows], array[rows]) for array in predictions.values())
 
 
 @dataclass
@@ -83,26 +74,14 @@ def gather_members(runs):
         seeds = (run.arguments.get("seed"), run.arguments.get("data_seed"))
         key = (group_key(run.arguments), *seeds) if is_fold(run.arguments) else i
         grouped.setdefault(key, []).append(i)
-    labels = runs[0].task.labels
     members = []
     for numbers in grouped.values():
         parts = [runs[i] for i in numbers]
-        columns = [[run.task.labels.index(label) for label in labels] for run in parts]
-        ids = [row_id for run in parts for row_id in run.ids]
-        order = list(range(len(ids))) if len(parts) == 1 else sorted(range(len(ids)), key=ids.__getitem__)
-        texts = None if any(run.texts is None for run in parts) else [text for run in parts for text in run.texts]
         name = joint_name([names[run.folder] for run in parts])
-        members.append(
-            Member(
-                f"{name} ({describe_runs([parts])})" if is_fold(parts[0].arguments) else name,
-                numbers,
-                [ids[row] for row in order],
-                all(run.task.id_column is not None for run in parts),
-                texts and [texts[row] for row in order],
-                np.concatenate([run.truth[:, c] for run, c in zip(parts, columns)])[order],
-                np.concatenate([run.probabilities[:, c] for run, c in zip(parts, columns)])[order],
-            )
-        )
+        if is_fold(parts[0].arguments):
+            name += f" ({describe_runs([parts])})"
+        has_ids = all(run.task.id_column is not None for run in parts)
+        members.append(Member(name, numbers, has_ids, join_folds(parts, runs[0].task.labels)))
     return members
 
 
@@ -114,25 +93,26 @@ def join_members(members):
     """
     place, truth, texts = {}, {}, {}
     for member in members:
-        if len(set(member.ids)) < len(member.ids):
+        held = member.held
+        if len(set(held.ids)) < len(held.ids):
             raise UserError(f"{member.name}: two of these folds held out the same rows: give each fold once")
-        for i, row_id in enumerate(member.ids):
+        for i, row_id in enumerate(held.ids):
             place.setdefault(row_id, len(place))
-            text = member.texts[i] if member.texts else None
+            text = held.texts[i] if held.texts else None
             other = texts.get(row_id)
             texts[row_id] = text if other is None else other
             # Runs may read other columns of a row with an id; a row number may be that of another row.
             same = member.has_ids or None in (text, other) or near_duplicate_key(text) == near_duplicate_key(other)
-            if not same or not np.array_equal(truth.setdefault(row_id, member.truth[i]), member.truth[i]):
+            if not same or not np.array_equal(truth.setdefault(row_id, held.truth[i]), held.truth[i]):
                 what, do = f'validation row with id "{row_id}"', "average runs of the same data only"
                 if not member.has_ids:
                     what, do = f"row {row_id}", "without an id column rows are counted, in each file anew: add ids"
                 raise UserError(f"the runs {', '.join(one.name for one in members)} disagree about the {what}: {do}")
     ids = sorted(place)
     row_of = {row_id: row for row, row_id in enumerate(ids)}
-    probabilities = np.full((len(members), len(ids), members[0].truth.shape[1]), np.nan)
+    probabilities = np.full((len(members), len(ids), members[0].held.truth.shape[1]), np.nan)
     for k, member in enumerate(members):
-        probabilities[k, [row_of[row_id] for row_id in member.ids]] = member.probabilities
+        probabilities[k, [row_of[row_id] for row_id in member.held.ids]] = member.held.probabilities
     known = all(texts[row_id] is not None for row_id in ids)
     groups = near_duplicate_groups([texts[row_id] for row_id in ids]) if known else np.arange(len(ids))
     return Ensemble(members, ids, groups, np.array([truth[row_id] for row_id in ids]), probabilities)
@@ -204,7 +184,7 @@ def score_table(ensemble, weights, strategy, shrinkage, fitted_scores=None):
     common = {row_id for row_id, everybody in zip(ensemble.ids, ensemble.chosen_on) if everybody}
     rows = []
     for member, weight in zip(ensemble.members, weights):
-        there = np.array([row_id in common for row_id in member.ids])
+        there = np.array([row_id in common for row_id in member.held.ids])
         scores = member.scores(there, strategy, shrinkage)
         rows.append([member.name, f"{weight / sum(weights):.2f}", int(there.sum()), *scores])
     if len(rows) > 1 and ensemble.comparable:

@@ -105,36 +105,57 @@ def describe_runs(seeds):
     return " x ".join(words) or "1"
 
 
+@dataclass
+class HeldOut:
+    """What a run, or the folds of one together, say of the rows that were held out; arrays are `[N, L]`."""
+
+    ids: list[str]
+    texts: list[str] | None
+    truth: np.ndarray
+    probabilities: np.ndarray
+    decoded: np.ndarray | None
+
+    def predictions(self, strategy, shrinkage):
+        """0/1 predictions by the suffix of the summary scores, see `utils.results.validation_predictions`."""
+        return validation_predictions(
+            self.ids, self.texts, self.truth, self.probabilities, self.decoded, strategy, shrinkage
+        )
+
+
+def join_folds(runs, labels):
+    """The rows that the folds of a run have held out together, as `HeldOut`, columns in the order of `labels`.
+
+    Several are sorted by id, as cross-fitting depends on the order of the rows and must not on that of the folders.
+    """
+    columns = [[run.task.labels.index(label) for label in labels] for run in runs]
+    ids = [row_id for run in runs for row_id in run.ids]
+    order = sorted(range(len(ids)), key=ids.__getitem__) if len(runs) > 1 else list(range(len(ids)))
+
+    def together(name):
+        arrays = [getattr(run, name) for run in runs]
+        if any(array is None for array in arrays):
+            return None
+        return np.concatenate([array[:, c] for array, c in zip(arrays, columns)])[order]
+
+    texts = None if any(run.texts is None for run in runs) else [text for run in runs for text in run.texts]
+    return HeldOut(
+        [ids[row] for row in order],
+        None if texts is None else [texts[row] for row in order],
+        *(together(name) for name in ("truth", "probabilities", "decoded")),
+    )
+
+
 def pool_folds(runs):
     """The out-of-fold predictions of runs as those of one, thresholds cross-fitted over all rows: a `Scored`.
 
     Raises:
         ValueError: where a row was held out by two of the runs.
     """
-    if len(runs) == 1:
-        run = runs[0]
-        return Scored(tuple(run.ids), tuple(run.task.labels), run.truth, run.predictions)
     labels = runs[0].task.labels
-    ids = [row_id for run in runs for row_id in run.ids]
-    if len(set(ids)) < len(ids):
+    held = join_folds(runs, labels)
+    fold_of = {row_id: fold for fold, run in enumerate(runs) for row_id in run.ids}
+    if len(fold_of) < len(held.ids):
         raise ValueError("folds share rows")
-    # Sorted, as the cross-fitting depends on the order of the rows and must not on that of the folders.
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-
-    def together(arrays):
-        return None if any(array is None for array in arrays) else np.concatenate(arrays)[order]
-
-    columns = [[run.task.labels.index(label) for label in labels] for run in runs]
-    truth = together([run.truth[:, c] for run, c in zip(runs, columns)])
-    texts = together([None if run.texts is None else np.array(run.texts, dtype=object) for run in runs])
-    predictions = validation_predictions(
-        ids,
-        texts,
-        truth,
-        together([run.probabilities[:, c] for run, c in zip(runs, columns)]),
-        together([None if run.decoded is None else run.decoded[:, c] for run, c in zip(runs, columns)]),
-        runs[0].strategy,
-        runs[0].shrinkage,
-    )
-    folds = together([np.full(len(run.ids), fold) for fold, run in enumerate(runs)])
-    return Scored(tuple(ids[i] for i in order), tuple(labels), truth, predictions, folds)
+    folds = np.array([fold_of[row_id] for row_id in held.ids]) if len(runs) > 1 else None
+    predictions = held.predictions(runs[0].strategy, runs[0].shrinkage)
+    return Scored(tuple(held.ids), tuple(labels), held.truth, predictions, folds)

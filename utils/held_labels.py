@@ -7,7 +7,7 @@ import numpy as np
 from utils.columns import ID_NAMES, check_test_columns, check_unique_ids, looks_binary, read_ids, read_labels
 from utils.comparison import make_entry
 from utils.errors import UserError
-from utils.grouping import Scored, group_runs, short_names
+from utils.grouping import Scored, group_runs, join_folds, short_names
 from utils.results import AT_HALF, TUNED
 from utils.table_files import read_table
 from utils.task import Task
@@ -137,10 +137,5 @@ def _thresholds(folds):
     """Thresholds `[L]` of a run, or of the folds of one, fitted on their out-of-fold predictions together."""
     if len(folds) == 1:
         return folds[0].thresholds
-    columns = [[run.task.labels.index(label) for label in folds[0].task.labels] for run in folds]
-    return fit_thresholds(
-        np.concatenate([run.probabilities[:, c] for run, c in zip(folds, columns)]),
-        np.concatenate([run.truth[:, c] for run, c in zip(folds, columns)]),
-        folds[0].strategy,
-        folds[0].shrinkage,
-    )
+    held = join_folds(folds, folds[0].task.labels)
+    return fit_thresholds(held.probabilities, held.truth, folds[0].strategy, folds[0].shrinkage)
