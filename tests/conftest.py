@@ -141,3 +141,33 @@ def training_flags(model, output_dir, **flags):
         "report": False,  # seconds of drawing for each run; tests/test_report.py draws
     } | flags
     return [str(word) for name, value in values.items() if value is not None for word in (f"--{name}", value)]
+
+
+@pytest.fixture
+def compare(tmp_path, capsys):
+    """Run compare_runs.py; returns its records by run name, what it printed, and what it told."""
+
+    import pandas as pd
+
+    import compare_runs
+
+    def call(*arguments):
+        target = tmp_path / "figures.csv"
+        capsys.readouterr()
+        compare_runs.main([*map(str, arguments), "--csv", str(target), "--overwrite", "--resamples", "300"])
+        said = capsys.readouterr()
+        records = pd.read_csv(target).set_index("run")
+        return records, said.out, said.err
+
+    return call
+
+
+def scikit_learn(truth, predictions):
+    """Scores by scikit-learn, under the names they have here."""
+    from sklearn.metrics import f1_score, jaccard_score
+
+    return {
+        "f1_macro": f1_score(truth, predictions, average="macro", zero_division=0.0),
+        "f1_micro": f1_score(truth, predictions, average="micro", zero_division=0.0),
+        "jaccard": jaccard_score(truth, predictions, average="samples", zero_division=1.0),
+    }

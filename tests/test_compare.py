@@ -1,4 +1,4 @@
-"""compare_runs.py: figures, groups, noise, held labels, mistakes of the user."""
+"""compare_runs.py: figures, groups, noise, tables, mistakes of the user."""
 
 import os
 import pty
@@ -12,40 +12,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import f1_score, jaccard_score
+from sklearn.metrics import f1_score
 
 import compare_runs
-import make_submission
-from conftest import ROOT, SAMPLE
+from conftest import ROOT, SAMPLE, scikit_learn
 from finished_runs import copy_run, guesses
 from utils.evaluation import evaluate_probabilities
 from utils.grouping import joint_name
-from utils.results import approach, format_bytes, format_seconds, format_share, model_name, read_run
+from utils.results import read_run
 from utils.run_folder import RESULTS_FILE, read_json
 from utils.splits import near_duplicate_groups
-
-
-@pytest.fixture
-def compare(tmp_path, capsys):
-    """Run compare_runs.py; returns its records by run name, what it printed, and what it told."""
-
-    def call(*arguments):
-        target = tmp_path / "figures.csv"
-        capsys.readouterr()
-        compare_runs.main([*map(str, arguments), "--csv", str(target), "--overwrite", "--resamples", "300"])
-        said = capsys.readouterr()
-        records = pd.read_csv(target).set_index("run")
-        return records, said.out, said.err
-
-    return call
-
-
-def scikit_learn(truth, predictions):
-    return {
-        "f1_macro": f1_score(truth, predictions, average="macro", zero_division=0.0),
-        "f1_micro": f1_score(truth, predictions, average="micro", zero_division=0.0),
-        "jaccard": jaccard_score(truth, predictions, average="samples", zero_division=1.0),
-    }
 
 
 def test_figures_of_one_run(trained, compare):
@@ -280,19 +256,6 @@ def test_markdown(trained, tmp_path, compare, refused):
     assert target.read_text(encoding="utf-8") == text
 
 
-# Held labels
-
-
-HELD = ("--truth", SAMPLE / "test_labels.csv")
-
-
-@pytest.fixture(scope="module")
-def submission(trained, tmp_path_factory):
-    path = tmp_path_factory.mktemp("submissions") / "submission.csv"
-    make_submission.main(["--model", str(trained), "--test_file", str(SAMPLE / "test.csv"), "--output_file", str(path)])
-    return path
-
-
 def test_table_fits_the_terminal(trained, tmp_path):
     other = copy_run(trained, tmp_path / "other", guesses(0, 0.3), learning_rate=1.0)
     command = [sys.executable, "compare_runs.py", str(trained), str(other)]
@@ -317,48 +280,7 @@ def test_table_fits_the_terminal(trained, tmp_path):
         assert all(cell in parts for cell in cells)
 
 
-def test_held_labels(trained, submission, tmp_path, compare):
-    # Scrambled and with a row too many: rows are matched by their ids.
-    frame = pd.read_csv(submission).sample(frac=1, random_state=0)
-    frame = frame[[frame.columns[0], *frame.columns[:0:-1]]]
-    frame = pd.concat([frame, frame.iloc[:1].assign(ID="one more")])
-    frame.to_csv(tmp_path / "shuffled.csv", index=False)
-    records, printed, _ = compare(trained, tmp_path / "shuffled.csv", *HELD, "--test_file", SAMPLE / "test.csv")
-    truth = pd.read_csv(SAMPLE / "test_labels.csv").iloc[:, 1:]
-    wanted = scikit_learn(truth, pd.read_csv(submission).iloc[:, 1:])
-    assert records.index.tolist() == ["shuffled.csv", "trained"]
-    for name, value in wanted.items():
-        assert records[f"{name}_tuned"].tolist() == pytest.approx([value, value])
-    assert records["verdict"].tolist() == ["best", "within noise"]
-    assert records["f1_macro"].notna().tolist() == [False, True]
-    assert "136 held rows" in printed
-    assert "as submitted" in printed
-
-
-def test_held_labels_of_folds_are_those_of_the_averaged_submission(trained, tmp_path, compare):
-    run = read_run(trained)
-    groups = near_duplicate_groups(run.texts)
-    folders = []
-    for fold in range(2):
-        rows = np.flatnonzero(groups % 2 == fold)
-        folder = copy_run(trained, tmp_path / f"f{fold}", rows=rows, num_folds=2, fold=fold)
-        for path in trained.iterdir():
-            if path.is_file() and not (folder / path.name).exists():
-                shutil.copy(path, folder / path.name)
-        folders.append(folder)
-    target = tmp_path / "averaged.csv"
-    test_file = ["--test_file", str(SAMPLE / "test.csv")]
-    make_submission.main(["--model", *map(str, folders), *test_file, "--output_file", str(target)])
-    records, _, _ = compare(*folders, target, *HELD, *test_file)
-    assert records.loc["f{0,1}", "f1_macro_tuned"] == pytest.approx(records.loc["averaged.csv", "f1_macro_tuned"])
-
-
-def test_submission_alone_needs_no_run(submission, compare):
-    records, _, _ = compare(submission, *HELD)
-    assert records["approach"].tolist() == ["submission file"]
-
-
-def test_mistakes_on_the_command_line(trained, submission, tmp_path, refused):
+def test_mistakes_on_the_command_line(trained, tmp_path, refused):
     def error(*arguments):
         return refused(compare_runs.main, *arguments)
 
@@ -368,51 +290,6 @@ def test_mistakes_on_the_command_line(trained, submission, tmp_path, refused):
     assert "--resamples 5" in error(trained, "--resamples", 5)
     assert "did you mean --markdown" in error(trained, "--markdwn", "x")
     assert "--test_file is for --truth" in error(trained, "--test_file", SAMPLE / "test.csv")
-    assert "name their file by --test_file" in error(trained, *HELD)
     assert "is named twice, or an input" in error(trained, "--csv", tmp_path / "a", "--html", tmp_path / "a")
-    assert "named twice, or an input" in error(submission, *HELD, "--csv", submission, "--overwrite")
     assert "is a folder" in error(trained, "--html", tmp_path)
-    pd.read_csv(submission).iloc[5:].to_csv(tmp_path / "short.csv", index=False)
-    line = error(tmp_path / "short.csv", *HELD)
-    assert 'lacks the id "sample-test-0001"' in line
-    assert "(5 of 136 ids)" in line
-    pd.read_csv(submission).drop(columns="joy").to_csv(tmp_path / "narrow.csv", index=False)
-    assert 'no column "joy"' in error(tmp_path / "narrow.csv", *HELD)
-    assert "true labels without other 0/1 columns" in error(tmp_path / "narrow.csv", *HELD)
-    # A cell that is no answer does not make its column something else than a label; an id stands once.
-    truth = pd.read_csv(SAMPLE / "test_labels.csv", dtype=str)
-    truth.assign(joy=["maybe", *truth["joy"][1:]]).to_csv(tmp_path / "maybe.csv", index=False)
-    assert 'maybe.csv, row 2, column "joy"' in error(submission, "--truth", tmp_path / "maybe.csv")
-    pd.concat([truth, truth[:1]]).to_csv(tmp_path / "twice.csv", index=False)
-    assert "stands in row 2 too" in error(submission, "--truth", tmp_path / "twice.csv")
-    wrong = pd.read_csv(submission)
-    pd.concat([wrong, wrong[:1]]).to_csv(tmp_path / "twice.csv", index=False)
-    assert "stands in row 2 too" in error(tmp_path / "twice.csv", *HELD)
-    pd.DataFrame({"text": ["a"]}).to_csv(tmp_path / "texts.csv", index=False)
-    assert "needs an id column" in error(submission, "--truth", tmp_path / "texts.csv")
     assert not list(tmp_path.glob("a*"))
-
-
-# Words
-
-
-def test_approach():
-    def words(**arguments):
-        return approach({"script": "run_classifier.py"} | arguments)
-
-    generator = {"script": "run_sft_labels.py"}
-    assert words() == "head, full"
-    assert words(use_peft=True) == "head, LoRA"
-    assert words(use_peft=True, use_dora=True) == "head, DoRA"
-    assert words(use_peft=True, load_in_4bit=True) == "head, QLoRA"
-    assert words(use_peft=True, load_in_8bit=True) == "head, LoRA, 8 bit"
-    assert words(**generator, use_peft=True, load_in_4bit=True) == "label generation, QLoRA"
-    assert words(**generator, eval_only=True) == "label generation, zero-shot"
-
-
-def test_units(tmp_path):
-    assert [format_share(share) for share in (None, 1, 0.035, 0.0021)] == ["-", "100 %", "3.5 %", "0.21 %"]
-    assert [format_seconds(seconds) for seconds in (None, 42, 228, 9000)] == ["-", "42 s", "3.8 min", "2.5 h"]
-    assert [format_bytes(size) for size in (None, 2**29, 3 * 2**30)] == ["-", "512 MiB", "3.0 GiB"]
-    assert model_name({"model_name_or_path": "Qwen/Qwen3-0.6B"}) == "Qwen/Qwen3-0.6B"
-    assert model_name({"model_name_or_path": str(tmp_path / "tiny")}) == "tiny"
