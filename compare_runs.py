@@ -80,14 +80,13 @@ def main(argv=None):
     words = list(takewhile(lambda word: not word.startswith("--"), argv))
     (args,) = ArgumentParser([CompareArguments]).parse([*(["--runs", *words] if words else []), *argv[len(words) :]])
 
-    from utils.files import check_targets
+    from utils.files import atomic_path, check_targets, write_text
 
     targets = {name: getattr(args, name) for name in ("markdown", "csv", "html")}
     check_targets(targets, [*args.runs, args.truth, args.test_file], args.overwrite)
 
     from utils.comparison import Entry, make_boards, validation_entries
     from utils.comparison_tables import caption, csv_records, difference_rows, score_rows
-    from utils.files import atomic_path, write_text
     from utils.grouping import short_names
     from utils.results import TUNED
     from utils.tables import format_table

@@ -330,10 +330,10 @@ def main(argv=None):
     targets = {name: getattr(args, name) for name in ("output_file", "probabilities_file")}
     check_targets(targets, [*args.model, args.test_file, args.sample_submission], args.overwrite)
     args.model = [local_folder(name) for name in args.model]
-    twice = [folder for i, folder in enumerate(args.model) if Path(folder).resolve() in
-             [Path(other).resolve() for other in args.model[:i]]]  # fmt: skip
-    if twice:
-        raise UserError(f"--model {twice[0]} is named twice: name each run once, and weigh it by --weights")
+    folders = [Path(folder).resolve() for folder in args.model]
+    for i, folder in enumerate(args.model):
+        if folders[i] in folders[:i]:
+            raise UserError(f"--model {folder} is named twice: name each run once, and weigh it by --weights")
     tasks = [load_task(folder) for folder in args.model]
     task = tasks[0]
     for folder, other in zip(args.model[1:], tasks[1:]):
