@@ -15,8 +15,8 @@ from itertools import takewhile
 from shutil import get_terminal_size
 from textwrap import fill
 
-from utils.arguments import ArgumentParser, option, print_help
-from utils.errors import UserError, exit_on_user_error
+from utils.core.errors import UserError, exit_on_user_error
+from utils.core.parser import ArgumentParser, option, print_help
 
 
 @dataclass
@@ -51,8 +51,8 @@ def read_runs(names, log):
     """The finished runs among the folders named; of the others `log` is told in a line each."""
     from pathlib import Path
 
-    from utils.results import read_run
-    from utils.run_folder import RESULTS_FILE
+    from utils.runs.finished import read_run
+    from utils.runs.folder import RESULTS_FILE
 
     runs, seen = [], set()
     for name in names:
@@ -80,16 +80,16 @@ def main(argv=None):
     words = list(takewhile(lambda word: not word.startswith("--"), argv))
     (args,) = ArgumentParser([CompareArguments]).parse([*(["--runs", *words] if words else []), *argv[len(words) :]])
 
-    from utils.files import atomic_path, check_targets, write_text
+    from utils.core.files import atomic_path, check_targets, write_text
 
     targets = {name: getattr(args, name) for name in ("markdown", "csv", "html")}
     check_targets(targets, [*args.runs, args.truth, args.test_file], args.overwrite)
 
-    from utils.comparison import Entry, make_boards, validation_entries
-    from utils.comparison_tables import caption, csv_records, difference_rows, score_rows
-    from utils.grouping import short_names
-    from utils.results import TUNED
-    from utils.tables import format_table
+    from utils.core.tables import format_table
+    from utils.report.tables import caption, csv_records, difference_rows, score_rows
+    from utils.runs.comparison import Entry, make_boards, validation_entries
+    from utils.runs.finished import TUNED
+    from utils.runs.groups import short_names
 
     notes = []
 
@@ -107,7 +107,7 @@ def main(argv=None):
     if not args.truth:
         entries, left_out = validation_entries(runs)
     else:
-        from utils.held_labels import held_entries, read_held_labels, submission_scored
+        from utils.runs.held_labels import held_entries, read_held_labels, submission_scored
 
         if runs and not args.test_file:
             raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
@@ -154,7 +154,7 @@ def main(argv=None):
         with atomic_path(args.csv) as temporary:
             pd.DataFrame(csv_records(boards)).to_csv(temporary, index=False)
     if args.html:
-        from utils.report import write_comparison_report
+        from utils.report.page import write_comparison_report
 
         write_comparison_report(args.html, boards, notes, bool(args.truth), args.resamples)
     for path in filter(None, (args.markdown, args.csv, args.html)):

@@ -13,8 +13,8 @@ processes share the work, each with the whole model.
 import sys
 from dataclasses import dataclass
 
-from utils.arguments import ArgumentParser, option, print_help
-from utils.errors import UserError, exit_on_user_error
+from utils.core.errors import UserError, exit_on_user_error
+from utils.core.parser import ArgumentParser, option, print_help
 
 
 @dataclass
@@ -85,8 +85,8 @@ def combine_runs(args, tasks):
     """
     import numpy as np
 
-    from utils.run_folder import load_thresholds
-    from utils.thresholds import fit_thresholds
+    from utils.runs.folder import load_thresholds
+    from utils.scoring.thresholds import fit_thresholds
 
     stored = [load_thresholds(folder, tasks[0].labels) for folder in args.model]
     refit = args.threshold_shrinkage is not None or args.threshold_strategy not in (None, stored[0][1])
@@ -101,8 +101,8 @@ def combine_runs(args, tasks):
         raise UserError(f"the runs {', '.join(args.model)} shrink thresholds differently: pass --threshold_shrinkage")
     shrinkage = args.threshold_shrinkage if args.threshold_shrinkage is not None else min(shrinkages)
 
-    from utils.ensembles import fitted_weights, gather_members, join_members, score_table
-    from utils.results import read_run
+    from utils.runs.ensembles import fitted_weights, gather_members, join_members, score_table
+    from utils.runs.finished import read_run
 
     runs = [read_run(folder) for folder in args.model]
     members = gather_members(runs)
@@ -141,12 +141,12 @@ def check_rows(chunks, tasks):
         tasks: of the runs that are to predict it.
 
     Returns:
-        hashes of the ids (`utils.columns.hash_ids`), one for each row.
+        hashes of the ids (`utils.data.columns.hash_ids`), one for each row.
 
     Raises:
         UserError: for rows that cannot be predicted.
     """
-    from utils.columns import check_test_columns, check_unique_ids, read_texts
+    from utils.data.columns import check_test_columns, check_unique_ids, read_texts
 
     by_columns = {(task.id_column, task.text_column): task for task in tasks}
 
@@ -170,8 +170,8 @@ def submission_columns(args, task, chunks, id_hashes):
 
     import numpy as np
 
-    from utils.columns import check_unique_ids, hash_ids, read_ids
-    from utils.table_files import read_chunks
+    from utils.data.columns import check_unique_ids, hash_ids, read_ids
+    from utils.data.tables import read_chunks
 
     id_name = task.id_column or "id"
     if args.sample_submission is None:
@@ -219,7 +219,7 @@ def submission_frame(columns, task, ids, predictions):
 
 def rates_table(task, rows, positives, without_label):
     """Table of the share of rows with each label, predicted (`positives` `[L]` of `rows`) and in training."""
-    from utils.tables import format_table
+    from utils.core.tables import format_table
 
     shares = [
         # A model scored as it is was not trained on any rows.
@@ -243,9 +243,9 @@ def predict_runs(args, weights, task, chunks, rows):
 
     from tqdm import tqdm
 
-    from utils.files import told_if_unwritable
-    from utils.inference import ProbabilityFile, load_run, predict_table
-    from utils.launch import this_process
+    from utils.core.files import told_if_unwritable
+    from utils.core.processes import this_process
+    from utils.runs.inference import ProbabilityFile, load_run, predict_table
 
     main_process = this_process().is_main_process
     average = None
@@ -280,9 +280,9 @@ def write_files(args, task, columns, chunks, average, thresholds):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from utils.columns import read_ids
-    from utils.files import atomic_path
-    from utils.thresholds import apply_thresholds
+    from utils.core.files import atomic_path
+    from utils.data.columns import read_ids
+    from utils.scoring.thresholds import apply_thresholds
 
     positives, without_label = np.zeros(len(task.labels), dtype=int), 0
     with ExitStack() as stack:
@@ -321,10 +321,10 @@ def main(argv=None):
     # What can be refused is refused before the heavy imports.
     from pathlib import Path
 
-    from utils.files import check_targets
-    from utils.hub import local_folder
-    from utils.run_folder import load_task
-    from utils.table_files import read_chunks
+    from utils.core.files import check_targets
+    from utils.data.tables import read_chunks
+    from utils.hub.push import local_folder
+    from utils.runs.folder import load_task
 
     # Runs
     targets = {name: getattr(args, name) for name in ("output_file", "probabilities_file")}

@@ -16,17 +16,16 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from utils.arguments import (
+from utils.core.arguments import (
     TRAINER_HELP,
-    ArgumentParser,
     DataArguments,
     LossArguments,
     ModelArguments,
     RunArguments,
     ThresholdArguments,
-    print_help,
 )
-from utils.errors import UserError, exit_on_user_error
+from utils.core.errors import UserError, exit_on_user_error
+from utils.core.parser import ArgumentParser, print_help
 
 ARGUMENTS = [ModelArguments, DataArguments, LossArguments, ThresholdArguments, RunArguments]
 
@@ -45,36 +44,19 @@ def main(argv=None):
     import transformers
     from scipy.special import expit
 
-    from utils.batches import MultiLabelTrainer
-    from utils.data import label_array, read_training_data
-    from utils.encoding import collator, encode, length_limit, longest_first
-    from utils.evaluation import evaluate_probabilities, label_table, summary_table
-    from utils.files import write_text
-    from utils.hub import check_push, push_run, take_push
-    from utils.inference import predict_probabilities
-    from utils.launch import check_checkpoint, check_launch, check_shared_folder, local_main_first, this_process
-    from utils.losses import MultiLabelLoss, positive_weights
-    from utils.model_card import render_card
-    from utils.models import (
-        EMBEDDED_MINILM,
-        HEAD_PARTS,
-        add_lora,
-        load_classifier,
-        load_tokenizer,
-        merge_adapter,
-        name_base_on_hub,
-    )
-    from utils.preflight import (
-        Texts,
-        check_classifier,
-        check_weights,
-        describe_head,
-        label_count_table,
-        preflight_figures,
-        preflight_table,
-    )
-    from utils.report import write_run_report
-    from utils.run_folder import (
+    from utils.core.files import write_text
+    from utils.core.processes import local_main_first, this_process
+    from utils.data.examples import label_array, read_training_data
+    from utils.data.splits import near_duplicate_groups
+    from utils.hub.push import check_push, push_run, take_push
+    from utils.models.adapters import add_lora, merge_adapter, name_base_on_hub
+    from utils.models.encoding import collator, encode, length_limit, longest_first
+    from utils.models.head import HEAD_PARTS, load_classifier
+    from utils.models.loading import EMBEDDED_MINILM, load_tokenizer
+    from utils.report.card import render_card
+    from utils.report.page import write_run_report
+    from utils.report.tracking import check_trackers, log_finished_run
+    from utils.runs.folder import (
         ARGUMENTS_FILE,
         MERGED_FOLDER,
         begin_run,
@@ -86,17 +68,29 @@ def main(argv=None):
         save_thresholds,
         staging_folder,
     )
-    from utils.splits import near_duplicate_groups
-    from utils.tracking import check_trackers, log_finished_run
-    from utils.training import train_to_the_end
-    from utils.training_arguments import (
+    from utils.runs.inference import predict_probabilities
+    from utils.scoring.evaluation import evaluate_probabilities, label_table, summary_table
+    from utils.training.arguments import (
         TaskTrainingArguments,
         arguments_of_result,
         check_best_metric,
         check_run,
         choose_by_mode,
     )
-    from utils.training_log import use_readable_log
+    from utils.training.batches import MultiLabelTrainer
+    from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
+    from utils.training.log import use_readable_log
+    from utils.training.loop import train_to_the_end
+    from utils.training.losses import MultiLabelLoss, positive_weights
+    from utils.training.preflight import (
+        Texts,
+        check_classifier,
+        check_weights,
+        describe_head,
+        label_count_table,
+        preflight_figures,
+        preflight_table,
+    )
 
     # Arguments
     if "--help_all" in argv:

@@ -18,17 +18,16 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from utils.arguments import (
+from utils.core.arguments import (
     TRAINER_HELP,
-    ArgumentParser,
     DataArguments,
     GenerationArguments,
     GeneratorModelArguments,
     RunArguments,
     ThresholdArguments,
-    print_help,
 )
-from utils.errors import UserError, exit_on_user_error
+from utils.core.errors import UserError, exit_on_user_error
+from utils.core.parser import ArgumentParser, print_help
 
 ARGUMENTS = [GeneratorModelArguments, DataArguments, GenerationArguments, ThresholdArguments, RunArguments]
 
@@ -46,27 +45,23 @@ def main(argv=None):
     import torch
     import transformers
 
-    from utils.data import label_array, read_evaluation_data, read_training_data
-    from utils.encoding import length_limit, longest_first
-    from utils.evaluation import evaluate_probabilities, label_table, summary_table
-    from utils.files import write_text
-    from utils.hub import check_push, push_run, take_push
-    from utils.label_generator import build_generator, choose_generation, predict_labels
-    from utils.label_scoring import check_scorable
-    from utils.launch import check_checkpoint, check_launch, check_shared_folder, local_main_first, this_process
-    from utils.model_card import render_card
-    from utils.models import add_lora, load_generator, load_tokenizer, merge_adapter
-    from utils.preflight import (
-        Texts,
-        check_weights,
-        costs,
-        label_count_table,
-        preflight_figures,
-        preflight_table,
-    )
-    from utils.prompts import AnswerCollator, encode_conversations, text_ids
-    from utils.report import write_run_report
-    from utils.run_folder import (
+    from utils.core.files import write_text
+    from utils.core.processes import local_main_first, this_process
+    from utils.data.examples import label_array, read_evaluation_data, read_training_data
+    from utils.data.splits import near_duplicate_groups
+    from utils.hub.push import check_push, push_run, take_push
+    from utils.models.adapters import add_lora, merge_adapter
+    from utils.models.encoding import length_limit, longest_first
+    from utils.models.generator.generator import build_generator, choose_generation, predict_labels
+    from utils.models.generator.loading import load_generator
+    from utils.models.generator.prompts import AnswerCollator, encode_conversations, text_ids
+    from utils.models.generator.search import check_scorable
+    from utils.models.loading import load_tokenizer
+    from utils.models.parameters import costs
+    from utils.report.card import render_card
+    from utils.report.page import write_run_report
+    from utils.report.tracking import check_trackers, log_finished_run
+    from utils.runs.folder import (
         ARGUMENTS_FILE,
         MERGED_FOLDER,
         begin_run,
@@ -78,12 +73,13 @@ def main(argv=None):
         save_thresholds,
         staging_folder,
     )
-    from utils.sft import GeneratorTrainingArguments, LabelTrainer
-    from utils.splits import near_duplicate_groups
-    from utils.tracking import check_trackers, log_finished_run
-    from utils.training import train_to_the_end
-    from utils.training_arguments import arguments_of_result, check_best_metric, check_run, choose_by_mode
-    from utils.training_log import use_readable_log
+    from utils.scoring.evaluation import evaluate_probabilities, label_table, summary_table
+    from utils.training.arguments import arguments_of_result, check_best_metric, check_run, choose_by_mode
+    from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
+    from utils.training.log import use_readable_log
+    from utils.training.loop import train_to_the_end
+    from utils.training.preflight import Texts, check_weights, label_count_table, preflight_figures, preflight_table
+    from utils.training.sft import GeneratorTrainingArguments, LabelTrainer
 
     # Arguments
     if "--help_all" in argv:

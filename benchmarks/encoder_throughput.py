@@ -23,17 +23,18 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
 
-from utils.arguments import DataArguments, ModelArguments
-from utils.batches import LengthGroupedSampler, MultiLabelTrainer
-from utils.data import label_array, read_training_data
-from utils.encoding import collator, encode, longest_first
-from utils.files import write_json
-from utils.inference import predict_probabilities
-from utils.losses import MultiLabelLoss, bce, positive_weights
-from utils.models import load_classifier, load_tokenizer
-from utils.precision import bf16_is_fast
-from utils.tables import format_table
-from utils.training_arguments import TaskTrainingArguments
+from utils.core.arguments import DataArguments, ModelArguments
+from utils.core.files import write_json
+from utils.core.tables import format_table
+from utils.data.examples import label_array, read_training_data
+from utils.models.encoding import collator, encode, longest_first
+from utils.models.head import load_classifier
+from utils.models.loading import load_tokenizer
+from utils.models.precision import bf16_is_fast
+from utils.runs.inference import predict_probabilities
+from utils.training.arguments import TaskTrainingArguments
+from utils.training.batches import LengthGroupedSampler, MultiLabelTrainer
+from utils.training.losses import MultiLabelLoss, bce, positive_weights
 
 BATCH = 32
 EVAL_BATCH = 128

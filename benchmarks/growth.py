@@ -20,9 +20,9 @@ import tempfile
 import time
 from datetime import date
 
-from utils.files import write_json
-from utils.tables import format_table
-from utils.tiny_models import build, sample_texts
+from utils.core.files import write_json
+from utils.core.tables import format_table
+from utils.models.tiny import build, sample_texts
 
 LABELS = ["anger", "anticipation", "disgust", "fear", "joy", "love", "optimism", "pessimism", "sadness", "surprise"]
 SMALLEST = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -16,13 +16,13 @@ from datetime import date
 import numpy as np
 import torch
 
-from utils.columns import read_texts
-from utils.files import write_json
-from utils.inference import load_run
-from utils.label_scoring import decode_freely, score_labels
-from utils.prompts import text_ids
-from utils.table_files import read_table
-from utils.tables import format_table
+from utils.core.files import write_json
+from utils.core.tables import format_table
+from utils.data.columns import read_texts
+from utils.data.tables import read_table
+from utils.models.generator.prompts import text_ids
+from utils.models.generator.search import decode_freely, score_labels
+from utils.runs.inference import load_run
 
 CHUNK = 512  # rows that each way takes before it is the next one's turn
 

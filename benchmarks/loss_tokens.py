@@ -12,10 +12,10 @@ import sys
 import numpy as np
 from transformers import AutoTokenizer
 
-from utils.arguments import DataArguments, GenerationArguments
-from utils.data import label_array, read_training_data
-from utils.label_generator import build_generator, choose_generation
-from utils.prompts import IGNORED, encode_conversations
+from utils.core.arguments import DataArguments, GenerationArguments
+from utils.data.examples import label_array, read_training_data
+from utils.models.generator.generator import build_generator, choose_generation
+from utils.models.generator.prompts import IGNORED, encode_conversations
 
 
 def main():

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import run_classifier
-from utils.files import write_json
+from utils.core.files import write_json
 
 GIB = 2**30
 

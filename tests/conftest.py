@@ -52,7 +52,7 @@ def fresh_copy(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Folder of a tiny base model: `tiny("roberta")`."""
-    from utils.tiny_models import build
+    from utils.models.tiny import build
 
     built = {}
 

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pandas as pd
 
-from utils.files import write_json
-from utils.run_folder import PREDICTIONS_FILE, RESULTS_FILE, load_task, read_json
+from utils.core.files import write_json
+from utils.runs.folder import PREDICTIONS_FILE, RESULTS_FILE, load_task, read_json
 
 SMALL = ("task.json", "run_args.json", "all_results.json", "thresholds.json", "trainer_state.json", PREDICTIONS_FILE)
 

@@ -8,6 +8,7 @@ HEAD and GET /REPO/resolve/R/PATH.
 import base64
 import hashlib
 import json
+import os
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -147,3 +148,15 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             return self.reply(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
         return self.reply(200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=repository.commit)
+
+
+def online(hub, home, **more):
+    """Environment in which the Hub is `hub`, with a cache of its own."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
+    return environment | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **more,
+    }

@@ -1,0 +1,295 @@
+"""compare_runs.py: figures, groups, noise, tables, mistakes of the user."""
+
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+
+import compare_runs
+from conftest import ROOT, SAMPLE, scikit_learn
+from finished_runs import copy_run, guesses
+from utils.data.splits import near_duplicate_groups
+from utils.runs.finished import read_run
+from utils.runs.folder import RESULTS_FILE, read_json
+from utils.runs.groups import joint_name
+from utils.scoring.evaluation import evaluate_probabilities
+
+
+def test_figures_of_one_run(trained, compare):
+    records, printed, _ = compare(trained)
+    record, results = records.loc["trained"], read_json(trained / RESULTS_FILE)
+    run = read_run(trained)
+    for name, value in scikit_learn(run.truth, run.probabilities >= 0.5).items():
+        assert record[name] == pytest.approx(value)
+        assert record[name] == pytest.approx(results[f"eval_{name}"])
+        assert record[f"{name}_low"] <= record[f"{name}_high"]
+        # Cross-fitted anew from the folder alone.
+        assert record[f"{name}_tuned"] == pytest.approx(results[f"eval_{name}_tuned"])
+    assert record["f1_macro_tuned_low"] < record["f1_macro_tuned"] < record["f1_macro_tuned_high"]
+    assert record["train_seconds"] == results["train_runtime"]
+    assert record["verdict"] == "best"
+    for part in ("head, full", f"{record['f1_macro_tuned']:.3f} [", "124 validation rows, 11 labels", "within", "±"):
+        assert (part in printed) == (part != "within")
+
+
+def test_noise_and_clear_difference(trained, tmp_path, compare):
+    facts = {"trainable_parameters": 35, "total_parameters": 1000, "peak_memory_bytes": 3 * 2**30}
+    good = copy_run(trained, tmp_path / "good", guesses(0, 1.2), results=facts, learning_rate=1.0)
+    same = copy_run(trained, tmp_path / "same", guesses(0, 1.2), learning_rate=2.0, use_peft=True)
+    near = copy_run(trained, tmp_path / "near", guesses(0, 1.15), learning_rate=3.0)
+    bad = copy_run(trained, tmp_path / "bad", guesses(2, 0.3), learning_rate=4.0, use_peft=True, load_in_4bit=True)
+    records, printed, said = compare(bad, same, near, good)
+    assert said == ""
+    assert records.index[-1] == "bad"
+    assert records["f1_macro_tuned"].is_monotonic_decreasing
+    assert records["verdict"].to_dict() == {
+        "same": "best",
+        "good": "within noise",
+        "near": "within noise",
+        "bad": "worse",
+    }
+    twin = records.loc["good"]
+    assert (twin["difference"], twin["difference_low"], twin["difference_high"], twin["p_value"]) == (0, 0, 0, 1)
+    assert records.loc["bad", "difference_high"] < 0
+    assert records.loc["bad", "p_value"] < 0.02
+    assert records.loc["bad", "difference"] == pytest.approx(
+        records.loc["bad", "f1_macro_tuned"] - records.loc["same", "f1_macro_tuned"]
+    )
+    assert records["approach"].to_dict() == {
+        "good": "head, full",
+        "same": "head, LoRA",
+        "near": "head, full",
+        "bad": "head, QLoRA",
+    }
+    for part in ("3.5 %", "3.0 GiB", "within noise", "worse", "against same, paired bootstrap"):
+        assert part in printed
+
+
+def test_seeded(trained, compare):
+    first, _, _ = compare(trained)
+    second, _, _ = compare(trained)
+    other, _, _ = compare(trained, "--seed", 1)
+    pd.testing.assert_frame_equal(first, second)
+    assert other["f1_macro_tuned_low"].iloc[0] != first["f1_macro_tuned_low"].iloc[0]
+    assert other["f1_macro_tuned"].iloc[0] == first["f1_macro_tuned"].iloc[0]
+
+
+def test_seeds_become_mean_and_spread(trained, tmp_path, compare):
+    folders = [
+        copy_run(trained, tmp_path / f"seed{seed}", guesses(seed, 1), results={"train_runtime": 60.0 * seed}, seed=seed)
+        for seed in (1, 2, 3)
+    ]
+    records, printed, _ = compare(*folders)
+    record = records.loc["seed{1,2,3}"]
+    alone = [compare(folder)[0].iloc[0] for folder in folders]
+    for name in ("f1_macro", "f1_macro_tuned", "f1_micro", "jaccard_tuned"):
+        values = [one[name] for one in alone]
+        assert record[name] == pytest.approx(np.mean(values))
+        assert record[f"{name}_sd"] == pytest.approx(np.std(values, ddof=1))
+    assert record["f1_macro_low"] < record["f1_macro"] < record["f1_macro_high"]
+    assert record["train_seconds"] == 120
+    assert record["runs"] == "3 seeds"
+    assert f"{record['f1_macro']:.3f} ± {record['f1_macro_sd']:.3f} [" in printed
+
+
+def test_folds_are_scored_together(trained, tmp_path, compare):
+    run = read_run(trained)
+    groups = near_duplicate_groups(run.texts)
+    folders = [
+        copy_run(
+            trained,
+            tmp_path / f"fold_{fold}",
+            guesses(0, 1),
+            rows=np.flatnonzero(groups % 3 == fold),
+            results={"train_runtime": 10.0, "peak_memory_bytes": 2**30 + fold},
+            num_folds=3,
+            fold=fold,
+        )
+        for fold in range(3)
+    ]
+    records, _, said = compare(*folders)
+    assert said == ""
+    record = records.loc["fold_{0,1,2}"]
+    order = np.argsort(run.ids)
+    texts = [run.texts[row] for row in order]
+    wanted = evaluate_probabilities(
+        guesses(0, 1)(run.truth)[order],
+        run.truth[order],
+        near_duplicate_groups(texts),
+        run.task.labels,
+        run.strategy,
+        run.shrinkage,
+    ).metrics
+    for name in ("f1_macro", "f1_macro_tuned", "f1_micro_tuned", "jaccard_tuned"):
+        assert record[name] == pytest.approx(wanted[name])
+    assert (record["rows"], record["runs"], record["train_seconds"]) == (len(run.ids), "3 folds", 30)
+    assert record["peak_memory_bytes"] == 2**30 + 2
+    of_folds = [read_run(folder) for folder in folders]
+    halves = [f1_score(fold.truth, fold.predictions[""], average="macro", zero_division=0.0) for fold in of_folds]
+    assert record["f1_macro_sd"] == pytest.approx(np.std(halves, ddof=1))
+    # The order of the folders does not matter, and folds that are missing are told.
+    backwards = compare(*folders[::-1])[0].iloc[0]
+    assert backwards["f1_macro_tuned"] == record["f1_macro_tuned"]
+    assert compare(*folders[:2])[0].iloc[0]["runs"] == "2 of 3 folds"
+    # The same rows held out twice are not two folds.
+    _, _, said = compare(trained, folders[0], copy_run(folders[0], tmp_path / "again", num_folds=3, fold=1))
+    assert "folds of one run that hold out the same rows: skipped" in said
+
+
+def test_other_data_are_another_run_and_other_paths_are_not(trained, tmp_path, compare):
+    again = copy_run(trained, tmp_path / "again", data_sha256="other rows in the same file")
+    moved = copy_run(trained, tmp_path / "moved", seed=7, train_file="elsewhere/train.csv")
+    records, _, said = compare(trained, again, moved)
+    assert said == ""
+    assert set(records["runs"]) == {"1", "2 seeds"}
+    assert "again" in records.index
+
+
+def test_names_of_many_runs_are_short():
+    names = [f"seed{seed}/fold_{fold}" for seed in (1, 2, 3) for fold in range(5)]
+    assert joint_name(names) == "seed1/fold_0 to seed3/fold_4 (15 runs)"
+    assert joint_name(names[:5]) == "seed1/fold_{0,1,2,3,4}"
+
+
+def test_other_rows_are_not_compared(trained, tmp_path, compare):
+    half = copy_run(trained, tmp_path / "half", rows=range(60), learning_rate=7.0)
+    records, printed, said = compare(trained, half)
+    assert records["verdict"].tolist() == ["best", "best"]
+    assert sorted(records["rows"]) == [60, 124]
+    assert records["row_set"].tolist() == [1, 2]
+    assert "2 different sets of rows: one table for each, and no comparison between them" in said
+    assert "60 validation rows" in printed
+    assert "paired bootstrap" not in printed
+
+
+def test_seeds_that_hold_out_other_rows_have_no_mean(trained, tmp_path, compare):
+    split = {"validation_file": None}
+    one = copy_run(trained, tmp_path / "a1", rows=range(60), seed=1, **split)
+    two = copy_run(trained, tmp_path / "a2", rows=range(60, 124), seed=2, **split)
+    three = copy_run(trained, tmp_path / "a3", rows=range(60), seed=3, **split)
+    records, _, said = compare(one, two, three)
+    assert set(records.index) == {"a{1,3}", "a2"}
+    assert "a{1,2,3} differ in the seed alone, but held out different rows" in said
+
+
+def test_what_is_no_run_is_skipped_with_a_line(trained, tmp_path, compare, refused):
+    unfinished = copy_run(trained, tmp_path / "unfinished")
+    (unfinished / RESULTS_FILE).unlink()
+    bare = copy_run(trained, tmp_path / "bare")
+    shutil.rmtree(bare / "predictions")
+    damaged = {}
+    for name in ("task.json", "run_args.json", "all_results.json", "thresholds.json", "predictions/validation.parquet"):
+        damaged[name] = copy_run(trained, tmp_path / f"half {Path(name).stem}")
+        content = (damaged[name] / name).read_bytes()
+        (damaged[name] / name).write_bytes(content[: len(content) // 2])
+    no_thresholds = copy_run(trained, tmp_path / "no thresholds")
+    (no_thresholds / "thresholds.json").unlink()
+    twin = copy_run(trained, tmp_path / "twin")
+    above = tmp_path / "above"
+    copy_run(trained, above / "below")
+    records, _, said = compare(trained, unfinished, bare, twin, above, SAMPLE / "test_labels.csv", trained)
+    assert records.index.tolist() == ["trained"]
+    lines = said.splitlines()
+    assert len(lines) == 5
+    assert "unfinished is not finished" in lines[0]
+    assert "has lost its predictions/validation.parquet" in lines[1]
+    assert f"it holds 1 runs: name {above}/*" in lines[2]
+    assert "test_labels.csv is not the folder of a run" in lines[3]
+    assert "twin has the same arguments, seed and fold" in lines[4]
+    assert "no finished run among" in refused(compare_runs.main, unfinished, above)
+    _, _, said = compare(trained, *damaged.values(), no_thresholds)
+    *lines, last = said.splitlines()
+    for (name, folder), line in zip(damaged.items(), lines, strict=True):
+        assert f"{folder} has a damaged {name}:" in line
+    assert f"{no_thresholds} has lost its thresholds.json:" in last
+
+
+def test_decoded_labels_and_fixed_thresholds(trained, tmp_path, compare):
+    run = read_run(trained)
+    folder = copy_run(trained, tmp_path / "generator", script="run_sft_labels.py", use_peft=True, num_train_epochs=9.0)
+    frame = pd.read_parquet(folder / "predictions" / "validation.parquet")
+    decoded = (guesses(5, 1)(run.truth) > 0.5).astype(np.int8)
+    frame[[f"decoded/{label}" for label in run.task.labels]] = decoded
+    frame.to_parquet(folder / "predictions" / "validation.parquet", index=False)
+    fixed = copy_run(trained, tmp_path / "fixed", learning_rate=9.0)
+    text = (fixed / "thresholds.json").read_text().replace("per_label", "fixed")
+    (fixed / "thresholds.json").write_text(text)
+    records, printed, _ = compare(folder, fixed)
+    assert records.loc["generator", "f1_macro_decoded"] == pytest.approx(
+        f1_score(run.truth, decoded, average="macro", zero_division=0.0)
+    )
+    assert records.loc["generator", "approach"] == "label generation, LoRA"
+    assert records.loc["fixed", "ranked_by"] == "f1_macro"
+    assert np.isnan(records.loc["fixed", "f1_macro_tuned"])
+    assert "macro-F1 decoded" in printed
+
+
+def test_without_texts_each_row_is_its_own_group(trained, tmp_path, compare):
+    records, _, _ = compare(copy_run(trained, tmp_path / "old", drop=["text"]))
+    run = read_run(trained)
+    wanted = evaluate_probabilities(
+        run.probabilities, run.truth, np.arange(len(run.ids)), run.task.labels, run.strategy, run.shrinkage
+    )
+    assert records.loc["old", "f1_macro_tuned"] == pytest.approx(wanted.metrics["f1_macro_tuned"])
+
+
+def test_markdown(trained, tmp_path, compare, refused):
+    target = tmp_path / "table.md"
+    unfinished = tmp_path / "nothing"
+    unfinished.mkdir()
+    near = copy_run(trained, tmp_path / "a|b", guesses(0, 1), learning_rate=9.0)
+    compare(trained, near, unfinished, "--markdown", target)
+    text = target.read_text(encoding="utf-8")
+    assert "| a\\|b " in text
+    assert "paired bootstrap" in text
+    assert "- skipped: " in text
+    assert "exists: choose another name" in refused(compare_runs.main, trained, "--markdown", target)
+    assert target.read_text(encoding="utf-8") == text
+
+
+def test_table_fits_the_terminal(trained, tmp_path):
+    other = copy_run(trained, tmp_path / "other", guesses(0, 0.3), learning_rate=1.0)
+    command = [sys.executable, "compare_runs.py", str(trained), str(other)]
+    plain = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert plain.count("\nrun ") == 1  # one table of scores, then that of differences
+    here, there = pty.openpty()
+    termios.tcsetwinsize(there, (24, 80))
+    with subprocess.Popen(command, cwd=ROOT, stdout=there, stderr=subprocess.DEVNULL):
+        os.close(there)
+        shown = b""
+        with suppress(OSError):  # raised at the end of what a terminal was shown
+            while part := os.read(here, 10_000):
+                shown += part
+    lines = shown.decode().replace("\r", "").splitlines()
+    assert max(map(len, lines)) <= 80
+    headers = " ".join(line for line in lines if line.startswith("run "))
+    header = plain.splitlines()[0]
+    assert all(name in headers for name in header.split())
+    for line in plain.splitlines()[2:4]:  # what stands in the rows stands in their parts
+        name, *cells = line.split()
+        parts = " ".join(part for part in lines if part.startswith(f"{name} "))
+        assert all(cell in parts for cell in cells)
+
+
+def test_mistakes_on_the_command_line(trained, tmp_path, refused):
+    def error(*arguments):
+        return refused(compare_runs.main, *arguments)
+
+    assert "name the run folders" in error()
+    assert "before all flags" in error("--csv", "a.csv", trained)
+    assert "no such folder" in error(tmp_path / "nix")
+    assert "--resamples 5" in error(trained, "--resamples", 5)
+    assert "did you mean --markdown" in error(trained, "--markdwn", "x")
+    assert "--test_file is for --truth" in error(trained, "--test_file", SAMPLE / "test.csv")
+    assert "is named twice, or an input" in error(trained, "--csv", tmp_path / "a", "--html", tmp_path / "a")
+    assert "is a folder" in error(trained, "--html", tmp_path)
+    assert not list(tmp_path.glob("a*"))

@@ -1,0 +1,99 @@
+"""The bootstrap against scikit-learn and a plain slow one."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, jaccard_score
+
+from utils.scoring import bootstrap
+from utils.scoring.bootstrap import interval, paired_bootstrap, plain_scores, resample
+
+
+def sklearn_scores(truth, predictions):
+    return {
+        "f1_macro": f1_score(truth, predictions, average="macro", zero_division=0.0),
+        "f1_micro": f1_score(truth, predictions, average="micro", zero_division=0.0),
+        "jaccard": jaccard_score(truth, predictions, average="samples", zero_division=1.0),
+        "f1": f1_score(truth, predictions, average=None, zero_division=0.0),
+    }
+
+
+def some_rows(rows, labels, seed=0, right=0.8):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((rows, labels)) < 0.3).astype(np.int8)
+    return truth, np.where(rng.random(truth.shape) < right, truth, 1 - truth).astype(np.int8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 10**6), st.floats(0, 1))
+def test_scores_are_those_of_scikit_learn(rows, labels, seed, right):
+    truth, predictions = some_rows(rows, labels, seed, right)
+    ours = plain_scores(truth, predictions)
+    for name, value in sklearn_scores(truth, predictions).items():
+        assert ours[name] == pytest.approx(value, abs=1e-12)
+
+
+def test_resampled_scores_are_those_of_a_plain_slow_bootstrap():
+    truth, predictions = some_rows(60, 4)
+    fast = resample(truth, predictions, 40, seed=3)
+    draws = np.random.default_rng(3).integers(60, size=(40, 60))
+    for b, rows in enumerate(draws):
+        for name, value in sklearn_scores(truth[rows], predictions[rows]).items():
+            assert getattr(fast, name)[b] == pytest.approx(value, abs=1e-6)
+
+
+def test_seed_and_memory(monkeypatch):
+    truth, predictions = some_rows(101, 3)
+    first = resample(truth, predictions, 200, seed=1)
+    np.testing.assert_array_equal(first.f1_macro, resample(truth, predictions, 200, seed=1).f1_macro)
+    assert (first.f1_macro != resample(truth, predictions, 200, seed=2).f1_macro).any()
+    monkeypatch.setattr(bootstrap, "CELLS_AT_A_TIME", 7 * 101)  # seven resamples at a time
+    np.testing.assert_allclose(first.f1, resample(truth, predictions, 200, seed=1).f1, atol=1e-6)
+
+
+def test_interval_is_as_wide_as_theory_says():
+    # The share of rows that are right, which Jaccard is for one label a row, has a known standard error.
+    rng = np.random.default_rng(0)
+    truth = np.eye(2, dtype=np.int8)[np.zeros(400, dtype=int)]
+    predictions = np.eye(2, dtype=np.int8)[(rng.random(400) < 0.3).astype(int)]
+    low, high = interval(resample(truth, predictions, 4000, seed=0).jaccard)
+    share = plain_scores(truth, predictions)["jaccard"]
+    assert low < share < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 400), rel=0.05)
+
+
+def test_same_predictions_differ_by_noise():
+    truth, predictions = some_rows(200, 5)
+    same = paired_bootstrap(truth, predictions, predictions, 500, seed=0)
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert same.is_noise
+
+
+@pytest.mark.parametrize("score", ["f1_macro", "f1_micro", "jaccard"])
+def test_clear_difference(score):
+    truth, good = some_rows(300, 5, right=0.9)
+    _, bad = some_rows(300, 5, right=0.6)
+    worse = paired_bootstrap(truth, bad, good, 1000, seed=0, score=score)
+    assert worse.value == pytest.approx(sklearn_scores(truth, bad)[score] - sklearn_scores(truth, good)[score])
+    assert worse.low < worse.value < worse.high < 0
+    assert not worse.is_noise
+    assert worse.p_value == pytest.approx(2 / 1001)
+    better = paired_bootstrap(truth, good, bad, 1000, seed=0, score=score)
+    assert (better.value, better.low, better.high) == pytest.approx((-worse.value, -worse.high, -worse.low))
+
+
+def test_a_difference_is_called_real_about_one_time_in_twenty_where_there_is_none():
+    called = 0
+    for seed in range(200):
+        truth, one = some_rows(150, 3, seed=seed, right=0.8)
+        rng = np.random.default_rng(10**6 + seed)
+        other = np.where(rng.random(truth.shape) < 0.8, truth, 1 - truth)
+        called += not paired_bootstrap(truth, one, other, 300, seed=0).is_noise
+    assert 2 <= called <= 22
+
+
+def test_shapes_must_agree():
+    truth, predictions = some_rows(10, 3)
+    with pytest.raises(ValueError, match="shape"):
+        resample(truth, predictions[:5], 10, seed=0)

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score
+
+from utils.scoring.thresholds import (
+    apply_thresholds,
+    best_global_threshold,
+    best_label_threshold,
+    cross_fitted_predictions,
+    fit_thresholds,
+)
+
+
+@st.composite
+def scored_rows(draw):
+    """Probabilities on a coarse grid, so that ties are common, and 0/1 labels: both [N, L]."""
+    shape = draw(st.tuples(st.integers(1, 25), st.integers(1, 4)))
+    probabilities = draw(hnp.arrays(float, shape, elements=st.integers(0, 10).map(lambda i: i / 10)))
+    return probabilities, draw(hnp.arrays(np.int8, shape, elements=st.integers(0, 1)))
+
+
+def every_cut(scores):
+    """A threshold below, between and above all distinct scores."""
+    distinct = np.unique(scores)
+    return [-1.0, *((distinct[1:] + distinct[:-1]) / 2), *distinct, 2.0]
+
+
+@given(scored_rows())
+@settings(deadline=None, max_examples=200)
+def test_label_threshold_is_the_best_there_is(rows):
+    scores, truth = rows[0][:, 0], rows[1][:, 0]
+    threshold, f1 = best_label_threshold(scores, truth)
+    if not truth.any():
+        assert np.isnan(threshold)
+        return
+    best = max(f1_score(truth, scores >= t, zero_division=0.0) for t in every_cut(scores))
+    assert f1_score(truth, scores >= threshold, zero_division=0.0) == pytest.approx(best)
+    assert f1 == pytest.approx(best)
+
+
+@given(scored_rows())
+@settings(deadline=None, max_examples=60)
+def test_global_threshold_is_the_best_there_is(rows):
+    probabilities, labels = rows
+
+    def macro_f1(threshold):
+        predictions = apply_thresholds(probabilities, threshold)
+        return np.mean([f1_score(t, p, zero_division=0.0) for t, p in zip(labels.T, predictions.T)])
+
+    best = max(macro_f1(threshold) for threshold in every_cut(probabilities))
+    assert macro_f1(best_global_threshold(probabilities, labels)) == pytest.approx(best)
+
+
+def test_neighbouring_floats_are_told_apart():
+    lower = 0.3
+    upper = np.nextafter(lower, 1)
+    threshold, _ = best_label_threshold(np.array([lower, upper]), np.array([0, 1]))
+    assert lower < threshold <= upper
+
+
+def test_rare_labels_lean_on_the_global_threshold():
+    rng = np.random.default_rng(0)
+    labels = np.column_stack([np.arange(400) % 2 == 0, np.arange(400) < 3, np.zeros(400)]).astype(np.int8)
+    probabilities = np.clip(0.6 * labels + 0.4 * rng.random(labels.shape), 0, 1)
+    probabilities[:, 0] *= 0.3
+    everywhere = best_global_threshold(probabilities, labels)
+    own = [best_label_threshold(probabilities[:, i], labels[:, i])[0] for i in range(3)]
+    shrunk = fit_thresholds(probabilities, labels, "per_label", shrinkage=20)
+    assert abs(shrunk[0] - own[0]) < abs(shrunk[0] - everywhere)  # 200 positives
+    assert abs(shrunk[1] - everywhere) < abs(shrunk[1] - own[1])  # 3 positives
+    assert shrunk[2] == everywhere  # none
+    assert fit_thresholds(probabilities, labels, "per_label", shrinkage=0)[:2] == pytest.approx(own[:2])
+    assert set(fit_thresholds(probabilities, labels, "global", shrinkage=0)) == {everywhere}
+    assert set(fit_thresholds(probabilities, labels, "fixed", shrinkage=0)) == {0.5}
+
+
+def test_cross_fitting_does_not_reward_noise():
+    """On scores that say nothing, thresholds tuned on the scored rows look good; cross-fitted ones must not."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((200, 30)) < 0.05).astype(np.int8)
+    probabilities = rng.random(labels.shape)
+    on_itself = apply_thresholds(probabilities, fit_thresholds(probabilities, labels, "per_label", 0))
+    honest = cross_fitted_predictions(probabilities, labels, np.arange(200), "per_label", 0)
+    chance, tuned, cross_fitted = (
+        f1_score(labels, predictions, average="macro", zero_division=0.0)
+        for predictions in (np.ones_like(labels), on_itself, honest)
+    )
+    assert tuned > 1.5 * chance
+    assert cross_fitted < 1.3 * chance
+    again = cross_fitted_predictions(probabilities, labels, np.arange(200), "per_label", 0)
+    assert np.array_equal(honest, again)

@@ -1,0 +1,213 @@
+"""What can be set: the arguments of the scripts as dataclasses.
+
+Trainer's own flags are in `utils.training.arguments`.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from trl import ModelConfig
+
+from utils.core.errors import UserError
+from utils.core.parser import option
+
+TRAINER_HELP = """\
+Every flag of transformers.TrainingArguments works too, for instance --num_train_epochs, --learning_rate,
+--per_device_train_batch_size, --gradient_accumulation_steps, --metric_for_best_model, --seed, --report_to, --max_steps,
+--bf16 False; --help_all lists them with their defaults. All flags may also stand in a YAML file: --config FILE.
+"""
+
+
+@dataclass
+class ModelArguments(ModelConfig):
+    """TRL's `ModelConfig` with the defaults of classification: which model, in full or with LoRA, in how many bits."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = option(
+        None, "hub name or folder of the model; embedded-minilm is the one of requirements-quickstart.txt"
+    )
+    dtype: str | None = option(
+        None,
+        "weights of the model; left out: float32, with LoRA the 16-bit type the machine computes in",
+        choices=["auto", "bfloat16", "float16", "float32"],
+    )
+    lora_target_modules: list[str] | None = option(
+        None, "names of the layers LoRA adapts; left out: all-linear, every linear layer, MLP included"
+    )
+    lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
+    use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
+    pooling: str = option("last", "what a decoder's head sees: last real token, or mean", choices=["last", "mean"])
+
+    def __post_init__(self):
+        self.lora_target_modules = self.lora_target_modules or "all-linear"  # PEFT's default would be q and v alone
+        if not self.model_name_or_path:
+            raise UserError("give the model to start from by --model_name_or_path")
+        if self.lora_r < 1:
+            raise UserError(f"--lora_r {self.lora_r}: must be 1 or more")
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        # TRL unpacks a list of one; PEFT would take the name for a pattern of the whole path.
+        if self.lora_target_modules != "all-linear" and str(self.lora_target_modules).isidentifier():
+            self.lora_target_modules = [self.lora_target_modules]
+
+
+@dataclass
+class GeneratorModelArguments(ModelArguments):
+    """The same for a language model that writes labels: there is no head, and nothing to pool."""
+
+    lora_task_type: str = option("CAUSAL_LM", "kind of model that LoRA is put on", choices=["CAUSAL_LM"])
+    pooling: str = field(default="last", init=False)
+
+
+@dataclass
+class DataArguments:
+    """Where the rows are and how they are read."""
+
+    _argument_group_name = "data"
+
+    train_file: str | None = option(None, ".csv, .tsv, .txt (SemEval's format), .jsonl or .parquet")
+    validation_file: str | None = option(None, "left out: --validation_fraction of the training rows are held out")
+    validation_fraction: float = option(0.1, "share of the training rows to hold out, near-duplicates kept together")
+    dataset_name: str | None = option(None, "data set on the hub, or a local folder of Parquet files")
+    dataset_config: str | None = option(None, "configuration of the data set")
+    dataset_revision: str | None = option(None, "revision of the data set, for instance refs/convert/parquet")
+    train_split: str = option("train", "split of the data set to train on")
+    validation_split: str | None = option(None, "split to validate on; left out: see --validation_fraction")
+    num_folds: int | None = option(
+        None, "deal all rows, those for validation too, out to so many folds; train on all but one"
+    )
+    fold: int | None = option(None, "number of the fold to validate on, from 0")
+    id_column: str | None = option(None, "left out: found by its name; row numbers without one")
+    text_column: str | None = option(None, "left out: found by its name, or the only column of texts")
+    label_columns: list[str] | None = option(
+        None, "the 0/1 columns, or one column with a list of labels; left out: every 0/1 column"
+    )
+    label_delimiter: str | None = option(None, "what divides the names in a label list; left out: comma, ; or |")
+    csv_quoting: str | None = option(
+        None, "whether quotes enclose cells; left out: none for .txt, else standard", choices=["standard", "none"]
+    )
+    normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
+    normalize_urls: bool = option(False, "replace links by http")
+    max_length: int = option(
+        256, "tokens of a text that the model sees; with a label generator of prompt, text and answer together"
+    )
+    max_train_samples: int | None = option(None, "take the first so many training rows, for a dry run")
+    max_eval_samples: int | None = option(None, "take the first so many validation rows, for a dry run")
+
+    def __post_init__(self):
+        if self.train_file and self.dataset_name:
+            raise UserError("give the training data, either by --train_file or by --dataset_name")
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"--validation_fraction {self.validation_fraction}: must lie between 0 and 1")
+        if (self.num_folds is None) != (self.fold is None):
+            raise UserError("--num_folds and --fold belong together: give both")
+        if self.num_folds is not None and not 0 <= self.fold < self.num_folds >= 2:
+            raise UserError(
+                f"--num_folds {self.num_folds} --fold {self.fold}: there must be 2 or more folds, numbered from 0"
+            )
+        for name in ("max_length", "max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: must be 1 or more")
+
+
+@dataclass
+class LossArguments:
+    """What the training minimises."""
+
+    _argument_group_name = "loss"
+
+    loss: str = option("bce", "binary cross-entropy, focal or asymmetric loss", choices=["bce", "focal", "asl"])
+    pos_weight: str | None = option(
+        None,
+        "weight of the positive cells: none, sqrt (of negatives / positives), balanced (negatives / positives) or a "
+        "number; left out: sqrt with bce, none with the others",
+    )
+    max_pos_weight: float = option(20.0, "cap of sqrt and balanced weights")
+    focal_gamma: float = option(2.0, "focal loss: how much cells that are right already are played down")
+    asl_gamma_positive: float = option(0.0, "asymmetric loss: the same for positive cells")
+    asl_gamma_negative: float = option(4.0, "asymmetric loss: the same for negative cells")
+    asl_clip: float = option(0.05, "asymmetric loss: negatives with a probability below this count nothing")
+
+    def __post_init__(self):
+        if not self.max_pos_weight >= 1:
+            raise UserError(f"--max_pos_weight {self.max_pos_weight}: must be 1 or more")
+        for name in ("focal_gamma", "asl_gamma_positive", "asl_gamma_negative", "asl_clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"--{name} {getattr(self, name)}: must be 0 or more")
+        if self.pos_weight is None:
+            self.pos_weight = "sqrt" if self.loss == "bce" else "none"
+        if self.pos_weight not in ("none", "sqrt", "balanced"):
+            try:
+                weight = float(self.pos_weight)
+            except ValueError:
+                weight = math.nan
+            if not 0 < weight < math.inf:
+                raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
+
+
+@dataclass
+class GenerationArguments:
+    """How labels are asked for, written and scored."""
+
+    _argument_group_name = "label generation"
+
+    prompt_template: str | None = option(
+        None, "file with a Jinja template of the prompt, which may use text, labels, no_label and chat"
+    )
+    label_order: str = option(
+        "columns", "order in which labels are written", choices=["columns", "frequent_first", "rare_first"]
+    )
+    decoding: str = option(
+        "constrained", "decode over valid answers only, or freely, for comparison", choices=["constrained", "free"]
+    )
+    coverage: float = option(0.99, "probability of the answers to reach for the labels' probabilities; 1 is exact")
+    eval_coverage: float = option(0.9, "the same for the evaluations during training, which only compare epochs")
+    max_nodes: int = option(
+        128, "branches of the tree of answers to look at for a row at most; 2^labels are enough for all"
+    )
+    eval_only: bool = option(False, "score the model as it is (zero-shot) instead of training it")
+
+    def __post_init__(self):
+        for name in ("coverage", "eval_coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 1")
+        if self.max_nodes < 1:
+            raise UserError(f"--max_nodes {self.max_nodes}: must be 1 or more")
+
+
+@dataclass
+class ThresholdArguments:
+    """How probabilities become yes and no."""
+
+    _argument_group_name = "thresholds"
+
+    threshold_strategy: str = option(
+        "per_label", "0.5, one threshold for all labels, or one each", choices=["fixed", "global", "per_label"]
+    )
+    threshold_shrinkage: float = option(
+        20.0, "positive validation rows at which a label's own threshold weighs as much as the global one"
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.threshold_shrinkage < math.inf:
+            raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
+
+
+@dataclass
+class RunArguments:
+    """What happens in the output folder."""
+
+    _argument_group_name = "run"
+
+    preflight_only: bool = option(False, "print what would be trained, with checks and estimated memory, and stop")
+    merge_adapter: bool = option(False, "also write OUTPUT_DIR/merged, a 16-bit model with the adapter merged in")
+    overwrite: bool = option(False, "train anew in an --output_dir that holds a finished or other run")
+    report: bool = option(True, "write pictures and report.html into the folder of the run")
+    keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
+    early_stopping_patience: int | None = option(
+        None, "stop after so many evaluations without a better score; left out: never"
+    )

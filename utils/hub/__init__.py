@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: pushing runs and loading them back."""

@@ -1,0 +1,1 @@
+"""Label generation: prompts, answers as text and as a tree, the search over it."""

@@ -1,0 +1,53 @@
+"""Loading a language model that is to write labels."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from trl import get_quantization_config
+
+from utils.core.errors import UserError
+from utils.models.loading import keep_gradients, load_pretrained
+
+
+def load_generator(model_args, tokenizer, complete=False):
+    """Load a language model that is to write labels.
+
+    An encoder such as BERT is made causal: each token sees those before it, and a language head comes on top.
+
+    Args:
+        complete: refuse a model some of whose weights are new and random.
+
+    Raises:
+        UserError: for a name that leads nowhere, for LoRA on an encoder, whose new head it would not train, and for an
+            adapter, which is no model.
+    """
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    if (Path(name) / "adapter_config.json").exists():
+        raise UserError(
+            f"{name} is an adapter, not a model: start from its base model, or score the run with compare_runs.py"
+        )
+    config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision)
+    config.pad_token_id = tokenizer.pad_token_id
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        if model_args.use_peft:
+            raise UserError(f"{name} is an encoder: LoRA would not train its new language head; leave --use_peft out")
+        config.is_decoder = True
+    stored = getattr(config, "quantization_config", None)
+    model, info = load_pretrained(
+        AutoModelForCausalLM.from_pretrained,
+        name,
+        config=config,
+        revision=revision,
+        attn_implementation=model_args.attn_implementation,
+        dtype=model_args.dtype,
+        quantization_config=get_quantization_config(model_args) if stored is None else None,
+        output_loading_info=True,
+    )
+    if complete and info["missing_keys"]:
+        raise UserError(
+            f"{name} has no language head ({sorted(info['missing_keys'])[0]} is missing), which must be trained first: "
+            "leave --eval_only out"
+        )
+    keep_gradients(model)
+    return model

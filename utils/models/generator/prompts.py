@@ -1,0 +1,246 @@
+"""Prompts and answers of a label generator as token ids: an instruction that all rows share, the text, the labels."""
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+
+import datasets
+import numpy as np
+import torch
+from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from trl.trainer.utils import pad
+
+from utils.core.errors import UserError
+from utils.data.examples import cache_key
+from utils.models.encoding import first_position, map_rows, tokenizer_key
+from utils.models.generator.label_text import SEPARATOR
+
+IGNORED = -100  # label id of a token that does not count in the loss
+# Stands for the text while a prompt is cut into the parts before and after it.
+TEXT_MARK = "\ue000"
+DEFAULT_TEMPLATE = """\
+Which of these labels fit the text below? {{ labels | join(", ") }}
+Answer with the labels that fit, in this order, divided by commas, or with "{{ no_label }}".
+
+Text:
+{{ text }}
+{%- if not chat %}
+
+Labels:
+{% endif %}"""
+
+
+@dataclass
+class Prompt:
+    """What is around a text: `before` and `after` as texts, `head` and `tail` as token ids. The answer comes right
+    behind, and token `end` ends it.
+
+    The parts are tokenised by themselves. So the head is the same for every row and need be run once, a text is
+    shortened without touching the rest, and one that holds `<|im_end|>` cannot end the user's turn.
+    """
+
+    before: str
+    after: str
+    head: list[int]
+    tail: list[int]
+    end: int
+
+
+@dataclass
+class AnswerTokens:
+    """Token ids of the labels in their written order: as first in an answer, after another, and of the empty set.
+
+    An answer is put together from these, so what training teaches and what scoring looks for are the same tokens.
+    """
+
+    first: list[list[int]]
+    later: list[list[int]]
+    none: list[int]
+    end: int
+
+    @property
+    def longest(self):
+        """Number of tokens of the answer that holds every label."""
+        return len(self.write(np.ones(len(self.first))))
+
+    def write(self, row):
+        """Token ids of the answer for a 0/1 row in the written order, with the end token."""
+        ids = []
+        for i in np.flatnonzero(row):
+            ids += self.later[i] if ids else self.first[i]
+        return (ids or list(self.none)) + [self.end]
+
+
+def _render(template, label_text, chat):
+    """The user's words with TEXT_MARK for the text."""
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    try:
+        tree = environment.parse(template)
+        compiled = environment.from_string(template)
+        rendered = compiled.render(text=TEXT_MARK, labels=label_text.words, no_label=label_text.none, chat=chat)
+    except Exception as error:  # a template may fail in any way
+        raise UserError(f"--prompt_template: {error}; it may use text, labels, no_label and chat") from error
+    # With a filter or a condition on the text it would be the mark that is filtered or asked about.
+    uses = [name for name in tree.find_all(nodes.Name) if name.name == "text"]
+    shown = [name for output in tree.find_all(nodes.Output) for name in output.nodes if name in uses]
+    if rendered.count(TEXT_MARK) != 1 or len(uses) != 1 or len(shown) != 1:
+        raise UserError("--prompt_template: {{ text }} must stand in it once, as it is")
+    return rendered
+
+
+def build_prompt(template, label_text, tokenizer):
+    """The `Prompt` of a model: through its chat template, with thinking off, where it has one, else plain.
+
+    Args:
+        template: Jinja template of the user's words, with `text`, `labels` (list of names), `no_label` (the word for
+            none) and `chat` (whether the model's chat template goes around it).
+
+    Raises:
+        UserError: for a template that does not hold the text once, or a tokenizer without an end token.
+    """
+    chat = bool(tokenizer.chat_template)
+    words = _render(template, label_text, chat)
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    if chat:
+        messages = [{"role": "user", "content": words}]
+        options = {"tokenize": False, "enable_thinking": False}
+        answer = {"role": "assistant", "content": TEXT_MARK + TEXT_MARK}
+        try:
+            whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
+            after = tokenizer.apply_chat_template([*messages, answer], **options).split(TEXT_MARK + TEXT_MARK)[-1]
+        except TemplateError as error:
+            raise UserError(f"the model's chat template cannot be used: {error}") from error
+        if whole.rstrip().endswith("<think>"):  # a template that cannot switch thinking off
+            whole = whole.rstrip() + "\n\n</think>\n\n"
+        # What ends a turn is not always the tokenizer's end token: Qwen2.5's base models end texts with another.
+        ids = tokenizer(after.strip(), add_special_tokens=False)["input_ids"]
+        if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder):
+            end = ids[0]
+        start = []
+    else:
+        whole = words
+        # Of the special tokens that the tokenizer puts around a text only those before it.
+        first = tokenizer("a")["input_ids"][:1]
+        start = first if first and first[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else []
+    if end is None:
+        raise UserError("the tokenizer has no end token, so an answer could not end: set one")
+    if whole.count(TEXT_MARK) != 1:
+        raise UserError("the model's chat template does not hold the user's words once: use another model")
+    before, after = whole.split(TEXT_MARK)
+    before = tokenizer.decode(start) + before
+    head, tail = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
+    return Prompt(before, after, head, tail, end)
+
+
+def answer_tokens(label_text, tokenizer, end):
+    """The `AnswerTokens` of a tokenizer.
+
+    Raises:
+        UserError: for a label with a special token of the tokenizer in it.
+    """
+    for name in label_text.order:
+        for token in _added_tokens(tokenizer):
+            if token in name:
+                raise UserError(f'the label "{name}" holds {token}, which is a special token of the model: rename it')
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    first = [ids(word) for word in label_text.words]
+    later = []
+    for word in label_text.words:
+        # As the tokenizer writes it behind another label: some put a mark before the first word of a text.
+        behind = ids(label_text.words[0] + SEPARATOR + word)
+        cut = len(first[0])
+        later.append(behind[cut:] if behind[:cut] == first[0] else ids(SEPARATOR + word))
+    return AnswerTokens(first, later, ids(label_text.none), end)
+
+
+def text_budget(prompt, answers, max_length):
+    """Tokens that are left for a text beside the prompt and the longest answer.
+
+    Raises:
+        UserError: where there are none.
+    """
+    budget = max_length - len(prompt.head) - len(prompt.tail) - answers.longest
+    if budget < 1:
+        raise UserError(
+            f"no room is left for a text: the prompt takes {len(prompt.head) + len(prompt.tail)} tokens and an answer "
+            f"up to {answers.longest}, the limit is {max_length}: raise --max_length if the model takes more, or "
+            "shorten the prompt by --prompt_template"
+        )
+    return budget
+
+
+def _added_tokens(tokenizer):
+    """What the tokenizer reads as one token wherever it stands: `<|im_end|>`, `<think>`. Blanks are not meant."""
+    return [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token).strip()) > 1]
+
+
+def text_ids(texts, tokenizer):
+    """Token ids of texts by themselves; what looks like a special token is read as ordinary characters."""
+    added = _added_tokens(tokenizer)
+    special = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+    ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    for i, text in enumerate(texts):
+        if special.search(text):
+            # split_special_tokens leaves some of them whole: each is cut behind its first character.
+            text = special.sub(lambda match: match[0][0] + TEXT_MARK + match[0][1:], text)
+            parts = tokenizer(text.split(TEXT_MARK), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids[i] = [token for part in parts for token in part]
+    return ids
+
+
+def encode_conversations(examples, tokenizer, prompt, answers, label_text, budget):
+    """Tokenize texts with prompt and answer.
+
+    Returns:
+        data set with input_ids, `labels` (the answer's ids, IGNORED before it), `length` (tokens) and `cut` (tokens of
+        the text that had to go, as it was longer than `budget`).
+    """
+    columns = label_text.columns
+
+    def tokenize(batch):
+        texts = text_ids(batch["text"], tokenizer)
+        replies = [answers.write(np.asarray(row)[columns]) for row in batch["labels"]]
+        prompts = [prompt.head + ids[:budget] + prompt.tail for ids in texts]
+        return {
+            "input_ids": [asked + reply for asked, reply in zip(prompts, replies)],
+            "labels": [[IGNORED] * len(asked) + reply for asked, reply in zip(prompts, replies)],
+            "length": [len(asked) + len(reply) for asked, reply in zip(prompts, replies)],
+            "cut": [max(0, len(ids) - budget) for ids in texts],
+        }
+
+    ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
+    features = datasets.Features({"input_ids": ids, "labels": ids, "length": count, "cut": count})
+    options = tokenizer_key(tokenizer) | asdict(prompt) | asdict(answers) | {"columns": columns, "budget": budget}
+    key = cache_key(examples._fingerprint, options, sys.modules[__name__])
+    return map_rows(examples, tokenize, key, remove_columns=examples.column_names, features=features)
+
+
+def left_padded(rows, pad_id, multiple_of=None):
+    """`(input_ids, attention_mask)`, both `[N, T]`, of rows of ids that end together."""
+    ids = [torch.tensor(row) for row in rows]
+    options = {"padding_side": "left", "pad_to_multiple_of": multiple_of}
+    return pad(ids, pad_id, **options), pad([torch.ones_like(row) for row in ids], 0, **options)
+
+
+class AnswerCollator:
+    """Pads a batch on the left, so that all answers end together and the head need be run for the last tokens only."""
+
+    def __init__(self, config, pad_to_multiple_of=None):
+        self.pad_id, self.first_position, self.multiple_of = (
+            config.pad_token_id,
+            first_position(config),
+            pad_to_multiple_of,
+        )
+
+    def __call__(self, rows):
+        """`input_ids`, `attention_mask`, `position_ids` and `labels` `[N, T]` of rows of `encode_conversations`."""
+        input_ids, attention_mask = left_padded([row["input_ids"] for row in rows], self.pad_id, self.multiple_of)
+        labels, _ = left_padded([row["labels"] for row in rows], IGNORED, self.multiple_of)
+        positions = self.first_position + (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        return {
+            "input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions, "labels": labels,
+        }  # fmt: skip

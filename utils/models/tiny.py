@@ -1,0 +1,108 @@
+"""Tiny models with random weights and a tokenizer of their own, for tests and for trying things without a download.
+
+    python -m utils.models.tiny qwen3 outputs/tiny-qwen3
+
+The tokenizer is trained on the texts of sample_data/train.csv, or of --train_file.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+VOCABULARY = 1000
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+# Qwen3's, without tools: an answer begins with an empty think block, also in training, unless thinking is switched off.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
+)
+SAMPLE_FILE = Path(__file__).parents[2] / "sample_data" / "train.csv"
+
+
+def sample_texts(path=SAMPLE_FILE):
+    """Texts of a CSV file with a column Tweet."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row["Tweet"] for row in csv.DictReader(file)]
+
+
+def train_tokenizer(kind, texts):
+    """Byte-level BPE tokenizer with the special tokens of RoBERTa or Qwen, and for Qwen3 with a chat template."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    if kind == "roberta":
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    else:
+        special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    bpe.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=special)
+    if kind == "roberta":
+        from tokenizers.processors import RobertaProcessing
+
+        bpe._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+        return RobertaTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=128)
+    template = {"chat_template": CHAT_TEMPLATE} if kind == "qwen3" else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        model_max_length=512,
+        **template,
+    )
+
+
+def build(kind, folder, texts=None, seed=0, **shape):
+    """Save a tiny base model of `kind` (roberta, qwen2 or qwen3) and its tokenizer to `folder`; returns the folder.
+
+    `shape` replaces entries of SHAPE.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(kind, texts or sample_texts())
+    if kind == "roberta":
+        config = transformers.RobertaConfig(**SHAPE | shape, max_position_embeddings=130, type_vocab_size=1)
+        model = transformers.RobertaForMaskedLM(config)
+    else:
+        names = {"qwen2": ("Qwen2Config", "Qwen2ForCausalLM"), "qwen3": ("Qwen3Config", "Qwen3ForCausalLM")}
+        config_name, model_name = names[kind]
+        options = {"head_dim": 16} if kind == "qwen3" else {}
+        config = getattr(transformers, config_name)(
+            **SHAPE | shape,
+            **options,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+        model = getattr(transformers, model_name)(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def main():
+    """Build one model from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["roberta", "qwen2", "qwen3"])
+    parser.add_argument("folder")
+    parser.add_argument("--train_file", default=SAMPLE_FILE, help="CSV with a column Tweet to train the tokenizer on")
+    args = parser.parse_args()
+    print(build(args.kind, args.folder, sample_texts(args.train_file)))
+
+
+if __name__ == "__main__":
+    main()

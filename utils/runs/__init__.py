@@ -1,0 +1,1 @@
+"""Finished runs: their folder, predictions, comparison, ensembles, submissions."""

@@ -1,0 +1,1 @@
+"""From probabilities to scores: predictions, thresholds, metrics, intervals."""

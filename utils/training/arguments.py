@@ -1,0 +1,194 @@
+"""Trainer's arguments: the defaults of this task, what is refused, and what a run's result depends on."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+from transformers.training_args import OptimizerNames
+
+from utils.core.errors import UserError
+from utils.core.parser import option
+from utils.models.precision import bf16_is_fast
+from utils.training.launch import check_deepspeed_installed
+
+# What a run's result depends on, besides our own arguments. A run is resumed only with the same values.
+RESULT_ARGUMENTS = [
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "neftune_noise_alpha",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+    "train_sampling_strategy",
+    "eval_strategy",
+    "metric_for_best_model",
+    "load_best_model_at_end",
+    "eval_steps",
+    "save_strategy",
+    "save_steps",
+]
+
+
+@dataclass
+class TaskTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the defaults of this task."""
+
+    _argument_group_name = "Trainer"
+
+    learning_rate: float | None = option(None, "peak learning rate; left out: 2e-5 in full, 2e-4 with LoRA")
+    optim: str | None = option(None, "optimizer; left out: adamw_torch_fused, with 4 bit on a GPU paged_adamw_8bit")
+    num_train_epochs: float = option(5.0, "passes over the training rows")
+    per_device_train_batch_size: int = option(32, "micro-batch of one process")
+    per_device_eval_batch_size: int = option(128, "rows predicted at a time by one process")
+    warmup_steps: float = option(0.1, "steps of rising learning rate; below 1 a share of all steps")
+    weight_decay: float = option(0.01, "weight decay of AdamW")
+    bf16: bool | None = option(None, "bf16 mixed precision; left out: where the machine is fast at it")
+    logging_steps: float = option(20, "steps between two lines of the log; below 1 a share of all steps")
+    eval_strategy: str = option("epoch", "when to evaluate", choices=["no", "steps", "epoch"])
+    save_strategy: str | None = option(
+        None,
+        "when to save a checkpoint; left out: when it is evaluated",
+        choices=[strategy.value for strategy in SaveStrategy],
+    )
+    save_total_limit: int | None = option(1, "checkpoints kept during the run, besides the best")
+    load_best_model_at_end: bool = option(True, "end with the checkpoint with the best --metric_for_best_model")
+    metric_for_best_model: str | None = option("f1_macro_tuned", "validation score that picks the best checkpoint")
+    train_sampling_strategy: str = option(
+        "group_by_length",
+        "how batches are drawn; group_by_length pads least",
+        choices=["random", "sequential", "group_by_length", "batch_rebalance"],
+    )
+    restore_callback_states_from_checkpoint: bool = option(True, "resume early stopping's count too")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "trackers: wandb, tensorboard, trackio, ...; all; none"}
+    )
+    # A finished run is pushed, once, by utils.hub.
+    hub_strategy: str = field(default="end", init=False)
+    hub_always_push: bool = field(default=False, init=False)
+    hub_revision: str | None = field(default=None, init=False)
+    ddp_find_unused_parameters: bool | None = option(False, "look for parameters without a gradient in every step")
+    # Trainer's own help texts of these hold a bare percent sign, which argparse cannot print.
+    lr_scheduler_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for the scheduler"})
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise UserError("give the folder of the run by --output_dir")
+        self._check_values()
+        check_deepspeed_installed(self.deepspeed)
+        if self.save_strategy is None:
+            self.save_strategy = "epoch" if self.eval_strategy == "no" else self.eval_strategy
+            if self.eval_strategy == "steps" and self.eval_steps:
+                self.save_steps = self.eval_steps
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False  # no evaluation says which is the best
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        self.optim_left_out = self.optim is None
+        self.optim = self.optim or "adamw_torch_fused"
+        if "paged" in self.optim and not on_gpu:
+            raise UserError(f"--optim {self.optim} needs a CUDA GPU: leave it out")
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and bf16_is_fast(on_gpu)
+            self.fp16 = self.fp16 or (on_gpu and not self.bf16)
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # without it TrainingArguments refuses bf16
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    @property
+    def compute_dtype(self):
+        """Name of the dtype that matrix products are computed in."""
+        return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+
+    def _check_values(self):
+        """Refuse values that Trainer would meet with a traceback, or ignore."""
+        at_least = {
+            "per_device_train_batch_size": 1,
+            "per_device_eval_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "dataloader_num_workers": 0,
+            "seed": 0,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "warmup_steps": 0,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise UserError(f"--{name} {value}: must be {least} or more")
+        if not (0 < self.num_train_epochs < math.inf or self.max_steps > 0):
+            raise UserError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must be 0 or more and below 1")
+        refused = {
+            "label_smoothing_factor": "the multi-label losses do not smooth labels",
+            "save_only_model": "a run could not be resumed from such checkpoints",
+            "dataloader_drop_last": "rows would be missing from scores and submissions",
+            "resume_from_checkpoint": "a run resumes by itself when its command is given again",
+            "prediction_loss_only": "scores need the predictions",
+        }
+        for name, reason in refused.items():
+            if getattr(self, name):
+                raise UserError(f"--{name} is not supported: {reason}")
+
+
+def choose_by_mode(training_args, model_args, eval_only=False):
+    """Fill in what depends on how the model is trained: learning rate, optimizer, dtype of the weights.
+
+    LoRA wants about ten times the learning rate of full fine-tuning.
+    """
+    if training_args.learning_rate is None:
+        training_args.learning_rate = 2e-4 if model_args.use_peft else 2e-5
+    if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu:
+        training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
+    if model_args.dtype is None:
+        model_args.dtype = training_args.compute_dtype if model_args.use_peft or eval_only else "float32"
+
+
+def check_run(training_args, model_args, run_args, eval_only=False):
+    """Refuse what does not go together, before anything is loaded."""
+    if (model_args.load_in_4bit or model_args.load_in_8bit) and not (model_args.use_peft or eval_only):
+        raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
+    output_dir = training_args.output_dir
+    if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
+        raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
+    if run_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
+        raise UserError("--early_stopping_patience needs --load_best_model_at_end and an --eval_strategy")
+    if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
+        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
+
+
+def check_best_metric(training_args, metrics):
+    """Refuse to choose checkpoints by a score that evaluations do not give."""
+    name = training_args.metric_for_best_model or ""
+    if training_args.load_best_model_at_end and name.removeprefix("eval_") not in metrics:
+        known = ", ".join(metric for metric in sorted(metrics) if "/" not in metric)
+        raise UserError(f"--metric_for_best_model {name}: there are {known}")
+
+
+def arguments_of_result(training_args, run_args):
+    """What a run's result depends on, of Trainer's arguments and the number of processes: for `run_args.json`."""
+    processes = max(1, training_args.world_size)
+    batch = training_args.train_batch_size * training_args.gradient_accumulation_steps * processes
+    return {
+        "early_stopping_patience": run_args.early_stopping_patience,
+        "global_batch_size": batch,
+        **{name: getattr(training_args, name) for name in RESULT_ARGUMENTS},
+    }

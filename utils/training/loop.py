@@ -1,0 +1,125 @@
+"""Train to the end, or to a signal that says stop."""
+
+import signal
+import sys
+import time
+
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from utils.models.parameters import costs, fingerprints, unchanged_tensors
+
+# One order to stop may come several times: from the terminal, from the launcher and from a sweep.
+SECONDS_OF_ONE_ORDER = 2
+
+
+def train_to_the_end(trainer, checkpoint, early_stopping_patience, log):
+    """Train to the end, from `checkpoint` on if there is one; on SIGTERM or SIGINT save one and exit.
+
+    Returns:
+        Trainer's metrics, with what the run took and the number of trainable tensors that did not change. Time and
+        speeds are of the whole run, with what it took before `checkpoint`.
+    """
+    stop_on_signal = StopOnSignal()
+    trainer.add_callback(stop_on_signal)
+    trainer.add_callback(TrainingTime())
+    if early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+    resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    if checkpoint:
+        log(f"resuming from {checkpoint}")
+    before = fingerprints(trainer.model)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if stop_on_signal.received:
+        # A process that has ended would let torch's launcher end the one that is still saving.
+        trainer.accelerator.wait_for_everyone()
+        log(f"stopped at step {trainer.state.global_step}: give the same command again to go on from there")
+        sys.exit(128 + stop_on_signal.received)
+    if checkpoint:
+        metrics |= _of_all_parts(metrics, trainer)
+    unchanged = unchanged_tensors(before, trainer.model) if trainer.state.global_step > resumed_at else []
+    if unchanged:
+        log(
+            f"WARNING: training did not change {len(unchanged)} of {len(before)} trainable tensors, "
+            f"the first of them {unchanged[0]}: they have learnt nothing"
+        )
+    return metrics | {"unchanged_tensors": len(unchanged), **costs(trainer.model)}
+
+
+def _of_all_parts(metrics, trainer):
+    """Time and speeds of a resumed run as a whole; Trainer's are of the part since the checkpoint."""
+    [training_time] = [c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingTime)]
+    seconds = training_time.earlier + metrics["train_runtime"]
+    rows = len(trainer.train_dataset) * trainer.state.epoch
+    return {
+        "train_runtime": round(seconds, 4),
+        "train_samples_per_second": round(rows / seconds, 3),
+        "train_steps_per_second": round(trainer.state.global_step / seconds, 3),
+    }
+
+
+class TrainingTime(TrainerCallback, ExportableState):
+    """Keeps in each checkpoint the seconds that the training has taken up to it, all its parts together.
+
+    `earlier`: seconds up to the checkpoint that was resumed from; Trainer makes a new callback with it then.
+    """
+
+    def __init__(self, earlier=0.0):
+        self.earlier, self.begun = earlier, None
+
+    def state(self):
+        """What Trainer writes into the checkpoint's trainer_state.json, and gives to `__init__` on resuming."""
+        since = 0.0 if self.begun is None else time.monotonic() - self.begun
+        return {"args": {"earlier": self.earlier + since}, "attributes": {}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.begun = time.monotonic()
+        # Trainer cannot save a callback that is not in the checkpoint resumed from, as of an older version of this.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM or SIGINT (Ctrl-C): end the training after the step at hand, with a checkpoint to resume from.
+
+    `received` is the number of the signal, 0 without one. A second signal, seconds later, ends the process at once.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self.first = None  # time of the first signal
+        self.handlers = {}
+
+    def _receive(self, number, frame):
+        if self.first is None:
+            self.received, self.first = number, time.monotonic()
+            print(f"{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr, flush=True)
+        elif time.monotonic() - self.first > SECONDS_OF_ONE_ORDER:
+            self._restore()
+            signal.raise_signal(number)
+
+    def _restore(self):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            # The processes must stop after the same step, and not all of them may have got the signal yet.
+            received = torch.tensor(self.received, device=args.device)
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+            self.received = int(received)
+        if self.received:
+            control.should_save = control.should_training_stop = True
+            args.save_total_limit = None  # else Trainer deletes all but the best checkpoint when training ends
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # After part of an epoch an evaluation would be one that the undisturbed run does not make.
+        if self.received and state.epoch % 1:
+            control.should_evaluate = control.should_save = False
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if not self.received:
+            self._restore()
