@@ -8,33 +8,75 @@ Without a text or --file, lines are read from standard input; empty ones are ski
 last, after `--`. A label is given where its probability reaches the run's threshold for it.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from shutil import get_terminal_size
+from typing import TYPE_CHECKING
 
-from utils.core.errors import UserError, exit_on_user_error
+from utils.core.errors import UserError
+from utils.core.parser import option, script
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BAR = 24  # characters of a probability of 1
 SHOWN = 12  # labels shown of each text, besides those that are given to it
 LINES_AT_A_TIME = 1000
-SYMBOLS = "█·▏▉✓…"
-PLAIN = str.maketrans(SYMBOLS, "#.||*~")  # where the output cannot hold them
 
 
-def bar(probability, threshold, size=BAR):
-    """A probability as a bar of `size` characters, its threshold as a thin line in it."""
+@dataclass
+class PredictArguments:
+    """What to predict, and with what."""
+
+    texts: list[str] | None = option(None, "texts to predict; the flag itself may be left out")
+    model: str | None = option(None, "folder of a finished run, or its name on the Hub")
+    file: str | None = option(None, "file with a text in every line")
+    json: bool = option(False, "a line of JSON for each text: text, labels, probabilities")
+    batch_size: int = option(32, "texts predicted at a time")
+
+    def __post_init__(self):
+        self.texts = self.texts or []
+        if not self.model:
+            raise UserError("--model is missing: name the folder of a finished run")
+        if self.texts and self.file:
+            raise UserError("give texts or --file, not both")
+        for number, text in enumerate(self.texts, start=1):
+            if not text.strip():
+                raise UserError(f"text {number} on the command line is empty: leave it out")
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size {self.batch_size}: must be 1 or more")
+
+
+def bar(probability: float, threshold: float, size: int = BAR) -> str:
+    """A probability as a bar, its threshold as a thin line in it.
+
+    Args:
+        probability: from 0 to 1.
+        threshold: likewise.
+        size: characters of a probability of 1.
+    """
     full, at = round(probability * size), min(size - 1, int(threshold * size))
     cells = ["█" if i < full else "·" for i in range(size)]
     cells[at] = "▏" if at >= full else "▉"
     return "".join(cells)
 
 
-def show(text, labels, probabilities, thresholds, columns=None):
+def show(
+    text: str, labels: list[str], probabilities: np.ndarray, thresholds: np.ndarray, columns: int | None = None
+) -> str:
     """The labels of one text for a person, the likeliest first.
 
-    `columns`: width of the terminal; names too long for it are cut, and bars are shortened.
+    Args:
+        text: what was predicted.
+        labels: their names, `[L]`.
+        probabilities: `[L]`.
+        thresholds: `[L]`.
+        columns: width of the terminal; names too long for it are cut, and bars are shortened.
     """
     given = probabilities >= thresholds
     order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
@@ -53,8 +95,26 @@ def show(text, labels, probabilities, thresholds, columns=None):
     return "\n".join([text, *lines, ""])
 
 
-def read_lines(args):
-    """The texts one by one, from the words, the file or standard input. Empty lines are skipped, and told at the end.
+def json_line(text: str, labels: list[str], probabilities: np.ndarray, thresholds: np.ndarray) -> str:
+    """A line of JSON with the labels of one text.
+
+    Args:
+        text: what was predicted.
+        labels: their names, `[L]`.
+        probabilities: `[L]`.
+        thresholds: `[L]`.
+    """
+    given = [name for name, p, t in zip(labels, probabilities, thresholds) if p >= t]
+    scores = {name: round(float(p), 6) for name, p in zip(labels, probabilities)}
+    row = {"text": text, "labels": given, "probabilities": scores}
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return json.dumps(row, ensure_ascii=not unicode)
+
+
+def read_lines(args: PredictArguments) -> Iterator[str]:
+    """The texts one by one: from the command line, the file or standard input.
+
+    Empty lines are skipped, and counted on stderr at the end.
 
     Raises:
         UserError: for a file that cannot be read.
@@ -87,79 +147,35 @@ def read_lines(args):
         print(f"{name}: {empty} empty {'line' if empty == 1 else 'lines'} skipped", file=sys.stderr)
 
 
-def _can_print(symbols):
-    try:
-        symbols.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _refuse(message):
-    if message.startswith("unrecognized arguments: -"):
-        message += "; texts that begin with a dash come last, after --"
-    raise UserError(message)
-
-
-@exit_on_user_error
-def main(argv=None):
+@script(__doc__, [PredictArguments], words="texts")
+def main(args):
     """Load the run, predict, print."""
-    parser = argparse.ArgumentParser(
-        prog="predict.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.error = _refuse
-    parser.add_argument("texts", nargs="*", help="texts to predict")
-    parser.add_argument("--model", required=True, help="folder of a finished run, or its name on the hub")
-    parser.add_argument("--file", help="file with a text in every line")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each text: text, labels, probabilities")
-    parser.add_argument("--batch_size", type=int, default=32, help="texts predicted at a time")
-    argv = sys.argv[1:] if argv is None else argv
-    end = argv.index("--") if "--" in argv else len(argv)
-    args = parser.parse_intermixed_args(argv[:end])  # texts may stand before and after flags
-    args.texts += argv[end + 1 :]
-    if args.texts and args.file:
-        raise UserError("give texts or --file, not both")
-    for number, text in enumerate(args.texts, start=1):
-        if not text.strip():
-            raise UserError(f"text {number} on the command line is empty: leave it out")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size {args.batch_size}: must be 1 or more")
-
-    # Heavy imports come after --help, which should answer at once.
+    # Imported here because they load torch, and --help should not.
     import numpy as np
     import transformers
 
     from utils.data.text import normalize
-    from utils.hub.push import local_folder
-    from utils.runs.folder import load_thresholds
-    from utils.runs.inference import load_run, predict_texts
+    from utils.hub.pull import local_folder
+    from utils.runs.inference import load_run
+    from utils.scoring.thresholds import Thresholds
 
     transformers.utils.logging.disable_progress_bar()
-    args.model = local_folder(args.model)
-    run = load_run(args.model)
+    run = load_run(local_folder(args.model))
     task = run.task
-    thresholds, _, _ = load_thresholds(args.model, task.labels)
-    symbols = _can_print(SYMBOLS)
-    if not symbols and sys.stdout is not None:
-        sys.stdout.reconfigure(errors="replace")
+    thresholds = Thresholds.load(run.name, task.labels).values
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot print a sign shows a question mark
     columns = get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
     lines = read_lines(args)
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
-        for text, probabilities in zip(texts, predict_texts(run, normalized, args.batch_size)):
+        for text, probabilities in zip(texts, run.predict(normalized, args.batch_size).probabilities):
             if np.isnan(probabilities).any():
                 raise UserError(f"{args.model} gives a probability that is NaN for {text!r}: its weights are broken")
             if args.json:
-                given = [name for name, p, t in zip(task.labels, probabilities, thresholds) if p >= t]
-                scores = {name: round(float(p), 6) for name, p in zip(task.labels, probabilities)}
-                row = {"text": text, "labels": given, "probabilities": scores}
-                print(json.dumps(row, ensure_ascii=not symbols))
+                print(json_line(text, task.labels, probabilities, thresholds))
             else:
-                shown = show(text, task.labels, probabilities, thresholds, columns)
-                print(shown if symbols else shown.translate(PLAIN))
+                print(show(text, task.labels, probabilities, thresholds, columns))
 
 
 if __name__ == "__main__":

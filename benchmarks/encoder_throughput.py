@@ -26,14 +26,13 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, de
 from utils.core.arguments import DataArguments, ModelArguments
 from utils.core.files import write_json
 from utils.core.tables import format_table
-from utils.data.examples import label_array, read_training_data
-from utils.models.encoding import collator, encode, longest_first
-from utils.models.head import load_classifier
-from utils.models.loading import load_tokenizer
+from utils.data.examples import read_training_data
+from utils.models.classifier import Classifier
+from utils.models.encoding import longest_first
 from utils.models.precision import bf16_is_fast
-from utils.runs.inference import predict_probabilities
 from utils.training.arguments import TaskTrainingArguments
-from utils.training.batches import LengthGroupedSampler, MultiLabelTrainer
+from utils.training.batches import SameLengthSampler
+from utils.training.classifier import MultiLabelTrainer
 from utils.training.losses import MultiLabelLoss, bce, positive_weights
 
 BATCH = 32
@@ -58,19 +57,21 @@ def options(args, folder, **more):
     } | more
 
 
-def stock(args, model, tokenizer, weights, train, validation, epochs, folder):
+def stock(args, classifier, weights, train, validation, epochs, folder):
     """Trainer with every text padded to 128 tokens, in fp32."""
 
     def pad(examples):
-        return examples.map(
-            lambda batch: tokenizer(batch["text"], truncation=True, max_length=STOCK_LENGTH, padding="max_length"),
+        return examples.rows.map(
+            lambda batch: classifier.tokenizer(
+                batch["text"], truncation=True, max_length=STOCK_LENGTH, padding="max_length"
+            ),
             batched=True,
             remove_columns=["id", "text"],
         )
 
     train_encoded, validation_encoded = pad(train), pad(validation)
     trainer = Trainer(
-        model=model,
+        model=classifier.model,
         args=TrainingArguments(
             **options(args, folder, num_train_epochs=epochs, per_device_eval_batch_size=EVAL_BATCH),
             use_cpu=not torch.cuda.is_available(),
@@ -86,35 +87,30 @@ def stock(args, model, tokenizer, weights, train, validation, epochs, folder):
     return trained - start, time.perf_counter() - trained, logits > 0
 
 
-def ours(args, model, tokenizer, weights, train, validation, epochs, folder):
+def ours(args, classifier, weights, train, validation, epochs, folder):
     """What run_classifier.py and make_submission.py do."""
-    train_encoded, validation_encoded = (encode(rows, tokenizer, STOCK_LENGTH) for rows in (train, validation))
+    train_encoded, validation_encoded = classifier.encode(train), classifier.encode(validation)
     training_args = TaskTrainingArguments(
         **options(args, folder, num_train_epochs=epochs, load_best_model_at_end=False)
     )
-    trainer = MultiLabelTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=train_encoded,
-        data_collator=collator(tokenizer, not training_args.use_cpu),
-        compute_loss_func=MultiLabelLoss("bce", weights, 0, 0, 0, 0),
-    )
+    loss = MultiLabelLoss("bce", weights, 0, 0, 0, 0)
+    trainer = MultiLabelTrainer(classifier, training_args, train_encoded, validation_encoded, loss)
     start = time.perf_counter()
     trainer.train()
     trained = time.perf_counter()
-    probabilities = predict_probabilities(trainer, validation_encoded)
+    probabilities = trainer.predict_in_order(validation_encoded)
     return trained - start, time.perf_counter() - trained, probabilities >= 0.5
 
 
-def bare(args, model, tokenizer, weights, train, validation, epochs, folder):
+def bare(args, classifier, weights, train, validation, epochs, folder):
     """A plain loop: length buckets, bf16 autocast, fused AdamW, linear schedule."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bf16 = bf16_is_fast(device == "cuda")
-    model.to(device).train()
+    model = classifier.model.to(device).train()
     weights = weights.to(device)
-    train_encoded, validation_encoded = (encode(rows, tokenizer, STOCK_LENGTH) for rows in (train, validation))
-    pad = DataCollatorWithPadding(tokenizer)
-    sampler = LengthGroupedSampler(train_encoded["length"][:], BATCH, args.seed)
+    train_encoded, validation_encoded = classifier.encode(train), classifier.encode(validation)
+    pad = DataCollatorWithPadding(classifier.tokenizer)
+    sampler = SameLengthSampler(train_encoded["length"][:], BATCH, args.seed)
     columns = [name for name in train_encoded.column_names if "length" not in name]
     loader = torch.utils.data.DataLoader(
         train_encoded.select_columns(columns), batch_size=BATCH, sampler=sampler, collate_fn=pad
@@ -139,7 +135,7 @@ def bare(args, model, tokenizer, weights, train, validation, epochs, folder):
             optimizer.zero_grad()
     trained = time.perf_counter()
     model.eval()
-    order = longest_first(validation_encoded)
+    order = longest_first(validation_encoded["length"][:])
     rows = validation_encoded.select(order).select_columns([name for name in columns if name != "labels"])
     predictions = np.empty((len(order), len(weights)), dtype=bool)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
@@ -165,22 +161,21 @@ def main():
     data_args = DataArguments(
         train_file=args.train_file, validation_file=args.validation_file, max_train_samples=args.max_train_samples
     )
-    train, validation, task = read_training_data(data_args, args.seed, lambda line: None)
-    truth = label_array(validation)
-    weights = torch.tensor(positive_weights(label_array(train), "sqrt", 20), dtype=torch.float32)
+    train, validation, task = read_training_data(data_args, args.seed)
+    truth = validation.labels
+    weights = torch.tensor(positive_weights(train.labels, "sqrt", 20), dtype=torch.float32)
     model_args = ModelArguments(model_name_or_path=args.model_name_or_path, dtype="float32")
-    tokenizer = load_tokenizer(args.model_name_or_path)
 
     rows = {}
     for approach in (stock, ours, bare):
         for warm_up in (True, False):
             set_seed(args.seed)
-            model = load_classifier(model_args, task.labels, tokenizer)
+            classifier = Classifier.new(model_args, task, STOCK_LENGTH)
             few = train.select(range(min(WARM_UP_ROWS, len(train)))) if warm_up else train
             scored = validation.select(range(min(256, len(validation)))) if warm_up else validation
             with tempfile.TemporaryDirectory() as folder:
                 seconds, predict_seconds, predictions = approach(
-                    args, model, tokenizer, weights, few, scored, 1 if warm_up else args.epochs, folder
+                    args, classifier, weights, few, scored, 1 if warm_up else args.epochs, folder
                 )
         rows[approach.__name__] = {
             "train_examples_per_second": len(train) * args.epochs / seconds,
@@ -213,7 +208,7 @@ def main():
             "model": args.model_name_or_path,
             "rows": len(train),
             "epochs": args.epochs,
-            "mean_tokens": float(np.mean(encode(train, tokenizer, STOCK_LENGTH)["length"][:])),
+            "mean_tokens": float(np.mean(classifier.encode(train)["length"][:])),
             "figures": rows,
             "ratios": ratios,
         },

@@ -20,7 +20,6 @@ from utils.core.files import write_json
 from utils.core.tables import format_table
 from utils.data.columns import read_texts
 from utils.data.tables import read_table
-from utils.models.generator.prompts import text_ids
 from utils.models.generator.search import decode_freely, score_labels
 from utils.runs.inference import load_run
 
@@ -39,21 +38,21 @@ def main():
     args = parser.parse_args()
 
     run = load_run(args.model)
-    generator, tokenizer = run.generator, run.tokenizer
+    form, tokenizer = run.form, run.tokenizer
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = run.model.to(device).eval()
-    texts = text_ids(read_texts(read_table(args.test_file), run.task)[: args.max_rows], tokenizer)
-    texts = [ids[: generator.budget] for ids in texts]
+    texts = run.tokenize(read_texts(read_table(args.test_file), run.task)[: args.max_rows])
+    texts = [ids[: form.budget] for ids in texts]
     by_length = sorted(texts, key=len, reverse=True)
 
     def score(rows, coverage):
-        nodes = generator.generation.max_nodes
+        nodes = form.generation.max_nodes
         pad_id = tokenizer.pad_token_id
-        return score_labels(model, generator.tree, generator.prompt, rows, pad_id, args.batch_size, coverage, nodes)
+        return score_labels(model, form.tree, form.prompt, rows, pad_id, args.batch_size, coverage, nodes)
 
     def generate(rows):
-        answers = decode_freely(model, tokenizer, generator.prompt, rows, args.batch_size, 32)
-        return [generator.label_text.read(answer) for answer in answers]
+        answers = decode_freely(model, tokenizer, form.prompt, rows, args.batch_size, 32)
+        return [form.label_text.read(answer) for answer in answers]
 
     ways = {
         "generate": generate,
@@ -62,7 +61,7 @@ def main():
         "probabilities": lambda rows: score(rows, args.coverage),
     }
     seconds, outputs = dict.fromkeys(ways, 0.0), {name: [] for name in ways}
-    with torch.autocast(device, torch.bfloat16, enabled=run.bf16):
+    with torch.autocast(device, torch.bfloat16, enabled=run.compute_dtype == torch.bfloat16):
         for way in ways.values():  # warm up
             way(texts[:4])
         for begin in range(0, len(texts), CHUNK):
@@ -73,7 +72,7 @@ def main():
 
     free = np.array([row for chunk in outputs["generate, sorted"] for row, _ in chunk])
     decoded = np.concatenate([scores.decoded for scores in outputs["decoded"]])
-    decoded = decoded[:, np.argsort(generator.label_text.columns)]
+    decoded = decoded[:, np.argsort(form.label_text.columns)]
     covered = np.concatenate([scores.covered for scores in outputs["probabilities"]])
     ratios = {
         "decoded, times faster than generate": seconds["generate"] / seconds["decoded"],
@@ -89,7 +88,7 @@ def main():
         "rows": len(texts),
         "batch_size": args.batch_size,
         "coverage": args.coverage,
-        "max_nodes": generator.generation.max_nodes,
+        "max_nodes": form.generation.max_nodes,
         "seconds": seconds,
         "ratios": ratios,
         "mass_covered": covered.mean(),

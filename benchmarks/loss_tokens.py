@@ -13,8 +13,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from utils.core.arguments import DataArguments, GenerationArguments
-from utils.data.examples import label_array, read_training_data
-from utils.models.generator.generator import build_generator, choose_generation
+from utils.data.examples import read_training_data
+from utils.models.generator.answering import Generation, build_format
 from utils.models.generator.prompts import IGNORED, encode_conversations
 
 
@@ -26,25 +26,23 @@ def main():
     args = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    train, _, task = read_training_data(DataArguments(train_file=args.train_file), 42, lambda message: None)
-    generation = choose_generation(GenerationArguments(), task)
-    generator = build_generator(generation, task.labels, tokenizer, 256)
-    counts = label_array(train).sum(axis=1)
+    train, _, task = read_training_data(DataArguments(train_file=args.train_file), 42)
+    form = build_format(Generation.choose(GenerationArguments(), task), task.labels, tokenizer, 256)
+    prompt, answers, columns = form.prompt, form.answers, form.label_text.columns
+    counts = train.labels.sum(axis=1)
     rows = [int(np.flatnonzero(counts == wanted)[0]) for wanted in (1, 3, 0)]
-    encoded = encode_conversations(
-        train.select(rows), tokenizer, generator.prompt, generator.answers, generator.label_text, generator.budget
-    )
+    encoded = encode_conversations(train.select(rows), tokenizer, prompt, answers, columns, form.budget)
     wrong = 0
     for row, example in zip(rows, encoded):
         counted = [token for token in example["labels"] if token != IGNORED]
-        expected = generator.label_text.write(label_array(train)[row])
-        print(f"row {row}: {train[row]['text']!r}")
+        expected = form.label_text.write(train.labels[row])
+        print(f"row {row}: {train.rows[row]['text']!r}")
         print(f"  counts in the loss: {' | '.join(repr(tokenizer.decode([token])) for token in counted)}")
         print(f"  ids: {counted}")
         print(f"  before it: {tokenizer.decode(example['input_ids'][: -len(counted)])[-70:]!r}")
-        wrong += tokenizer.decode(counted) != expected + tokenizer.decode([generator.prompt.end])
-    whole = [f"{generator.prompt.before}{text}{generator.prompt.after}" for text in train["text"]]
-    ids = encode_conversations(train, tokenizer, generator.prompt, generator.answers, generator.label_text, 10**6)
+        wrong += tokenizer.decode(counted) != expected + tokenizer.decode([prompt.end])
+    whole = [f"{prompt.before}{text}{prompt.after}" for text in train.texts]
+    ids = encode_conversations(train, tokenizer, prompt, answers, columns, 10**6)
     same = sum(
         tokenizer(text, add_special_tokens=False)["input_ids"]
         == [token for token, label in zip(r["input_ids"], r["labels"]) if label == IGNORED]

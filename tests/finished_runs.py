@@ -1,12 +1,14 @@
 """Finished run folders made from a trained one, with other arguments and predictions; their model is left out."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from utils.core.files import write_json
-from utils.runs.folder import PREDICTIONS_FILE, RESULTS_FILE, load_task, read_json
+from utils.core.files import read_json, write_json
+from utils.runs.folder import RESULTS_FILE, load_task
+from utils.scoring.predictions import PREDICTIONS_FILE
 
 SMALL = ("task.json", "run_args.json", "all_results.json", "thresholds.json", "trainer_state.json", PREDICTIONS_FILE)
 
@@ -41,3 +43,9 @@ def guesses(seed, skill):
         return 1 / (1 + np.exp(-(skill * (2 * truth - 1) + noise)))
 
     return call
+
+
+def load_predictions(folder, labels):
+    """The file of validation predictions as a data frame: id, truth and probabilities in the order of `labels`."""
+    frame = pd.read_parquet(Path(folder) / PREDICTIONS_FILE)
+    return frame[["id", *(f"{kind}/{label}" for kind in ("truth", "probability") for label in labels)]]

@@ -11,7 +11,7 @@ import run_sft_labels
 from conftest import ROOT, run_script
 from utils.core.parser import ArgumentParser
 from utils.training.arguments import TaskTrainingArguments
-from utils.training.sft import GeneratorTrainingArguments
+from utils.training.generator import GeneratorTrainingArguments
 
 
 @pytest.mark.parametrize("script", ["run_classifier.py", "run_sft_labels.py", "make_submission.py"])

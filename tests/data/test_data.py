@@ -13,7 +13,7 @@ from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.data.columns import find_task, read_ids, read_texts
-from utils.data.examples import label_array, read_examples, read_training_data
+from utils.data.examples import read_examples, read_training_data
 from utils.data.tables import read_table
 
 FRAME = pd.DataFrame(
@@ -36,10 +36,10 @@ def read(path, **flags):
 
 
 def check(examples, task, frame=FRAME, labels=LABELS):
-    assert examples["id"][:] == list(frame["id"].astype(str))
-    assert examples["text"][:] == list(frame["text"])
+    assert examples.ids == list(frame["id"].astype(str))
+    assert examples.texts == list(frame["text"])
     order = [task.labels.index(label) for label in labels]
-    assert label_array(examples)[:, order].tolist() == frame[labels].to_numpy().tolist()
+    assert examples.labels[:, order].tolist() == frame[labels].to_numpy().tolist()
 
 
 def test_csv_and_parquet_and_json_lines(tmp_path):
@@ -66,7 +66,7 @@ def test_semeval_text_file(tmp_path):
     lines = ["ID\tTweet\tjoy\tfear", '1\t"so it begins\t1\t0', '2\t"again\t0\t1', "3\tit's \\n fine\t0\t0"]
     (tmp_path / "d.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     examples, _ = read(tmp_path / "d.txt")
-    assert examples["text"][:] == ['"so it begins', '"again', "it's \\n fine"]
+    assert examples.texts == ['"so it begins', '"again', "it's \\n fine"]
     (tmp_path / "d.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     examples, _ = read(tmp_path / "d.tsv", csv_quoting="none")
     assert len(examples) == 3
@@ -75,7 +75,7 @@ def test_semeval_text_file(tmp_path):
 def test_byte_order_mark_and_crlf(tmp_path):
     (tmp_path / "d.csv").write_bytes("﻿id,text,joy,fear\r\n1,a,0,1\r\n2,b,1,0\r\n".encode())
     examples, task = read(tmp_path / "d.csv")
-    assert (task.id_column, examples["id"][:]) == ("id", ["1", "2"])
+    assert (task.id_column, examples.ids) == ("id", ["1", "2"])
 
 
 @pytest.mark.parametrize(
@@ -110,22 +110,21 @@ def test_real_lists_and_class_labels(tmp_path):
     (tmp_path / "hub").mkdir()
     rows.to_parquet(tmp_path / "hub" / "train-00000-of-00001.parquet")
     args = DataArguments(dataset_name=str(tmp_path / "hub"), validation_fraction=0.4)
-    train, validation, task = read_training_data(args, 0, lambda line: None)
+    train, validation, task = read_training_data(args, 0)
     assert task.labels == LABELS
-    assert sorted(map(int, train["id"][:] + validation["id"][:])) == list(range(15))
+    assert sorted(map(int, train.ids + validation.ids)) == list(range(15))
     assert 4 <= len(validation) <= 8
     with pytest.raises(UserError, match="no-such/set"):
-        read_training_data(DataArguments(dataset_name="no-such/set"), 0, lambda line: None)
+        read_training_data(DataArguments(dataset_name="no-such/set"), 0)
 
 
 def test_columns_that_are_neither(tmp_path, capsys):
     frame = FRAME.assign(source=["web", "app", "web"], likes=[3, 0, 12])
     frame.to_csv(tmp_path / "d.csv", index=False)
-    said = []
     args = DataArguments(train_file=str(tmp_path / "d.csv"), validation_file=str(tmp_path / "d.csv"))
-    _, _, task = read_training_data(args, 0, said.append)
+    _, _, task = read_training_data(args, 0)
     assert task.labels == LABELS
-    assert "ignored: ['likes', 'source']" in said[0]
+    assert "ignored: ['likes', 'source']" in capsys.readouterr().err
     _, task = read(tmp_path / "d.csv", label_columns=["anger", "joy"])
     assert task.labels == ["anger", "joy"]
     renamed = FRAME.rename(columns={"text": "what they wrote", "id": "key"})
@@ -175,15 +174,15 @@ def test_many_labels(tmp_path):
     frame.to_csv(tmp_path / "d.csv", index=False)
     examples, task = read(tmp_path / "d.csv")
     assert len(task.labels) == 300
-    assert examples["id"][:3] == ["0", "1", "2"]
-    assert (label_array(examples) == labels).all()
+    assert examples.ids[:3] == ["0", "1", "2"]
+    assert (examples.labels == labels).all()
 
 
 def test_texts_are_raw_unless_asked(tmp_path):
     FRAME.assign(text=["@a_b hi", "see https://t.co/x #tag", "😂"]).to_csv(tmp_path / "d.csv", index=False)
-    assert read(tmp_path / "d.csv")[0]["text"][:] == ["@a_b hi", "see https://t.co/x #tag", "😂"]
+    assert read(tmp_path / "d.csv")[0].texts == ["@a_b hi", "see https://t.co/x #tag", "😂"]
     examples, _ = read(tmp_path / "d.csv", normalize_users=True, normalize_urls=True)
-    assert examples["text"][:] == ["@user hi", "see http #tag", "😂"]
+    assert examples.texts == ["@user hi", "see http #tag", "😂"]
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00", exclude_categories=["Cs"]), min_size=1)
@@ -208,7 +207,7 @@ def test_sample_data():
     counts = {}
     for name in ("train", "validation"):
         examples, task = read(SAMPLE / f"{name}.csv")
-        counts[name] = label_array(examples)
+        counts[name] = examples.labels
         assert counts[name].sum(axis=1).max() <= 4
     assert len(counts["train"]) >= 480
     assert len(counts["validation"]) >= 120

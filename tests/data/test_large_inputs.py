@@ -15,12 +15,13 @@ from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.data.columns import check_unique_ids, read_ids, read_texts
-from utils.data.examples import content_hash, iter_texts, label_array, read_training_data
+from utils.data.examples import content_hash, read_training_data
 from utils.data.tables import read_chunks, read_table
 from utils.data.task import Task
-from utils.models.encoding import encode, token_ids
+from utils.models.encoding import encode, tokenize
 from utils.models.loading import load_tokenizer
-from utils.runs.inference import ProbabilityFile, load_run, predict_texts
+from utils.runs.inference import ProbabilityFile, load_run
+from utils.runs.submission import SubmissionWriter, check_rows
 
 TASK = Task(labels=["a", "b"], label_columns=["a", "b"], id_column="id", text_column="text")
 
@@ -105,7 +106,7 @@ def test_ids_that_stand_twice(tmp_path_factory, ids, rows_per_chunk):
 def test_a_mistake_in_any_chunk_is_told(tmp_path, content, message):
     (tmp_path / "d.csv").write_text(content)
     with pytest.raises(UserError, match=message):
-        make_submission.check_rows(lambda: read_chunks(tmp_path / "d.csv", 1), [TASK])
+        check_rows(lambda: read_chunks(tmp_path / "d.csv", 1), [TASK])
 
 
 # Prediction
@@ -149,8 +150,8 @@ def test_probabilities_on_disk(tmp_path):
 def test_texts_are_predicted_in_their_order(trained):
     run = load_run(trained)
     texts = [f"{'so very ' * (i % 5)}happy #{i}" for i in range(23)]
-    together = predict_texts(run, texts, 4)
-    alone = np.concatenate([predict_texts(run, [text], 1) for text in texts])
+    together = run.predict(texts, 4).probabilities
+    alone = np.concatenate([run.predict([text], 1).probabilities for text in texts])
     assert together.shape == (23, len(run.task.labels))
     assert np.abs(together - alone).max() < 0.01
 
@@ -160,22 +161,22 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     peaks = []
     for rows in (4_000, 40_000):
         path = write(pd.DataFrame({"id": range(rows), "text": "some words " * 20, "a": 0, "b": 1}), tmp_path / "d.csv")
-        args = make_submission.SubmissionArguments(["m"], str(path), str(tmp_path / "out.csv"))
 
         def chunks(path=path):
             return read_chunks(path, 1_000)
 
         tracemalloc.start()
-        hashes = make_submission.check_rows(chunks, [TASK])
+        hashes = check_rows(chunks, [TASK])
         average = ProbabilityFile(tmp_path, 2)
         for chunk in chunks():
             average.add(chunk.start, np.full((len(chunk.rows), 2), 0.7))
-        positives, none = make_submission.write_files(
-            args, TASK, ["id", "a", "b"], chunks, average, np.array([0.5, 0.9])
-        )
+        with SubmissionWriter(str(tmp_path / "out.csv"), None, ["id", "a", "b"], TASK) as writer:
+            for chunk in chunks():
+                probabilities = average.read(chunk.start, len(chunk.rows))
+                writer.add(read_ids(chunk, TASK), probabilities, (probabilities >= [0.5, 0.9]).astype(np.int8))
         peaks.append(tracemalloc.get_traced_memory()[1] - 16 * rows)  # hashes, and their sorted copy: 8 bytes each
         tracemalloc.stop()
-        assert (len(hashes), positives.tolist(), none) == (rows, [rows, 0], 0)
+        assert (len(hashes), writer.positives.tolist(), writer.without_label) == (rows, [rows, 0], 0)
         assert len(pd.read_csv(tmp_path / "out.csv")) == rows
     assert peaks[1] < 1.2 * peaks[0]
 
@@ -190,26 +191,26 @@ def test_training_data_is_memory_mapped_and_tokenised_once(tiny, tmp_path, capfd
     before = datasets.config.HF_DATASETS_CACHE
     found = []
     for flags in ({}, {}, {"normalize_urls": True}):
-        train, validation, task = read_training_data(DataArguments(train_file=str(path), **flags), 0, lambda line: None)
-        assert train.cache_files
-        assert str(before) in train.cache_files[0]["filename"]
+        train, validation, task = read_training_data(DataArguments(train_file=str(path), **flags), 0)
+        assert train.rows.cache_files
+        assert str(before) in train.rows.cache_files[0]["filename"]
         for max_length in (64, 5):
             tokenizer = load_tokenizer(tiny("roberta"))
             if max_length == 5:
                 tokenizer(["used before"], truncation=True, max_length=3)  # its state must not matter
             encoded = encode(train, tokenizer, max_length)
             assert max(encoded["length"]) <= max_length
-            expected = token_ids(train["text"][:], tokenizer, max_length)
+            expected = tokenize(train.texts, tokenizer, max_length)["input_ids"]
             assert all(list(a) == list(b) for a, b in zip(encoded["input_ids"], expected, strict=True))
-            found.append((train.cache_files[0]["filename"], encoded.cache_files[0]["filename"]))
+            found.append((train.rows.cache_files[0]["filename"], encoded.cache_files[0]["filename"]))
     assert found[0:2] == found[2:4]  # the second time all of it is found in the cache
     assert found[0][1] != found[1][1]  # another limit, other tokens
     assert not set(found[0]) & set(found[4])  # other texts
     other = load_tokenizer(tiny("qwen2"))
     assert encode(train, other, 64).cache_files[0]["filename"] not in {name for _, name in found}
     assert len(train) + len(validation) == 300
-    assert list(iter_texts(train, validation)) == train["text"][:] + validation["text"][:]
-    assert label_array(validation).tolist() == validation["labels"][:]
+    assert [*train.iter_texts(), *validation.iter_texts()] == train.texts + validation.texts
+    assert validation.labels.tolist() == validation.rows["labels"][:]
     assert content_hash(train) != content_hash(train.select(range(len(train) - 1)))
     assert task.labels == ["a", "b"]
 
@@ -219,6 +220,6 @@ def test_cached_rows_follow_the_file(tmp_path):
     texts = []
     for word in ("old", "new"):
         path = write(frame_of(20).assign(text=[f"{word} {i}" for i in range(20)]), tmp_path / "d.csv")
-        train, *_ = read_training_data(DataArguments(train_file=str(path)), 0, lambda line: None)
-        texts.append({text.split()[0] for text in train["text"]})
+        train, *_ = read_training_data(DataArguments(train_file=str(path)), 0)
+        texts.append({text.split()[0] for text in train.texts})
     assert texts == [{"old"}, {"new"}]

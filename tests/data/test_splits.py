@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
-from utils.data.examples import label_array, read_training_data
+from utils.data.examples import read_training_data
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.text import near_duplicate_key, normalize
 
@@ -65,23 +65,23 @@ def test_folds_cover_every_row_once_and_never_split_near_duplicates(tmp_path):
     def read(fold, seed=7, **options):
         options = {"validation_file": str(SAMPLE / "validation.csv")} | options
         arguments = DataArguments(train_file=str(tmp_path / "train.csv"), num_folds=5, fold=fold, **options)
-        return read_training_data(arguments, seed, lambda message: None)
+        return read_training_data(arguments, seed)
 
     held_out, fold_of, hashes = [], {}, set()
     for fold in range(5):
         train, validation, task = read(fold)
-        assert not set(train["id"]) & set(validation["id"])
+        assert not set(train.ids) & set(validation.ids)
         assert len(train) + len(validation) == len(rows) + 60 + 124
         assert task.train_rows == len(train)
         hashes.add(task.data_sha256)
-        held_out += validation["id"]
-        fold_of |= {row_id: fold for row_id in validation["id"]}
-        assert list(read(fold)[1]["id"]) == list(validation["id"])
-        counts = label_array(validation).sum(axis=0)
-        assert np.abs(counts - (label_array(train).sum(axis=0) + counts) / 5).max() <= 4
+        held_out += validation.ids
+        fold_of |= {row_id: fold for row_id in validation.ids}
+        assert list(read(fold)[1].ids) == list(validation.ids)
+        counts = validation.labels.sum(axis=0)
+        assert np.abs(counts - (train.labels.sum(axis=0) + counts) / 5).max() <= 4
     assert len(held_out) == len(set(held_out)) == len(rows) + 60 + 124
     assert all(fold_of[row_id] == fold_of[f"twin-{row_id}"] for row_id in rows["ID"][:60])
-    assert list(read(0, seed=8)[1]["id"]) != list(read(0)[1]["id"])
+    assert list(read(0, seed=8)[1].ids) != list(read(0)[1].ids)
     # All of them, and other seeds, say that they are of the same data; with a row less they are of others.
     assert hashes == {read(0, seed=8)[2].data_sha256}
     pd.concat([rows, twins[1:]]).to_csv(tmp_path / "train.csv", index=False)
@@ -96,8 +96,8 @@ def test_folds_without_ids(tmp_path):
     arguments = DataArguments(
         train_file=str(tmp_path / "train.csv"), validation_file=str(tmp_path / "validation.csv"), num_folds=2, fold=1
     )
-    train, validation, _ = read_training_data(arguments, 1, lambda message: None)
-    assert sorted(map(int, [*train["id"], *validation["id"]])) == list(range(100))
+    train, validation, _ = read_training_data(arguments, 1)
+    assert sorted(map(int, [*train.ids, *validation.ids])) == list(range(100))
 
 
 def test_folds_that_do_not_exist():

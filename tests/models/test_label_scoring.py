@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from conftest import SAMPLE
 from utils.core.arguments import GeneratorModelArguments
 from utils.core.errors import UserError
-from utils.models.generator.generator import Generation, build_generator, predict_labels
+from utils.models.generator.answering import Generation, answer_texts, build_format
 from utils.models.generator.label_tree import END, ON, build_label_tree
 from utils.models.generator.loading import load_generator
 from utils.models.generator.prompts import DEFAULT_TEMPLATE, AnswerTokens, text_ids
@@ -40,7 +40,7 @@ def setting(tiny):
                     parameter.data.mul_(3)
             template = "{{ text }}\n" if kind == "roberta" else DEFAULT_TEMPLATE  # tiny RoBERTa takes 128 tokens
             generation = Generation(template, LABELS[:size], "none", "constrained", 1.0, 10**6)
-            generator = build_generator(generation, LABELS[:size], tokenizer, 128 if kind == "roberta" else 400)
+            generator = build_format(generation, LABELS[:size], tokenizer, 128 if kind == "roberta" else 400)
             texts = text_ids(list(pd.read_csv(SAMPLE / "test.csv")["Tweet"][:12]), tokenizer)
             made[kind, size, attention] = model, generator, texts
         return made[kind, size, attention]
@@ -144,8 +144,8 @@ def test_predictions_are_in_the_order_of_rows_and_labels(setting):
     expected = score((model, generator, texts))
     generation = Generation(DEFAULT_TEMPLATE, LABELS, "none", "constrained", 1.0, 10**6)
     labels = LABELS[::-1]
-    other = build_generator(generation, labels, generator.tokenizer, 400)
-    predictions = predict_labels(model, other, texts, 4, torch.float32)
+    other = build_format(generation, labels, generator.tokenizer, 400)
+    predictions = answer_texts(model, other, texts, 4, torch.float32)
     assert np.abs(predictions.probabilities[:, ::-1] - expected.probabilities).max() < 1e-5
     assert (predictions.decoded[:, ::-1] == expected.decoded).all()
 
@@ -239,7 +239,7 @@ def test_models_that_place_tokens_by_themselves_or_do_not_look_back_far_enough()
 def test_prompt_with_nothing_before_the_text(setting):
     model, generator, texts = setting("qwen2", 4)
     generation = Generation("{{ text }}\n", LABELS[:4], "none", "constrained", 1.0, 10**6)
-    short = build_generator(generation, LABELS[:4], generator.tokenizer, 400)
+    short = build_format(generation, LABELS[:4], generator.tokenizer, 400)
     assert short.prompt.head == []
     scores = score((model, short, texts))
     _, expected = brute_force(model, short, texts[0])

@@ -14,16 +14,18 @@ from transformers import AutoTokenizer, pipeline
 
 import run_classifier
 from conftest import ROOT, SAMPLE, training_flags
+from finished_runs import load_predictions
 from utils.core.arguments import ModelArguments
 from utils.data.tables import read_table
+from utils.data.task import Task
 from utils.models.adapters import add_lora
-from utils.models.head import load_classifier
+from utils.models.classifier import Classifier, load_with_head
 from utils.models.loading import load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules
-from utils.runs.folder import load_predictions, load_task
+from utils.runs.folder import load_task
 from utils.runs.inference import load_run, predict_table
 from utils.training.batches import MultiLabelTrainer
-from utils.training.preflight import Texts, check_classifier, check_weights
+from utils.training.preflight import Texts, check_weights
 
 LABELS = list(pd.read_csv(SAMPLE / "sample_submission.csv").columns[1:])
 PROBABILITIES = [f"probability/{label}" for label in LABELS]
@@ -114,12 +116,12 @@ def test_padding_side_and_batch_size_do_not_matter(runs, key):
     run = load_run(runs[key][0])
     table = read_table(SAMPLE / "test.csv")
     table.rows = table.rows.select(range(40))
-    expected = predict_table(run, table, 16)
+    expected = predict_table(run, table, 16).probabilities
     # An encoder pools its first token: its tokenizer is made to pad on the right, see the next test.
     for side in ["right"] if key[0] == "roberta" else ["right", "left"]:
         run.tokenizer.padding_side = side
         for batch_size in (1, 16):
-            assert np.abs(predict_table(run, table, batch_size) - expected).max() < 1e-5
+            assert np.abs(predict_table(run, table, batch_size).probabilities - expected).max() < 1e-5
 
 
 def test_encoders_never_pad_on_the_left(tiny, tmp_path):
@@ -206,7 +208,7 @@ def test_gradients_survive_an_evaluation(tiny):
     model_args.lora_dropout = 0.0
     tokenizer = load_tokenizer(tiny("qwen2"))
     torch.manual_seed(0)
-    model = add_lora(load_classifier(model_args, LABELS, tokenizer), model_args).train()
+    model = add_lora(load_with_head(model_args, LABELS, tokenizer), model_args).train()
     inputs = tokenizer(["so happy today #joy"], return_tensors="pt")
 
     def gradients():
@@ -267,9 +269,9 @@ def test_pad_token_that_is_the_end_token(tiny, tmp_path):
     run = load_run(tmp_path / "run")
     assert run.tokenizer.pad_token == run.tokenizer.eos_token
     table = read_table(SAMPLE / "test.csv")
-    expected = predict_table(run, table, 1)
+    expected = predict_table(run, table, 1).probabilities
     run.tokenizer.padding_side = "left"
-    assert np.abs(predict_table(run, table, 16) - expected).max() < 1e-5
+    assert np.abs(predict_table(run, table, 16).probabilities - expected).max() < 1e-5
 
 
 # Preflight
@@ -279,11 +281,11 @@ def test_pad_token_that_is_the_end_token(tiny, tmp_path):
 def lora_model(tiny):
     model_args = ModelArguments(model_name_or_path=tiny("qwen2"), use_peft=True, dtype="float32")
     tokenizer = load_tokenizer(tiny("qwen2"))
-    return add_lora(load_classifier(model_args, LABELS, tokenizer), model_args), model_args, tokenizer
+    return add_lora(load_with_head(model_args, LABELS, tokenizer), model_args), model_args, tokenizer
 
 
 def check_model(model, model_args, tokenizer, texts):
-    check_classifier(model)
+    Classifier(model, tokenizer, model_args, Task(LABELS, "Tweet", LABELS), 128).check()
     check_weights(model, model_args, tokenizer, texts)
 
 

@@ -1,9 +1,7 @@
 """What trackers get of a run, and that nobody gets a secret."""
 
-import dataclasses
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -20,6 +18,7 @@ import run_classifier
 from conftest import ROOT, SAMPLE, training_flags
 from hub_server import MiniHub, online
 from utils.core.tables import format_table
+from utils.models.generator.label_text import LabelText
 from utils.report.tracking import sample_rows
 from utils.runs.finished import read_run
 
@@ -160,18 +159,15 @@ def test_tensorboard_has_it_too(tracked):
 
 
 def test_samples_of_a_generator_show_the_labels_of_its_answers(trained, tmp_path):
-    from utils.models.generator.generator import Generation
-
     run = read_run(trained)
-    shutil.copytree(trained, tmp_path / "run")
-    order = run.task.labels[::-1]
-    Generation("{{ text }}", order, "nothing", "constrained", 0.99, 128).save(tmp_path / "run")
-    decoded = np.zeros_like(run.truth)
+    label_text = LabelText(run.task.labels, run.task.labels[::-1], "nothing")
+    decoded = np.zeros_like(run.predictions.truth)
     decoded[::2, :2] = 1
-    header, rows = sample_rows(dataclasses.replace(run, folder=str(tmp_path / "run"), decoded=decoded), most=10**6)
+    run.predictions.decoded = decoded
+    header, rows = sample_rows(run, label_text.write, most=10**6)
     frame = pd.DataFrame(rows, columns=header)
-    assert list(frame["text"]) == run.texts
-    assert set(frame["answered"][::2]) == {", ".join(order[-2:])}
+    assert list(frame["text"]) == run.predictions.texts
+    assert set(frame["answered"][::2]) == {", ".join(label_text.order[-2:])}
     assert set(frame["answered"][1::2]) == {"nothing"}
 
 

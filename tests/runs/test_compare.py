@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,21 @@ from sklearn.metrics import f1_score
 import compare_runs
 from conftest import ROOT, SAMPLE, scikit_learn
 from finished_runs import copy_run, guesses
+from utils.core.files import read_json
 from utils.data.splits import near_duplicate_groups
 from utils.runs.finished import read_run
-from utils.runs.folder import RESULTS_FILE, read_json
+from utils.runs.folder import RESULTS_FILE
 from utils.runs.groups import joint_name
-from utils.scoring.evaluation import evaluate_probabilities
+from utils.scoring.evaluation import evaluate
+from utils.scoring.predictions import Predictions
+from utils.scoring.thresholds import ThresholdRule
 
 
 def test_figures_of_one_run(trained, compare):
     records, printed, _ = compare(trained)
     record, results = records.loc["trained"], read_json(trained / RESULTS_FILE)
     run = read_run(trained)
-    for name, value in scikit_learn(run.truth, run.probabilities >= 0.5).items():
+    for name, value in scikit_learn(run.predictions.truth, run.predictions.probabilities >= 0.5).items():
         assert record[name] == pytest.approx(value)
         assert record[name] == pytest.approx(results[f"eval_{name}"])
         assert record[f"{name}_low"] <= record[f"{name}_high"]
@@ -103,7 +107,7 @@ def test_seeds_become_mean_and_spread(trained, tmp_path, compare):
 
 def test_folds_are_scored_together(trained, tmp_path, compare):
     run = read_run(trained)
-    groups = near_duplicate_groups(run.texts)
+    groups = near_duplicate_groups(run.predictions.texts)
     folders = [
         copy_run(
             trained,
@@ -119,22 +123,16 @@ def test_folds_are_scored_together(trained, tmp_path, compare):
     records, _, said = compare(*folders)
     assert said == ""
     record = records.loc["fold_{0,1,2}"]
-    order = np.argsort(run.ids)
-    texts = [run.texts[row] for row in order]
-    wanted = evaluate_probabilities(
-        guesses(0, 1)(run.truth)[order],
-        run.truth[order],
-        near_duplicate_groups(texts),
-        run.task.labels,
-        run.strategy,
-        run.shrinkage,
-    ).metrics
+    rows = run.predictions.select(np.argsort(run.predictions.ids))
+    wanted = evaluate(replace(rows, probabilities=guesses(0, 1)(rows.truth)), run.thresholds.rule).metrics
     for name in ("f1_macro", "f1_macro_tuned", "f1_micro_tuned", "jaccard_tuned"):
         assert record[name] == pytest.approx(wanted[name])
-    assert (record["rows"], record["runs"], record["train_seconds"]) == (len(run.ids), "3 folds", 30)
+    assert (record["rows"], record["runs"], record["train_seconds"]) == (len(rows), "3 folds", 30)
     assert record["peak_memory_bytes"] == 2**30 + 2
     of_folds = [read_run(folder) for folder in folders]
-    halves = [f1_score(fold.truth, fold.predictions[""], average="macro", zero_division=0.0) for fold in of_folds]
+    halves = [
+        f1_score(fold.predictions.truth, fold.decisions[""], average="macro", zero_division=0.0) for fold in of_folds
+    ]
     assert record["f1_macro_sd"] == pytest.approx(np.std(halves, ddof=1))
     # The order of the folders does not matter, and folds that are missing are told.
     backwards = compare(*folders[::-1])[0].iloc[0]
@@ -217,7 +215,7 @@ def test_decoded_labels_and_fixed_thresholds(trained, tmp_path, compare):
     run = read_run(trained)
     folder = copy_run(trained, tmp_path / "generator", script="run_sft_labels.py", use_peft=True, num_train_epochs=9.0)
     frame = pd.read_parquet(folder / "predictions" / "validation.parquet")
-    decoded = (guesses(5, 1)(run.truth) > 0.5).astype(np.int8)
+    decoded = (guesses(5, 1)(run.predictions.truth) > 0.5).astype(np.int8)
     frame[[f"decoded/{label}" for label in run.task.labels]] = decoded
     frame.to_parquet(folder / "predictions" / "validation.parquet", index=False)
     fixed = copy_run(trained, tmp_path / "fixed", learning_rate=9.0)
@@ -225,7 +223,7 @@ def test_decoded_labels_and_fixed_thresholds(trained, tmp_path, compare):
     (fixed / "thresholds.json").write_text(text)
     records, printed, _ = compare(folder, fixed)
     assert records.loc["generator", "f1_macro_decoded"] == pytest.approx(
-        f1_score(run.truth, decoded, average="macro", zero_division=0.0)
+        f1_score(run.predictions.truth, decoded, average="macro", zero_division=0.0)
     )
     assert records.loc["generator", "approach"] == "label generation, LoRA"
     assert records.loc["fixed", "ranked_by"] == "f1_macro"
@@ -233,13 +231,13 @@ def test_decoded_labels_and_fixed_thresholds(trained, tmp_path, compare):
     assert "macro-F1 decoded" in printed
 
 
-def test_without_texts_each_row_is_its_own_group(trained, tmp_path, compare):
-    records, _, _ = compare(copy_run(trained, tmp_path / "old", drop=["text"]))
-    run = read_run(trained)
-    wanted = evaluate_probabilities(
-        run.probabilities, run.truth, np.arange(len(run.ids)), run.task.labels, run.strategy, run.shrinkage
-    )
-    assert records.loc["old", "f1_macro_tuned"] == pytest.approx(wanted.metrics["f1_macro_tuned"])
+def test_without_texts_each_row_is_its_own_group():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, (60, 3))
+    rows = Predictions(list("abc"), list(map(str, range(60))), truth=truth, probabilities=rng.random(truth.shape))
+    rule = ThresholdRule("per_label", 20)
+    wanted = rule.cross_fit(rows.probabilities, truth, np.arange(60))
+    assert np.array_equal(rows.decide(rule)["_tuned"], wanted)
 
 
 def test_markdown(trained, tmp_path, compare, refused):
@@ -285,7 +283,7 @@ def test_mistakes_on_the_command_line(trained, tmp_path, refused):
         return refused(compare_runs.main, *arguments)
 
     assert "name the run folders" in error()
-    assert "before all flags" in error("--csv", "a.csv", trained)
+    assert "name the run folders" in error("--csv", "a.csv")
     assert "no such folder" in error(tmp_path / "nix")
     assert "--resamples 5" in error(trained, "--resamples", 5)
     assert "did you mean --markdown" in error(trained, "--markdwn", "x")

@@ -14,7 +14,8 @@ from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.runs import ensembles
 from utils.runs.finished import read_run
-from utils.runs.folder import PREDICTIONS_FILE
+from utils.scoring.predictions import PREDICTIONS_FILE
+from utils.scoring.thresholds import ThresholdRule
 
 
 def join(*folders):
@@ -41,18 +42,18 @@ def test_mean_is_weighted(skilled):
 
 def test_fitted_weights_leave_out_what_does_not_help(skilled):
     ensemble = join(skilled["good"], skilled["other"], skilled["bad"])
-    weights, (_, score) = ensembles.fitted_weights(ensemble, "per_label", 20)
+    weights, (_, score) = ensembles.fitted_weights(ensemble, ThresholdRule("per_label", 20))
     assert weights.sum() == pytest.approx(1)
     assert weights[2] < 0.2 < min(weights[:2])
     everywhere = slice(None)
-    assert score > max(member.scores(everywhere, "per_label", 20)[1] for member in ensemble.members)
+    assert score > max(member.scores(everywhere, ThresholdRule("per_label", 20))[1] for member in ensemble.members)
 
 
 def test_score_of_fitted_weights_is_honest(trained, tmp_path):
     """Among ten runs that know nothing the best looks better than chance on the rows it was picked on."""
     runs = [copy_run(trained, tmp_path / str(i), probabilities=guesses(i, 0.0)) for i in range(10)]
     ensemble = join(*runs)
-    weights, (score, _) = ensembles.fitted_weights(ensemble, "fixed", 20)
+    weights, (score, _) = ensembles.fitted_weights(ensemble, ThresholdRule("fixed", 20))
     mean = ensemble.mean(weights)
     flattering = f1_score(ensemble.truth, mean >= 0.5, average="macro", zero_division=0.0)
     assert score < flattering
@@ -74,14 +75,14 @@ def test_folds_are_one_member(trained, tmp_path, skilled):
     assert two.chosen_on.all()
     assert not np.isnan(two.mean([1, 1])).any()
     with pytest.raises(UserError, match="these runs share 83"):
-        ensembles.fitted_weights(two, "per_label", 20)
-    table = ensembles.score_table(two, [1, 1], "per_label", 20)
+        ensembles.fitted_weights(two, ThresholdRule("per_label", 20))
+    table = ensembles.score_table(two, [1, 1], ThresholdRule("per_label", 20))
     assert "together" not in table.splitlines()[-3]
     assert "none together: 83 rows were held out by all" in table
     with pytest.raises(UserError, match="give each fold once"):
         join(folds[0], folds[0])
     # A row that one member alone held out has its probabilities.
-    row = two.ids.index(read_run(folds[2]).ids[0])
+    row = two.ids.index(read_run(folds[2]).predictions.ids[0])
     assert np.allclose(two.mean([1, 1])[row], two.probabilities[1, row])
 
 
@@ -90,16 +91,16 @@ def test_members_are_scored_on_the_rows_of_all(trained, tmp_path, skilled):
     part = copy_run(trained, tmp_path / "part", guesses(7, 1.0), rows=rows[:110])
     ensemble = join(skilled["good"], part)
     assert ensemble.common.sum() == ensemble.chosen_on.sum() == 110
-    table = ensembles.score_table(ensemble, [1, 1], "per_label", 20)
+    table = ensembles.score_table(ensemble, [1, 1], ThresholdRule("per_label", 20))
     lines = {line.split()[0]: line.split() for line in table.splitlines()[2:5]}
-    truth = read_run(part).truth
-    good = [read_run(skilled["good"]).ids.index(row_id) for row_id in read_run(part).ids]
-    mean = (read_run(part).probabilities + read_run(skilled["good"]).probabilities[good]) / 2
-    expected = f1_score(truth, mean >= 0.5, average="macro", zero_division=0.0)
+    held, all_rows = read_run(part).predictions, read_run(skilled["good"]).predictions
+    good = [all_rows.ids.index(row_id) for row_id in held.ids]
+    mean = (held.probabilities + all_rows.probabilities[good]) / 2
+    expected = f1_score(held.truth, mean >= 0.5, average="macro", zero_division=0.0)
     assert lines["together"][2:4] == ["110", f"{expected:.3f}"]
     for name, run in (("good", read_run(skilled["good"])), ("part", read_run(part))):
         kept = good if name == "good" else slice(None)
-        tuned = f1_score(truth, run.predictions["_tuned"][kept], average="macro", zero_division=0.0)
+        tuned = f1_score(held.truth, run.decisions["_tuned"][kept], average="macro", zero_division=0.0)
         assert lines[name][2] == "110"
         assert lines[name][4] == f"{tuned:.3f}"  # cross-fitted as the run's own card says it
     assert "On the 110 rows that all of them held out, of 124." in table

@@ -43,7 +43,7 @@ def test_held_labels(trained, submission, tmp_path, compare):
 
 def test_held_labels_of_folds_are_those_of_the_averaged_submission(trained, tmp_path, compare):
     run = read_run(trained)
-    groups = near_duplicate_groups(run.texts)
+    groups = near_duplicate_groups(run.predictions.texts)
     folders = []
     for fold in range(2):
         rows = np.flatnonzero(groups % 2 == fold)

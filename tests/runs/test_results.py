@@ -1,12 +1,13 @@
 """What a person calls a run and its costs."""
 
 from utils.core.tables import format_bytes, format_seconds, format_share
-from utils.runs.finished import approach, model_name
+from utils.models.approaches import describe_approach
+from utils.runs.finished import model_name
 
 
 def test_approach():
     def words(**arguments):
-        return approach({"script": "run_classifier.py"} | arguments)
+        return describe_approach({"script": "run_classifier.py"} | arguments)
 
     generator = {"script": "run_sft_labels.py"}
     assert words() == "head, full"

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from utils.scoring.evaluation import evaluate_probabilities
+from utils.scoring.evaluation import evaluate
 from utils.scoring.metrics import MultiLabelMetric
+from utils.scoring.predictions import Predictions
+from utils.scoring.thresholds import ThresholdRule
 
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]])
 PREDICTIONS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]])
@@ -40,14 +42,16 @@ def test_evaluation_has_both_figures_and_never_the_flattering_one():
     rng = np.random.default_rng(1)
     labels = (rng.random((120, 4)) < [0.4, 0.2, 0.1, 0.05]).astype(np.int8)
     probabilities = np.clip(0.3 * labels + 0.5 * rng.random(labels.shape), 0, 1)
-    result = evaluate_probabilities(probabilities, labels, np.arange(120), list("abcd"), "per_label", 0)
+    ids = [str(i) for i in range(120)]
+    rows = Predictions(list("abcd"), ids, truth=labels, probabilities=probabilities, groups=np.arange(120))
+    result = evaluate(rows, ThresholdRule("per_label", 0))
     at_half = metrics.f1_score(labels, probabilities >= 0.5, average="macro", zero_division=0.0)
-    on_itself = metrics.f1_score(labels, probabilities >= result.thresholds, average="macro", zero_division=0.0)
+    on_itself = metrics.f1_score(labels, probabilities >= result.thresholds.values, average="macro", zero_division=0.0)
     assert result.metrics["f1_macro"] == pytest.approx(at_half)
     assert result.metrics["f1_macro_tuned"] < on_itself
     assert on_itself not in result.metrics.values()
     per_label = np.mean([result.metrics[f"f1/{name}"] for name in "abcd"])
     assert per_label == pytest.approx(result.metrics["f1_macro_tuned"])
-    fixed = evaluate_probabilities(probabilities, labels, np.arange(120), list("abcd"), "fixed", 0)
+    fixed = evaluate(rows, ThresholdRule("fixed", 0))
     assert "f1_macro_tuned" not in fixed.metrics
     assert fixed.metrics["f1_macro"] == pytest.approx(at_half)

@@ -6,11 +6,10 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
 from utils.scoring.thresholds import (
+    ThresholdRule,
     apply_thresholds,
     best_global_threshold,
     best_label_threshold,
-    cross_fitted_predictions,
-    fit_thresholds,
 )
 
 
@@ -68,13 +67,13 @@ def test_rare_labels_lean_on_the_global_threshold():
     probabilities[:, 0] *= 0.3
     everywhere = best_global_threshold(probabilities, labels)
     own = [best_label_threshold(probabilities[:, i], labels[:, i])[0] for i in range(3)]
-    shrunk = fit_thresholds(probabilities, labels, "per_label", shrinkage=20)
+    shrunk = ThresholdRule("per_label", 20).fit(probabilities, labels).values
     assert abs(shrunk[0] - own[0]) < abs(shrunk[0] - everywhere)  # 200 positives
     assert abs(shrunk[1] - everywhere) < abs(shrunk[1] - own[1])  # 3 positives
     assert shrunk[2] == everywhere  # none
-    assert fit_thresholds(probabilities, labels, "per_label", shrinkage=0)[:2] == pytest.approx(own[:2])
-    assert set(fit_thresholds(probabilities, labels, "global", shrinkage=0)) == {everywhere}
-    assert set(fit_thresholds(probabilities, labels, "fixed", shrinkage=0)) == {0.5}
+    assert ThresholdRule("per_label", 0).fit(probabilities, labels).values[:2] == pytest.approx(own[:2])
+    assert set(ThresholdRule("global", 0).fit(probabilities, labels).values) == {everywhere}
+    assert set(ThresholdRule("fixed", 0).fit(probabilities, labels).values) == {0.5}
 
 
 def test_cross_fitting_does_not_reward_noise():
@@ -82,13 +81,14 @@ def test_cross_fitting_does_not_reward_noise():
     rng = np.random.default_rng(0)
     labels = (rng.random((200, 30)) < 0.05).astype(np.int8)
     probabilities = rng.random(labels.shape)
-    on_itself = apply_thresholds(probabilities, fit_thresholds(probabilities, labels, "per_label", 0))
-    honest = cross_fitted_predictions(probabilities, labels, np.arange(200), "per_label", 0)
+    rule = ThresholdRule("per_label", 0)
+    on_itself = rule.fit(probabilities, labels).apply(probabilities)
+    honest = rule.cross_fit(probabilities, labels, np.arange(200))
     chance, tuned, cross_fitted = (
         f1_score(labels, predictions, average="macro", zero_division=0.0)
         for predictions in (np.ones_like(labels), on_itself, honest)
     )
     assert tuned > 1.5 * chance
     assert cross_fitted < 1.3 * chance
-    again = cross_fitted_predictions(probabilities, labels, np.arange(200), "per_label", 0)
+    again = rule.cross_fit(probabilities, labels, np.arange(200))
     assert np.array_equal(honest, again)

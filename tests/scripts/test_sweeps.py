@@ -81,7 +81,7 @@ def parse(script, words):
     import run_classifier
     import run_sft_labels
     from utils.training.arguments import TaskTrainingArguments
-    from utils.training.sft import GeneratorTrainingArguments
+    from utils.training.generator import GeneratorTrainingArguments
 
     module, last = {
         "run_classifier.py": (run_classifier, TaskTrainingArguments),

@@ -12,8 +12,10 @@ import pytest
 import make_submission
 import run_classifier
 from conftest import SAMPLE, run_script, training_flags
-from utils.runs.folder import load_predictions, load_task, load_thresholds
+from finished_runs import load_predictions
+from utils.runs.folder import load_task
 from utils.runs.inference import load_run, predict_table
+from utils.scoring.thresholds import ThresholdRule, Thresholds
 
 LABELS = list(pd.read_csv(SAMPLE / "sample_submission.csv").columns[1:])
 
@@ -38,7 +40,8 @@ def test_run_folder_is_complete(trained):
     task = load_task(trained)
     assert task.labels == LABELS
     assert (task.id_column, task.text_column, task.train_rows) == ("ID", "Tweet", 520)
-    thresholds, strategy, _ = load_thresholds(trained, LABELS)
+    stored = Thresholds.load(trained, LABELS)
+    thresholds, strategy = stored.values, stored.rule.strategy
     assert strategy == "per_label"
     assert ((thresholds > 0) & (thresholds < 1)).all()
 
@@ -101,8 +104,8 @@ def test_snippet_of_the_card_works(trained):
     rows.to_csv(trained.parent / "one.csv", index=False)
     from utils.data.tables import read_table
 
-    probabilities = predict_table(load_run(trained), read_table(trained.parent / "one.csv"), 1)[0]
-    thresholds, _, _ = load_thresholds(trained, LABELS)
+    probabilities = predict_table(load_run(trained), read_table(trained.parent / "one.csv"), 1).probabilities[0]
+    thresholds = Thresholds.load(trained, LABELS).values
     expected = {label for label, p, t in zip(LABELS, probabilities, thresholds) if p >= t + 0.01}
     assert expected <= set(scores)
     for label, score in scores.items():
@@ -136,7 +139,7 @@ def test_submission_in_a_new_process(trained, tmp_path):
     saved = load_predictions(trained, LABELS).set_index("id").loc[rows["ID"]]
     saved = saved[[f"probability/{label}" for label in LABELS]].to_numpy()
     assert np.abs(probabilities[LABELS].to_numpy() - saved).max() < 0.01  # other batches, other bf16 rounding
-    thresholds, _, _ = load_thresholds(trained, LABELS)
+    thresholds = Thresholds.load(trained, LABELS).values
     assert (submission[LABELS].to_numpy() == (probabilities[LABELS].to_numpy() >= thresholds)).all()
     assert "joy" in done.stdout
     assert "%" in done.stdout
@@ -155,13 +158,12 @@ def test_average_of_two_runs(trained, tiny, tmp_path):
         frames[name] = pd.read_parquet(tmp_path / f"{name}.parquet")[LABELS].to_numpy()
     assert np.allclose(frames["both"], (frames["a"] + frames["b"]) / 2)
     # Thresholds are those of the averaged validation predictions, not an average of thresholds.
-    from utils.scoring.thresholds import fit_thresholds
 
     members = [load_predictions(folder, LABELS) for folder in (trained, second)]
     mean = sum(member[[f"probability/{label}" for label in LABELS]].to_numpy() for member in members) / 2
     truth = members[0][[f"truth/{label}" for label in LABELS]].to_numpy()
     order = np.argsort(members[0]["id"].to_numpy())
-    thresholds = fit_thresholds(mean[order], truth[order], "per_label", 20)
+    thresholds = ThresholdRule("per_label", 20).fit(mean[order], truth[order]).values
     submission = pd.read_csv(tmp_path / "both.csv")[LABELS].to_numpy()
     assert (submission == (frames["both"] >= thresholds)).all()
 
@@ -199,7 +201,7 @@ def test_other_losses_fixed_thresholds_and_early_stopping(tiny, tmp_path, loss):
     assert "eval_f1_macro_tuned" not in results
     assert results["best_metric_name"] == "f1_macro"
     assert results["epoch"] == 2  # nothing is learnt at this rate, so the first evaluation is the best
-    assert set(load_thresholds(tmp_path / "run", LABELS)[0]) == {0.5}
+    assert set(Thresholds.load(tmp_path / "run", LABELS).values) == {0.5}
 
 
 def test_validation_split_keeps_near_duplicates_together(tiny, tmp_path, capsys):
@@ -233,4 +235,6 @@ def test_decoder_without_pad_token_trains(tiny, tmp_path):
 
     run = load_run(tmp_path / "run")
     table = read_table(SAMPLE / "test.csv")
-    assert np.allclose(predict_table(run, table, 1), predict_table(run, table, 16), atol=0.01)
+    assert np.allclose(
+        predict_table(run, table, 1).probabilities, predict_table(run, table, 16).probabilities, atol=0.01
+    )

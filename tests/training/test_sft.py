@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -16,17 +17,21 @@ from trl import SFTConfig, SFTTrainer
 import make_submission
 import run_sft_labels
 from conftest import ROOT, SAMPLE, training_flags
+from finished_runs import load_predictions
 from utils.core.arguments import GeneratorModelArguments
-from utils.models.generator.generator import Generation, build_generator
+from utils.data.examples import Examples
+from utils.data.task import Task
+from utils.models.approaches import describe_approach
+from utils.models.generator.answering import Generation, answer_texts, build_format
+from utils.models.generator.generator import LabelGenerator
 from utils.models.generator.loading import load_generator
-from utils.models.generator.prompts import DEFAULT_TEMPLATE, AnswerCollator, encode_conversations, text_ids
+from utils.models.generator.prompts import DEFAULT_TEMPLATE, text_ids
 from utils.models.generator.search import decode_freely
 from utils.models.loading import load_tokenizer
 from utils.models.parameters import parameter_kind
-from utils.runs.finished import approach, read_run
-from utils.runs.folder import load_predictions
+from utils.runs.finished import read_run
 from utils.runs.inference import load_run
-from utils.training.sft import GeneratorTrainingArguments, LabelTrainer
+from utils.training.generator import GeneratorTrainingArguments, LabelTrainer
 
 LABELS = list(pd.read_csv(SAMPLE / "sample_submission.csv").columns[1:])
 PROBABILITIES = [f"probability/{label}" for label in LABELS]
@@ -98,11 +103,10 @@ def test_a_new_process_answers_the_same(runs, key, tmp_path):
     code = (
         "import sys, json, torch, numpy as np, pandas as pd\n"
         "from utils.runs.inference import load_run\n"
-        "from utils.models.generator.prompts import text_ids\n"
-        "from utils.models.generator.generator import predict_labels\n"
+        "from utils.models.generator.answering import answer_texts\n"
         "run = load_run(sys.argv[1])\n"
-        "texts = text_ids(list(pd.read_csv(sys.argv[2])['Tweet'][:24]), run.tokenizer)\n"
-        "found = predict_labels(run.model.eval(), run.generator, texts, 7, torch.float32)\n"
+        "texts = run.tokenize(list(pd.read_csv(sys.argv[2])['Tweet'][:24]))\n"
+        "found = answer_texts(run.model.eval(), run.form, texts, 7, torch.float32)\n"
         "print(json.dumps([found.probabilities.tolist(), found.decoded.tolist()]))"
     )
     command = [sys.executable, "-c", code, str(folder), str(SAMPLE / "validation.csv")]
@@ -135,8 +139,8 @@ def test_folder_and_card(runs, key):
     assert done.returncode == 0, done.stderr
     run = load_run(folder)
     ids = text_ids([text], run.tokenizer)
-    longest = len(run.generator.answers.write(np.ones(11)))
-    (expected,) = decode_freely(run.model.eval(), run.tokenizer, run.generator.prompt, ids, 1, longest)
+    longest = len(run.form.answers.write(np.ones(11)))
+    (expected,) = decode_freely(run.model.eval(), run.tokenizer, run.form.prompt, ids, 1, longest)
     if key[1] != "qlora":  # plain bitsandbytes computes 4-bit layers in bf16 on CPUs that have it
         assert done.stdout.strip() == expected.strip()
 
@@ -146,11 +150,9 @@ def test_merged_model_is_a_plain_language_model(runs):
     model_args = GeneratorModelArguments(model_name_or_path=str(folder / "merged"), dtype="float32")
     tokenizer = load_tokenizer(str(folder / "merged"))
     model = load_generator(model_args, tokenizer).eval()
-    from utils.models.generator.generator import predict_labels
-
-    generator = build_generator(Generation.load(folder), LABELS, tokenizer, 256)
+    form = build_format(Generation.load(folder), LABELS, tokenizer, 256)
     texts = text_ids(list(pd.read_csv(SAMPLE / "validation.csv")["Tweet"][:24]), tokenizer)
-    probabilities = predict_labels(model, generator, texts, 8, torch.float32).probabilities
+    probabilities = answer_texts(model, form, texts, 8, torch.float32).probabilities
     assert np.abs(load_predictions(folder, LABELS)[PROBABILITIES].to_numpy() - probabilities).max() < 1e-2
 
 
@@ -187,22 +189,19 @@ def test_loss_equals_trl(tiny, tmp_path):
     tokenizer = load_tokenizer(tiny("qwen3"))
     model = load_generator(GeneratorModelArguments(model_name_or_path=tiny("qwen3"), dtype="float32"), tokenizer)
     generation = Generation(DEFAULT_TEMPLATE, ["joy", "love"], "none", "constrained", 1.0, 100)
-    generator = build_generator(generation, ["joy", "love"], tokenizer, 256)
+    task = Task(["joy", "love"], "text", ["joy", "love"])
+    model_args = GeneratorModelArguments(model_name_or_path=tiny("qwen3"))
+    generator = LabelGenerator(model, tokenizer, model_args, task, generation, 256)
     rows = pd.read_csv(SAMPLE / "train.csv").head(12)
-    examples = datasets.Dataset.from_dict(
-        {"text": list(rows["Tweet"]), "labels": rows[["joy", "love"]].astype(float).to_numpy().tolist()}
+    examples = Examples(
+        datasets.Dataset.from_dict(
+            {"text": list(rows["Tweet"]), "labels": rows[["joy", "love"]].astype(float).to_numpy().tolist()}
+        )
     )
-    parts = (generator.prompt, generator.answers, generator.label_text, generator.budget)
-    encoded = encode_conversations(examples, tokenizer, *parts)
-    ours = LabelTrainer(
-        model=model,
-        args=GeneratorTrainingArguments(output_dir=str(tmp_path / "ours"), bf16=False, per_device_eval_batch_size=12),
-        train_dataset=encoded,
-        eval_dataset=encoded,
-        processing_class=tokenizer,
-        data_collator=AnswerCollator(model.config),
-        score_labels=lambda model: {},
-    ).evaluate()
+    encoded = generator.encode(examples)
+    args = GeneratorTrainingArguments(output_dir=str(tmp_path / "ours"), bf16=False, per_device_eval_batch_size=12)
+    no_scores = SimpleNamespace(metrics={})
+    ours = LabelTrainer(generator, args, encoded, encoded, lambda coverage: no_scores, 0.9).evaluate()
     theirs = SFTTrainer(
         model=load_generator(GeneratorModelArguments(model_name_or_path=tiny("qwen3"), dtype="float32"), tokenizer),
         args=SFTConfig(
@@ -238,7 +237,7 @@ def test_zero_shot(tiny, tmp_path, refused, runs):
     assert 0 <= results(folder)["eval_f1_macro_decoded"] <= 1
     assert not list(folder.glob("*.safetensors"))
     run = read_run(folder)
-    assert approach(run.arguments) == "label generation, zero-shot"
+    assert describe_approach(run.arguments) == "label generation, zero-shot"
     make_submission.main(
         ["--model", str(folder), "--test_file", str(SAMPLE / "test.csv"), "--output_file", str(tmp_path / "s.csv"),
          "--max_test_samples", "5"]

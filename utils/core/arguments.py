@@ -11,12 +11,6 @@ from trl import ModelConfig
 from utils.core.errors import UserError
 from utils.core.parser import option
 
-TRAINER_HELP = """\
-Every flag of transformers.TrainingArguments works too, for instance --num_train_epochs, --learning_rate,
---per_device_train_batch_size, --gradient_accumulation_steps, --metric_for_best_model, --seed, --report_to, --max_steps,
---bf16 False; --help_all lists them with their defaults. All flags may also stand in a YAML file: --config FILE.
-"""
-
 
 @dataclass
 class ModelArguments(ModelConfig):

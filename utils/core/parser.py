@@ -1,45 +1,110 @@
-"""Command line and YAML: mistakes in them are told in one line, with the nearest valid name.
+"""Command line and YAML: a mistake in them is reported in one line, with the nearest valid name.
 
 Nothing here imports torch, so that `--help` answers at once.
 """
 
 import argparse
 import difflib
+import functools
 import json
+import pkgutil
+import sys
+from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from trl import TrlParser
 
-from utils.core.errors import UserError
+from utils.core.errors import UserError, exit_on_user_error
 
 # Flags that people know from elsewhere, and why there are none here.
 NO_SUCH_FLAG = {
     "--device_map": "each process puts its model on its own device: to spread one over several, launch with "
     "accelerate_configs/fsdp2.yaml or fsdp2_qlora.yaml",
 }
+TRAINER_HELP = """\
+Every flag of transformers.TrainingArguments works too, for instance --num_train_epochs, --learning_rate,
+--per_device_train_batch_size, --gradient_accumulation_steps, --metric_for_best_model, --seed, --report_to, --max_steps,
+--bf16 False; --help_all lists them with their defaults. All flags may also stand in a YAML file: --config FILE.
+"""
 
 
-def option(default, text, **metadata):
+def option(default: Any, text: str, **metadata: Any) -> Any:
     """A dataclass field with its help text."""
     return field(default=default, metadata={"help": text, **metadata})
 
 
-class ArgumentParser(TrlParser):
-    """`TrlParser` that checks YAML values like flags, and tells mistakes in one line with the nearest valid name."""
+def script(description: str, arguments: list[type], trainer: str | None = None, words: str | None = None) -> Callable:
+    """Decorate the `main` of a script: it is called with the parsed dataclasses.
 
-    def __init__(self, dataclass_types, **kwargs):
+    `--help` is answered without loading torch, and a `UserError` ends the script with one line and exit status 2.
+
+    Args:
+        description: shown by `--help`, the script's docstring.
+        arguments: dataclasses whose fields are the flags.
+        trainer: `module:Class` of Trainer's arguments, the last dataclass. It is named by text because loading it loads
+            torch; `--help_all` lists its flags too.
+        words: the field that takes the words of the command line that belong to no flag.
+
+    Returns:
+        decorator for a function of the dataclasses; the result takes a list of words, or those of the command line.
+    """
+
+    def decorate(main: Callable) -> Callable:
+        @exit_on_user_error
+        @functools.wraps(main)
+        def run(argv: list[str] | None = None) -> None:
+            argv = sys.argv[1:] if argv is None else argv
+            asked = set(argv[: argv.index("--")] if "--" in argv else argv)
+            if {"--help", "-h"} & asked:
+                return print_help(description, arguments, TRAINER_HELP if trainer else None)
+            dataclasses = [*arguments, pkgutil.resolve_name(trainer)] if trainer else arguments
+            if trainer and "--help_all" in asked:
+                return print_help(description, dataclasses)
+            return main(*ArgumentParser(dataclasses, words=words).parse(argv))
+
+        return run
+
+    return decorate
+
+
+class ArgumentParser(TrlParser):
+    """`TrlParser` that checks YAML values like flags, and reports mistakes in one line with the nearest valid name.
+
+    Args:
+        dataclass_types: dataclasses whose fields are the flags.
+        words: the field that takes the words that belong to no flag; without it such words are refused.
+    """
+
+    def __init__(self, dataclass_types: list[type], words: str | None = None, **kwargs: Any):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        self.words, self.words_behind_dashes = words, []
         for action in self._actions:
             # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
             if getattr(action.type, "__name__", "") == "string_to_bool":
                 action.nargs, action.const = "?", True
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
         raise UserError(message)
 
-    def set_defaults_with_config(self, **config):
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, with the words that belong to no flag in their field."""
+        namespace, words = super().parse_known_args(args, namespace)
+        if self.words:
+            dashed = [word for word in words if word.startswith("-")]
+            if dashed:
+                self.error(f"unknown flag {dashed[0]}: words that begin with a dash come last, after --")
+            words += self.words_behind_dashes
+            if words:
+                setattr(namespace, self.words, [*(getattr(namespace, self.words) or []), *words])
+            words = []
+        return namespace, words
+
+    def set_defaults_with_config(self, **config: Any) -> list[str]:
+        """As TrlParser does, with the values checked and converted as on the command line."""
         # argparse converts and checks text alone, so a value of the wrong kind in a YAML file would go through.
         config = {name: value for name, value in config.items() if value is not None}
         for action in self._actions:
@@ -61,10 +126,10 @@ class ArgumentParser(TrlParser):
         return []
 
     @staticmethod
-    def _as_text(value):
+    def _as_text(value: Any) -> str:
         return json.dumps(value) if isinstance(value, dict) else str(value)
 
-    def _unknown(self, flag, shown):
+    def _unknown(self, flag: str, shown: str) -> NoReturn:
         if flag in NO_SUCH_FLAG:
             self.error(f"there is no {shown}: {NO_SUCH_FLAG[flag]}")
         known = [name for action in self._actions for name in action.option_strings if "-" not in name[2:]]
@@ -72,8 +137,14 @@ class ArgumentParser(TrlParser):
         hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""
         self.error(f"unknown {'flag ' if shown.startswith('-') else ''}{shown}{hint}")
 
-    def parse(self, argv):
-        """Parse flags and the `--config` file into the dataclasses, in their order."""
+    def parse(self, argv: list[str]) -> list[Any]:
+        """Parse flags and the `--config` file into the dataclasses, in their order.
+
+        Raises:
+            UserError: for unknown flags and keys, values of the wrong type, and what the dataclasses refuse.
+        """
+        if self.words:
+            argv = self._set_words_apart(argv)
         argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
         if "--config" in argv:
             self._check_config_file(argv[argv.index("--config") + 1 :])
@@ -87,7 +158,18 @@ class ArgumentParser(TrlParser):
             self.error(f"unexpected words {' '.join(words)}: a flag begins with --")
         return parsed
 
-    def _check_config_file(self, words):
+    def _set_words_apart(self, argv: list[str]) -> list[str]:
+        """The command line without what follows `--`, and with values at its switches, which would take a word."""
+        end = argv.index("--") if "--" in argv else len(argv)
+        argv, self.words_behind_dashes = argv[:end], argv[end + 1 :]
+        switches = {name for action in self._actions if action.nargs == "?" for name in action.option_strings}
+        values = [*argv[1:], ""]
+        return [
+            f"{word}=True" if word in switches and value.lower() not in ("true", "false") else word
+            for word, value in zip(argv, values)
+        ]
+
+    def _check_config_file(self, words: list[str]) -> None:
         if not words or words[0].startswith("--"):
             self.error("--config needs the path of a YAML file")
         path = Path(words[0])
@@ -103,14 +185,20 @@ class ArgumentParser(TrlParser):
             self.error(f"{path}: env must hold lines of the form `NAME: value`")
 
 
-def print_help(description, dataclass_types, epilog=None):
-    """Print the flags of `dataclass_types` with the description."""
+def print_help(description: str, dataclass_types: list[type], epilog: str | None = None) -> None:
+    """Print the flags of some dataclasses.
+
+    Args:
+        description: printed above them.
+        dataclass_types: the dataclasses.
+        epilog: printed below them.
+    """
     ArgumentParser(dataclass_types, description=description, epilog=epilog, formatter_class=_HelpFormatter).print_help()
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of the description, and shows defaults that say something."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str:
         shown = action.default not in (None, False, argparse.SUPPRESS) and action.option_strings
         return action.help + (" (default: %(default)s)" if shown else "")

@@ -1,6 +1,7 @@
 """The processes of a launch: which one this is, and how they wait for each other."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,7 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import str_to_bool
 
 
-def this_process():
+def this_process() -> PartialState:
     """`PartialState` of this process: its rank, its device, and the way to wait for the others.
 
     Call it before a model is loaded: bitsandbytes puts 4-bit weights on the current device, which this makes the
@@ -20,7 +21,7 @@ def this_process():
 
 
 @contextmanager
-def local_main_first():
+def local_main_first() -> Iterator[None]:
     """Let the first process of each node run the block before the others, which then find its files in the cache.
 
     Unlike accelerate's own, the others go on also when the first one fails: they meet the same mistake, and end.
@@ -35,5 +36,6 @@ def local_main_first():
             state.wait_for_everyone()
 
 
-def is_set(name, default="false"):
+def is_set(name: str, default: str = "false") -> bool:
+    """Whether an environment variable holds a word for yes."""
     return str_to_bool(os.environ.get(name, default)) == 1

@@ -1,36 +1,121 @@
 """Training and validation examples: read, split, counted."""
 
+from __future__ import annotations
+
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
+from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
+from utils.core.log import log
 from utils.core.processes import local_main_first
 from utils.data import columns, text
 from utils.data.columns import check_unique_ids, find_task, read_ids, read_labels, read_texts
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.tables import Table, read_hub_split, read_table
+from utils.data.task import Task
 
 ROWS_AT_A_TIME = 10_000
 
 
-def read_examples(table, task):
-    """A data set with the columns id, text and labels (floats, as the loss wants them), memory-mapped.
+class Examples:
+    """N texts with ids and L labels each, memory-mapped; what is derived from them is worked out once.
 
-    It lies in the cache of `datasets`, and is read again from there while file, columns and text options stay the same.
+    Args:
+        rows: data set with the columns id, text and labels (floats, as the loss wants them).
+        groups: `[N]`, equal for near-duplicates; left out: found from the texts when asked for.
+    """
+
+    def __init__(self, rows: datasets.Dataset, groups: np.ndarray | None = None):
+        self.rows = rows
+        if groups is not None:
+            self.groups = groups
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the rows, `[N]`."""
+        return self.rows["id"][:]
+
+    @property
+    def texts(self) -> list[str]:
+        """Texts of the rows, `[N]`."""
+        return self.rows["text"][:]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Labels of the rows: 0/1 as an int8 array `[N, L]`."""
+        names = self.rows.features["labels"].length
+        parts = [
+            batch["labels"].combine_chunks().flatten().to_numpy().astype(np.int8).reshape(-1, names)
+            for batch in self.rows.select_columns("labels").with_format("arrow").iter(ROWS_AT_A_TIME)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, names), dtype=np.int8)
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """Numbers of the groups of near-duplicates, in the order of their first row: int array `[N]`."""
+        return near_duplicate_groups(self.iter_texts())
+
+    def iter_texts(self) -> Iterator[str]:
+        """The texts one after the other, without holding them all."""
+        for batch in self.rows.select_columns("text").iter(ROWS_AT_A_TIME):
+            yield from batch["text"]
+
+    def select(self, rows: np.ndarray | range) -> Examples:
+        """Some of the rows; what is known about them stays known."""
+        selected = Examples(self.rows.select(rows))
+        if "labels" in self.__dict__:
+            selected.labels = self.labels[rows]
+        if "groups" in self.__dict__:
+            selected.groups = pd.factorize(self.groups[rows])[0]  # in the order of their first row again
+        return selected
+
+    def head(self, most: int | None) -> Examples:
+        """The first rows, `most` at most; all of them for None."""
+        return self if most is None else self.select(range(min(most, len(self))))
+
+
+def log_samples(examples: Examples, labels: list[str], seed: int) -> None:
+    """Show two rows drawn at random.
+
+    Args:
+        examples: to draw from.
+        labels: names of the labels, `[L]`.
+        seed: of the draw.
+    """
+    for row in np.random.default_rng(seed).choice(len(examples), min(2, len(examples)), replace=False):
+        names = [name for name, value in zip(labels, examples.labels[row]) if value]
+        log(f"  {examples.rows[int(row)]['text']!r}: {', '.join(names) or '(none)'}")
+
+
+def read_examples(table: Table, task: Task) -> Examples:
+    """The rows of a table as examples.
+
+    They lie in the cache of `datasets`, and are read from there again while file, columns and text options stay the
+    same.
 
     Raises:
         UserError: for rows that cannot be read.
     """
     rows = table.rows.with_format("arrow")
 
-    def chunks():
+    def chunks() -> Iterator[Table]:
         for start in range(0, len(rows), ROWS_AT_A_TIME):
             yield table.chunk(start, rows[start : start + ROWS_AT_A_TIME])
 
@@ -52,17 +137,25 @@ def read_examples(table, task):
         new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, text),
         desc="reading",
     )
-    return examples.with_format(None)
+    return Examples(examples.with_format(None))
 
 
-def cache_key(data_fingerprint, options, *modules):
-    """Name of the cached result of working on a data set: from data, options, and the code that does the work."""
+def cache_key(data_fingerprint: str, options: dict[str, Any], *modules: ModuleType) -> str:
+    """Name of the cached result of working on a data set.
+
+    Args:
+        data_fingerprint: of the data set.
+        options: what the result depends on besides the data.
+        modules: whose code does the work.
+    """
     code = [Path(module.__file__).read_bytes() for module in modules]
     return Hasher.hash([data_fingerprint, json.dumps(options, sort_keys=True), code])
 
 
-def _read_rows(rows, indices, name, first_row, features, task):
-    """Examples of some rows of a table: an Arrow table."""
+def _read_rows(
+    rows: pa.Table, indices: list[int], name: str, first_row: int, features: datasets.Features, task: Task
+) -> pa.Table:
+    """Examples of some rows of a table."""
     dataset = datasets.Dataset(rows, info=datasets.DatasetInfo(features=features))
     part = Table(dataset, name, first_row, start=indices[0])
     labels = pa.array(read_labels(part, task).astype(np.float32).ravel())
@@ -75,100 +168,58 @@ def _read_rows(rows, indices, name, first_row, features, task):
     )
 
 
-def iter_texts(*data_sets):
-    """The texts of data sets of examples, one after the other, without holding them all."""
-    for examples in data_sets:
-        for batch in examples.select_columns("text").iter(ROWS_AT_A_TIME):
-            yield from batch["text"]
-
-
-def label_array(examples):
-    """The labels of a data set of examples: int8 array `[N, L]`."""
-    names = examples.features["labels"].length
-    parts = [
-        batch["labels"].combine_chunks().flatten().to_numpy().astype(np.int8).reshape(-1, names)
-        for batch in examples.select_columns("labels").with_format("arrow").iter(ROWS_AT_A_TIME)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, names), dtype=np.int8)
-
-
-def content_hash(*data_sets):
-    """SHA-256 of the ids, texts and labels of data sets of examples, as hex digits."""
+def content_hash(*parts: Examples) -> str:
+    """SHA-256 of ids, texts and labels, as hex digits."""
     digest = hashlib.sha256()
-    for examples in data_sets:
+    for examples in parts:
         digest.update(str(len(examples)).encode())
-        for batch in examples.select_columns(["id", "text"]).iter(ROWS_AT_A_TIME):
+        for batch in examples.rows.select_columns(["id", "text"]).iter(ROWS_AT_A_TIME):
             digest.update(json.dumps([batch["id"], batch["text"]]).encode())
-        digest.update(label_array(examples).tobytes())
+        digest.update(examples.labels.tobytes())
     return digest.hexdigest()
 
 
-def read_training_data(data_args, seed, log):
-    """Read training and validation examples, splitting the validation rows off where none are given.
+def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, Examples, Task]:
+    """Read training and validation examples.
 
-    With folds all rows, those given for validation too, are dealt out to the folds; one of them is held out.
+    Without rows for validation some of the training rows are held out. With folds all rows, those for validation too,
+    are dealt out to the folds, and one fold is held out.
+
+    Args:
+        data_args: where the rows are and how they are read.
+        seed: of the split.
 
     Returns:
-        `(train, validation, task)`: two data sets with the columns id, text, labels, and the `Task`.
-    """
-    if not data_args.train_file and not data_args.dataset_name:
-        raise UserError("give the training data, either by --train_file or by --dataset_name")
-    if data_args.dataset_name:
-        where = (data_args.dataset_name, data_args.dataset_config, data_args.dataset_revision)
-        train_table = read_hub_split(*where, data_args.train_split)
-        validation_table = read_hub_split(*where, data_args.validation_split) if data_args.validation_split else None
-    else:
-        train_table = read_table(data_args.train_file, data_args.csv_quoting)
-        validation_table = None
-        if data_args.validation_file:
-            validation_table = read_table(data_args.validation_file, data_args.csv_quoting)
+        `(train, validation, task)`.
 
+    Raises:
+        UserError: for files that cannot be read, or that hold too few rows to split.
+    """
+    train_table, validation_table = _read_tables(data_args)
     task = find_task(train_table, data_args)
-    with local_main_first():  # the others find it in the cache
+    with local_main_first():  # the other processes find the examples in the cache
         train = read_examples(train_table, task)
         validation = None if validation_table is None else read_examples(validation_table, task)
     task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
-
     ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
     log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
     log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
+
     if data_args.num_folds:
-        rows = train if validation is None else _join(train, validation, task, train_table.name, validation_table.name)
-        groups = near_duplicate_groups(iter_texts(rows))
-        parts = assign_parts(label_array(rows), groups, np.full(data_args.num_folds, 1 / data_args.num_folds), seed)
-        held_out = parts == data_args.fold
-        if held_out.all() or not held_out.any():
-            raise UserError(f"too few rows ({len(rows)}) for --num_folds {data_args.num_folds}: add rows or take less")
-        train, validation = rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
-        log(
-            f"fold {data_args.fold} of {data_args.num_folds}: {len(validation)} of {len(rows)} rows held out, "
-            f"stratified over the labels, near-duplicates kept together; the same for all runs with this data and seed "
-            f"{seed}"
-        )
-    elif validation is not None:
-        groups = near_duplicate_groups(iter_texts(train, validation))
+        rows = train
+        if validation is not None:
+            rows = _join(train, validation, task, (train_table.name, validation_table.name))
+        train, validation = _hold_out_fold(rows, data_args, seed)
+    elif validation is None:
+        train, validation = _hold_out_fraction(train, data_args.validation_fraction, seed, train_table.name)
+    else:
+        groups = near_duplicate_groups(chain(train.iter_texts(), validation.iter_texts()))
         shared = np.isin(groups[len(train) :], groups[: len(train)]).sum()
         log(f"{shared} of {len(validation)} validation rows have a near-duplicate in training")
-    else:
-        groups = near_duplicate_groups(iter_texts(train))
-        fraction = data_args.validation_fraction
-        parts = assign_parts(label_array(train), groups, [1 - fraction, fraction], seed)
-        train, validation = train.select(np.flatnonzero(parts == 0)), train.select(np.flatnonzero(parts == 1))
-        if len(train) == 0 or len(validation) == 0:
-            raise UserError(
-                f"{train_table.name} has too few rows ({len(parts)}) for --validation_fraction {fraction}: "
-                "add rows or give a --validation_file"
-            )
-        log(
-            f"validation split: {len(validation)} of {len(parts)} rows, stratified over the labels; the rows form "
-            f"{groups.max() + 1} groups of near-duplicates, none of them on both sides"
-        )
-    if data_args.max_train_samples:
-        train = train.select(range(min(data_args.max_train_samples, len(train))))
-    if data_args.max_eval_samples:
-        validation = validation.select(range(min(data_args.max_eval_samples, len(validation))))
+        validation.groups = pd.factorize(groups[len(train) :])[0]
+    train, validation = train.head(data_args.max_train_samples), validation.head(data_args.max_eval_samples)
 
-    positives = label_array(train).sum(axis=0)
+    positives = train.labels.sum(axis=0)
     for name, count in zip(task.labels, positives):
         if count == 0:
             log(f'warning: no training row has the label "{name}": it cannot be learnt')
@@ -176,28 +227,74 @@ def read_training_data(data_args, seed, log):
     return train, validation, task
 
 
-def _join(first, second, task, first_name, second_name):
-    """The rows of both data sets of examples in one.
+def _read_tables(data_args: DataArguments) -> tuple[Table, Table | None]:
+    """The tables of training and validation rows; None where no validation rows are given."""
+    if data_args.dataset_name:
+        where = (data_args.dataset_name, data_args.dataset_config, data_args.dataset_revision)
+        split = data_args.validation_split
+        return read_hub_split(*where, data_args.train_split), read_hub_split(*where, split) if split else None
+    if not data_args.train_file:
+        raise UserError("give the training data, either by --train_file or by --dataset_name")
+    file = data_args.validation_file
+    train = read_table(data_args.train_file, data_args.csv_quoting)
+    return train, read_table(file, data_args.csv_quoting) if file else None
+
+
+def _hold_out_fold(rows: Examples, data_args: DataArguments, seed: int) -> tuple[Examples, Examples]:
+    """`(train, validation)`: all folds but one, and that one."""
+    fractions = np.full(data_args.num_folds, 1 / data_args.num_folds)
+    held_out = assign_parts(rows.labels, rows.groups, fractions, seed) == data_args.fold
+    if held_out.all() or not held_out.any():
+        raise UserError(f"too few rows ({len(rows)}) for --num_folds {data_args.num_folds}: add rows or take less")
+    log(
+        f"fold {data_args.fold} of {data_args.num_folds}: {held_out.sum()} of {len(rows)} rows held out, stratified "
+        f"over the labels, near-duplicates kept together; the same for all runs with this data and seed {seed}"
+    )
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+
+
+def _hold_out_fraction(rows: Examples, fraction: float, seed: int, name: str) -> tuple[Examples, Examples]:
+    """`(train, validation)`: the rows without a fraction of them, and that fraction."""
+    parts = assign_parts(rows.labels, rows.groups, [1 - fraction, fraction], seed)
+    train, validation = (rows.select(np.flatnonzero(parts == part)) for part in (0, 1))
+    if len(train) == 0 or len(validation) == 0:
+        raise UserError(
+            f"{name} has too few rows ({len(rows)}) for --validation_fraction {fraction}: "
+            "add rows or give a --validation_file"
+        )
+    log(
+        f"validation split: {len(validation)} of {len(rows)} rows, stratified over the labels; the rows form "
+        f"{rows.groups.max() + 1} groups of near-duplicates, none of them on both sides"
+    )
+    return train, validation
+
+
+def _join(first: Examples, second: Examples, task: Task, names: tuple[str, str]) -> Examples:
+    """The rows of two tables called `names` in one.
 
     Raises:
         UserError: for an id that stands in both.
     """
+    others = second.rows
     if task.id_column is None:  # row numbers, which go on
-        second = second.map(lambda row, i: row | {"id": str(len(first) + i)}, with_indices=True)
-    shared = set(first["id"][:]) & set(second["id"][:])
+        others = others.map(lambda row, i: row | {"id": str(len(first) + i)}, with_indices=True)
+    shared = set(first.ids) & set(others["id"][:])
     if shared:
         raise UserError(
-            f'the id "{min(shared)}" stands in {first_name} and in {second_name} ({len(shared)} such ids), whose rows '
+            f'the id "{min(shared)}" stands in {names[0]} and in {names[1]} ({len(shared)} such ids), whose rows '
             "are dealt out to the folds together: make ids unique"
         )
-    return datasets.concatenate_datasets([first, second])
+    return Examples(datasets.concatenate_datasets([first.rows, others]))
 
 
-def read_evaluation_data(data_args, log):
+def read_evaluation_data(data_args: DataArguments) -> tuple[Examples, Task]:
     """Read validation examples where there is nothing to train on; the `Task` is found in their own file.
 
     Returns:
-        `(validation, task)`: a data set with the columns id, text, labels, and the `Task`.
+        `(validation, task)`.
+
+    Raises:
+        UserError: for a file that is missing or cannot be read.
     """
     if not data_args.validation_file:
         raise UserError("give the rows to evaluate by --validation_file")
@@ -207,7 +304,5 @@ def read_evaluation_data(data_args, log):
         validation = read_examples(table, task)
     task.data_sha256 = content_hash(validation)
     log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
-    if data_args.max_eval_samples:
-        validation = validation.select(range(min(data_args.max_eval_samples, len(validation))))
     task.train_positives = [0] * len(task.labels)
-    return validation, task
+    return validation.head(data_args.max_eval_samples), task

@@ -3,18 +3,27 @@
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import datasets
 import numpy as np
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
-from utils.data.examples import cache_key
+from utils.data.examples import Examples, cache_key
 
 # Below this many rows starting more processes costs more than it saves.
 ROWS_PER_PROCESS = 20_000
 
 
-def length_limit(max_length, tokenizer, config):
-    """Tokens of a text the model can take: `max_length` or what tokenizer and position embeddings allow, if less."""
+def length_limit(max_length: int, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+    """Tokens of a text that the model can take: `max_length`, or less where it allows less.
+
+    Args:
+        max_length: tokens asked for.
+        tokenizer: which may know a limit.
+        config: of the model, whose position embeddings set one.
+    """
     limit = min(max_length, tokenizer.model_max_length)
     positions = getattr(config, "max_position_embeddings", None)
     if positions:
@@ -22,38 +31,63 @@ def length_limit(max_length, tokenizer, config):
     return limit
 
 
-def first_position(config):
+def first_position(config: PreTrainedConfig) -> int:
     """Position of a text's first token. RoBERTa counts from its pad id on: 514 positions hold 512 tokens."""
     return config.pad_token_id + 1 if "roberta" in config.model_type else 0
 
 
-def encode(examples, tokenizer, max_length):
-    """Tokenize the text column, with all cores where there are many rows, once: the result is cached.
+def tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
+    """What a classifier reads: for training, evaluation and prediction alike.
+
+    Args:
+        texts: `[N]`.
+        tokenizer: of the model.
+        max_length: tokens that a text is cut to.
 
     Returns:
-        data set with input_ids, attention_mask, `length` (tokens), `full_length` (tokens before truncation) and, where
-        there were any, labels.
+        the tokenizer's `input_ids`, `attention_mask`, ..., `length` (tokens) and `full_length` (tokens before cutting),
+        `[N]` each.
     """
-
-    def tokenize(batch):
-        encoded = tokenizer(batch["text"], verbose=False)
-        full_length = [len(ids) for ids in encoded["input_ids"]]
-        if max(full_length) > max_length:
-            encoded = tokenizer(batch["text"], truncation=True, max_length=max_length)
-        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "full_length": full_length}
-
-    drop = [name for name in examples.column_names if name != "labels"]
-    key = cache_key(examples._fingerprint, tokenizer_key(tokenizer) | {"max_length": max_length}, sys.modules[__name__])
-    return map_rows(examples, tokenize, key, remove_columns=drop)
+    encoded = tokenizer(texts, verbose=False)
+    full_length = [len(ids) for ids in encoded["input_ids"]]
+    if max(full_length) > max_length:
+        encoded = tokenizer(texts, truncation=True, max_length=max_length)
+    return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "full_length": full_length}
 
 
-def map_rows(examples, function, key, **options):
-    """`examples.map(function)` by batches, with all cores where there are many rows; cached under the name `key`.
+def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
+    """Tokenize examples once, with all cores where there are many rows: the result is cached.
 
-    Left to itself `datasets` would name the result by the tokenizer as it stands, which changes with every use.
+    Args:
+        examples: N rows.
+        tokenizer: of the model.
+        max_length: tokens that a text is cut to.
+
+    Returns:
+        data set with the columns of `tokenize` and labels.
     """
-    processes = min(os.cpu_count() or 1, len(examples) // ROWS_PER_PROCESS)
-    return examples.map(
+    rows = examples.rows
+    drop = [name for name in rows.column_names if name != "labels"]
+    key = cache_key(rows._fingerprint, tokenizer_key(tokenizer) | {"max_length": max_length}, sys.modules[__name__])
+
+    def tokenize_batch(batch: dict[str, list]) -> dict[str, list]:
+        return tokenize(batch["text"], tokenizer, max_length)
+
+    return map_rows(rows, tokenize_batch, key, remove_columns=drop)
+
+
+def map_rows(rows: datasets.Dataset, function: Callable, key: str, **options: Any) -> datasets.Dataset:
+    """`rows.map(function)` by batches, with all cores where there are many rows, and cached.
+
+    Args:
+        rows: data set.
+        function: of a batch of rows, as `datasets` wants it.
+        key: name of the result in the cache. `datasets` would derive it from the tokenizer's state, which changes with
+            every use.
+        options: of `Dataset.map`.
+    """
+    processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
+    return rows.map(
         function,
         batched=True,
         num_proc=processes if processes > 1 else None,
@@ -63,7 +97,7 @@ def map_rows(examples, function, key, **options):
     )
 
 
-def tokenizer_key(tokenizer):
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What the token ids of a text depend on, besides the text: vocabulary, rules, special tokens and options."""
     key = {
         "class": type(tokenizer).__name__,
@@ -74,25 +108,18 @@ def tokenizer_key(tokenizer):
     if not tokenizer.is_fast:
         return key | {"vocabulary": tokenizer.get_vocab(), "options": repr(tokenizer.init_kwargs)}
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Left over from the last call, whatever it was.
+    # Truncation and padding are left over from the last call.
     return key | {"rules": {name: part for name, part in rules.items() if name not in ("truncation", "padding")}}
 
 
-def token_ids(texts, tokenizer, max_length):
-    """Token ids of texts, cut to `max_length`: an int32 array each."""
-    ids = []
-    for start in range(0, len(texts), 1000):
-        encoded = tokenizer(texts[start : start + 1000], truncation=True, max_length=max_length)
-        ids += [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
-    return ids
+def longest_first(lengths: list[int]) -> np.ndarray:
+    """Order of rows by their tokens `[N]`, the longest first.
+
+    Batches then hold rows of one length, and memory runs out in the first batch or never.
+    """
+    return np.argsort(-np.asarray(lengths), kind="stable")
 
 
-def longest_first(encoded):
-    """Order `[N]` of the rows by length, the longest first: batches hold rows of one length, and memory runs out at
-    once or never."""
-    return np.argsort(-np.asarray(encoded["length"][:]), kind="stable")
-
-
-def collator(tokenizer, on_gpu):
+def collator(tokenizer: PreTrainedTokenizerBase, on_gpu: bool) -> DataCollatorWithPadding:
     """Collator that pads a batch to its longest row; on a GPU to a multiple of 8, which tensor cores like."""
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if on_gpu else None)

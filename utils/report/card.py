@@ -1,10 +1,16 @@
-"""The README.md of a run folder: scores, and how to load the model."""
+"""The model card: scores, and how to load the model; for the run's folder, and for the Hub."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from utils.data.task import Task
+from utils.models.approaches import approach_of
 from utils.report.pictures import has_training_curves
+from utils.runs.folder import PICTURES_FOLDER
 from utils.scoring.evaluation import label_table, summary_table
 
 # Files of `utils.report` and what they show.
@@ -17,47 +23,66 @@ PICTURES = {
 }
 
 
+def expected_pictures(report: bool, log_history: list[dict[str, Any]]) -> list[str]:
+    """Names of the pictures that a run will have.
+
+    Args:
+        report: whether they are drawn at all.
+        log_history: of the training, empty if there was none.
+    """
+    return [name for name in PICTURES if report and (name != "training_curves" or has_training_curves(log_history))]
+
+
+def present_pictures(folder: str | Path) -> list[str]:
+    """Names of the pictures that are in the folder of a run."""
+    return [name for name in PICTURES if Path(folder, PICTURES_FOLDER, f"{name}.png").is_file()]
+
+
 def render_card(
-    output_dir,
-    model_args,
-    run_args,
-    training_args,
-    threshold_args,
-    task,
-    evaluation,
-    metrics,
-    log_history,
-    **particular,
-):
+    folder: str | Path,
+    arguments: dict[str, Any],
+    task: Task,
+    results: dict[str, Any],
+    *,
+    name: str,
+    address: str,
+    pictures: list[str],
+    merged: bool = False,
+    on_hub: bool = False,
+) -> str:
     """Fill `model_card.md.jinja`; a value it names and is not given is an error.
 
     Args:
-        metrics: the content of eval_results.json.
-        log_history: of the training, empty if there was none.
-        particular: what only one approach has, and the name of its part of the template, `use_template`.
+        folder: with the run's tokenizer and its approach's own files.
+        arguments: the run's run_args.json.
+        task: its task.json.
+        results: its all_results.json.
+        name: of the run.
+        address: what to load it by: its folder, or its name on the Hub.
+        pictures: names of those to show.
+        merged: whether there is a merged model beside it.
+        on_hub: whether the card is for the Hub, which has neither the report nor a merged model.
     """
-    drawn = PICTURES if run_args.report else {}
-    pictures = {file: t for file, t in drawn.items() if file != "training_curves" or has_training_curves(log_history)}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
+    metrics = {name.removeprefix("eval_"): value for name, value in results.items() if name.startswith("eval_")}
     return environment.get_template("model_card.md.jinja").render(
-        name=output_dir.rstrip("/").split("/")[-1],
-        folder=output_dir,
-        model_args=model_args,
-        adapter=model_args.use_peft,
-        pictures=pictures,
-        merged=run_args.merge_adapter,
+        name=name,
+        address=address,
+        on_hub=on_hub,
+        arguments=arguments,
+        adapter=arguments["use_peft"],
+        trained=not arguments.get("eval_only"),
+        pictures={file: PICTURES[file] for file in pictures},
+        merged=merged,
         task=task,
-        max_length=task.max_length,
-        metrics=metrics,
-        tuned=threshold_args.threshold_strategy != "fixed",
-        threshold_strategy=threshold_args.threshold_strategy,
-        summary_table=summary_table(evaluation.metrics, markdown=True),
-        label_table=label_table(evaluation.metrics, task.labels, markdown=True),
-        training_args=training_args.to_sanitized_dict(),
+        results=results,
+        tuned=arguments["threshold_strategy"] != "fixed",
+        summary_table=summary_table(metrics, markdown=True),
+        label_table=label_table(metrics, task.labels, markdown=True),
         label_counts=list(zip(task.labels, task.train_positives)),
-        **particular,
+        **approach_of(arguments).card_facts(folder, arguments, task),
     )

@@ -5,25 +5,30 @@
 makes the report and the pictures of a finished run again, from its folder alone.
 """
 
-import sys
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
-from utils.core.errors import UserError, exit_on_user_error
-from utils.core.files import write_text
+from utils.core.errors import UserError
+from utils.core.files import read_json, write_text
+from utils.core.parser import option, script
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
+from utils.models.approaches import describe_approach
 from utils.report import pictures
 from utils.report.tables import caption, difference_rows, differing_rows, score_rows
-from utils.runs.finished import AT_HALF, DECODED, TUNED, approach, model_name, read_run, trainable_share
-from utils.runs.folder import read_json
-from utils.scoring.bootstrap import interval, plain_scores, resample
-from utils.scoring.evaluation import PER_LABEL, SUMMARY
+from utils.runs.comparison import Board
+from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
+from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
+from utils.scoring.bootstrap import Resampled, interval, plain_scores, resample
+from utils.scoring.predictions import Predictions
+from utils.scoring.scores import KINDS, OF_PREDICTIONS, OF_PROBABILITIES, TUNED
 
-REPORT_FILE = "report.html"
-PICTURES_FOLDER = "pictures"
 RESAMPLES = 2000
 MISTAKES = 20
 
@@ -44,13 +49,19 @@ class Section:
     title: str
     paragraphs: list[str] = field(default_factory=list)
     header: list[str] = field(default_factory=list)
-    rows: list[list] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     kind: str = "names"  # of the table: figures behind names; "prose", texts that wrap; "pairs", a name and a value
 
 
-def render(title, lead, sections):
-    """The page as HTML. Everything put into it is escaped: texts of the data may hold markup."""
+def render(title: str, lead: str, sections: list[Section]) -> str:
+    """The page as HTML. Everything put into it is escaped: texts of the data may hold markup.
+
+    Args:
+        title: of the page.
+        lead: the line below it.
+        sections: its parts.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -68,18 +79,21 @@ def render(title, lead, sections):
 # One run
 
 
-def mistakes_rows(texts, labels, truth, probabilities, predictions, most=MISTAKES):
+def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MISTAKES) -> list[list[str]]:
     """The most confident mistakes: rows in which a cell decided wrongly has a probability farthest from the truth.
 
     Args:
-        texts: `[N]`; labels: `[L]`; truth, probabilities, predictions: `[N, L]`.
+        predictions: N rows with texts and truth.
+        decided: their 0/1 predictions `[N, L]`.
+        most: rows to return at most.
 
     Returns:
         rows `[text, true labels, predicted labels, the surest mistake]`, the surest first, each text once.
     """
-    error = np.where(predictions != truth, np.abs(probabilities - truth), -1.0)
+    labels, truth, probabilities = predictions.labels, predictions.truth, predictions.probabilities
+    error = np.where(decided != truth, np.abs(probabilities - truth), -1.0)
 
-    def names(cells):
+    def names(cells: np.ndarray) -> str:
         return ", ".join(label for label, yes in zip(labels, cells) if yes) or "(none)"
 
     rows = []
@@ -89,89 +103,78 @@ def mistakes_rows(texts, labels, truth, probabilities, predictions, most=MISTAKE
             break
         how = "missed" if truth[row, column] else "wrongly given"
         surest = f"{labels[column]} {how} at {probabilities[row, column]:.2f}"
-        rows.append([texts[row], names(truth[row]), names(predictions[row]), surest])
+        rows.append([predictions.texts[row], names(truth[row]), names(decided[row]), surest])
     return rows
 
 
-def _score_section(run, drawn):
-    """Summary scores at 0.5, tuned and decoded, intervals where the bootstrap gives them."""
-    metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
-    titles = {AT_HALF: "at 0.5", TUNED: "tuned (cross-fitted)", DECODED: "decoded"}
-    suffixes = [suffix for suffix in titles if f"f1_macro{suffix}" in metrics and suffix in drawn]
+def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
+    """Scores at 0.5, tuned and decoded, with intervals where the bootstrap gives them."""
+    kinds = [kind for kind in KINDS if kind in drawn]
 
-    def cell(name, suffix):
-        value = metrics.get(f"{name}{suffix}")
-        if value is None or not hasattr(drawn[suffix], name):
+    def cell(name: str, kind: str) -> str | float:
+        value = run.results.get(f"eval_{name}{kind}")
+        if value is None or not hasattr(drawn[kind], name):
             return "-" if value is None else value
-        low, high = interval(getattr(drawn[suffix], name))
+        low, high = interval(getattr(drawn[kind], name))
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
-    rows = [[title, *(cell(name, suffix) for suffix in suffixes)] for name, title in SUMMARY.items()]
-    for name, title in (("map", "mAP"), ("lrap", "LRAP")):
-        if name in metrics:
-            rows.append([title, metrics[name], *["same"] * (len(suffixes) - 1)])
+    rows = [[score.title, *(cell(score.name, kind) for kind in kinds)] for score in OF_PREDICTIONS]
+    for score in OF_PROBABILITIES:
+        rows.append([score.title, run.results[f"eval_{score.name}"], *["same"] * (len(kinds) - 1)])
     paragraphs = [
-        f"On {len(run.ids):,} validation rows. In brackets: 95 % bootstrap interval over the rows ({RESAMPLES:,} "
-        "resamples); the luck of the training seed is not in it."
+        f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
+        f"({RESAMPLES:,} resamples); the luck of the training seed is not in it."
     ]
-    if TUNED in suffixes:
+    if TUNED in kinds:
         paragraphs.append("Tuned: each row is scored with thresholds that were chosen without it.")
-        tuned = plain_scores(run.truth, run.predictions[TUNED])["f1_macro"]
-        if abs(tuned - metrics["f1_macro_tuned"]) > 1e-6:
-            paragraphs.append(
-                f"Cross-fitted anew without the texts, macro-F1 tuned is {tuned:.3f}: intervals are of that. Runs of "
-                "before texts were saved with the predictions do not know their near-duplicates."
-            )
     if run.arguments.get("load_best_model_at_end"):
         paragraphs.append("The checkpoint was chosen on the same rows, so expect a little less on new ones.")
-    return Section("Scores", paragraphs, ["score", *(titles[suffix] for suffix in suffixes)], rows)
+    return Section("Scores", paragraphs, ["score", *(KINDS[kind] for kind in kinds)], rows)
 
 
-def _label_section(run, low, high):
-    labels = run.task.labels
+def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Section:
+    """Scores of each label with intervals `[L]` of its F1."""
+    support = run.predictions.truth.sum(axis=0)
     how = "tuned thresholds, cross-fitted" if run.headline == TUNED else "threshold 0.5"
-
-    def cells(i, label):
-        values = {name: run.results.get(f"eval_{name}/{label}", "-") for name in PER_LABEL}
-        yield from (label, values["precision"], values["recall"], values["f1"])
-        yield f"[{low[i]:.3f}, {high[i]:.3f}]"
-        yield int(run.truth[:, i].sum())
-        yield float(run.thresholds[i])
-
+    rows = []
+    for i, label in enumerate(run.task.labels):
+        scores = [run.results.get(f"eval_{name}/{label}", "-") for name in ("precision", "recall", "f1")]
+        threshold = float(run.thresholds.values[i])
+        rows.append([label, *scores, f"[{low[i]:.3f}, {high[i]:.3f}]", int(support[i]), threshold])
     header = ["label", "precision", "recall", "F1", "95 % interval", "support", "threshold"]
-    note = f"Precision, recall and F1 at {how}. The threshold is the one for new rows ({run.strategy})."
-    return Section("Labels", [note], header, [list(cells(i, label)) for i, label in enumerate(labels)])
+    note = f"Precision, recall and F1 at {how}. The threshold is the one for new rows ({run.thresholds.rule.strategy})."
+    return Section("Labels", [note], header, rows)
 
 
-def _draw(run, f1, low, high):
-    """`{file name: (figure, title, caption)}` of a run."""
-    labels, predictions = run.task.labels, run.predictions[run.headline]
+def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, tuple[Figure, str, str]]:
+    """`{file name: (figure, title, caption)}`; F1 of the labels and its intervals are `[L]`."""
+    labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
     weighted = " Training with pos_weight moves them up on purpose."
     drawn = {
         "label_f1": (
-            pictures.label_f1(labels, f1, low, high, run.truth.sum(axis=0)),
+            pictures.label_f1(labels, f1, low, high, truth.sum(axis=0)),
             "F1 of each label",
             "The fewer true rows, the wider the interval.",
         ),
         "precision_recall": (
-            pictures.precision_recall(labels, run.truth, run.probabilities, run.thresholds),
+            pictures.precision_recall(labels, truth, probabilities, run.thresholds.values),
             "Precision and recall",
             "AP is the area under the curve; dotted, the share of true rows, which is the precision of guessing. The "
             "thresholds were chosen on these rows, so their diamonds are a little too good.",
         ),
         "co_occurrence": (
-            pictures.co_occurrence(labels, run.truth, predictions),
+            pictures.co_occurrence(labels, truth, run.decisions[run.headline]),
             "Labels together",
             "A cell and its mirror image across the diagonal should hold the same number.",
         ),
         "calibration": (
-            pictures.calibration(run.truth, run.probabilities),
+            pictures.calibration(truth, probabilities),
             "Calibration",
             "Points below the dotted line: probabilities too high."
             + (weighted if run.arguments.get("pos_weight", "none") != "none" else ""),
         ),
     }
-    state_file = Path(run.folder) / "trainer_state.json"
+    state_file = Path(run.folder) / STATE_FILE
     state = read_json(state_file) if state_file.is_file() else {}
     if pictures.has_training_curves(state.get("log_history", [])):
         drawn["training_curves"] = (
@@ -182,7 +185,31 @@ def _draw(run, f1, low, high):
     return drawn
 
 
-def write_run_report(folder):
+def _save_pictures(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Picture]:
+    """Write `pictures/*.png` into the run's folder, and give them for the page."""
+    images = []
+    for name, (figure, title, text) in _draw(run, f1, low, high).items():
+        pictures.save_png(figure, Path(run.folder) / PICTURES_FOLDER / f"{name}.png")
+        figure.set_layout_engine("none")  # laid out once is enough, and saves a fifth of the time
+        images.append(Picture(pictures.data_uri(figure), title, text))
+    return images
+
+
+def _mistakes_section(run: FinishedRun) -> Section:
+    """The most confident mistakes."""
+    how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
+    rows = mistakes_rows(run.predictions, run.decisions[run.headline])
+    note = "There are none."
+    if rows:
+        note = (
+            f"The {len(rows)} validation rows with the most confident mistakes, at {how}: the label decided wrongly "
+            "with the probability farthest from the truth."
+        )
+    header = ["text", "true", "predicted", "surest mistake"]
+    return Section("Most confident mistakes", [note], header, rows, kind="prose")
+
+
+def write_run_report(folder: str | Path) -> Path:
     """Write `report.html` and `pictures/*.png` of a finished run into its folder, from what is in it.
 
     Returns:
@@ -192,30 +219,11 @@ def write_run_report(folder):
         UserError: for a folder that is no finished run.
     """
     run = read_run(folder)
-    drawn = {suffix: resample(run.truth, array, RESAMPLES, seed=0) for suffix, array in run.predictions.items()}
+    truth = run.predictions.truth
+    drawn = {kind: resample(truth, decided, RESAMPLES, seed=0) for kind, decided in run.decisions.items()}
     low, high = interval(drawn[run.headline].f1)
-    f1 = plain_scores(run.truth, run.predictions[run.headline])["f1"]
-
-    images = []
-    for name, (figure, title, text) in _draw(run, f1, low, high).items():
-        pictures.save_png(figure, Path(folder) / PICTURES_FOLDER / f"{name}.png")
-        figure.set_layout_engine("none")  # laid out once is enough, and saves a fifth of the time
-        images.append(Picture(pictures.data_uri(figure), title, text))
-
-    how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
-    mistakes = Section("Most confident mistakes", kind="prose")
-    if run.texts is None:
-        mistakes.paragraphs = ["This run's predictions hold no texts, so its mistakes cannot be shown. Train it anew."]
-    else:
-        predictions = run.predictions[run.headline]
-        mistakes.rows = mistakes_rows(run.texts, run.task.labels, run.truth, run.probabilities, predictions)
-        mistakes.header = ["text", "true", "predicted", "surest mistake"]
-        mistakes.paragraphs = [
-            f"The {len(mistakes.rows)} validation rows with the most confident mistakes, at {how}: the label decided "
-            "wrongly with the probability farthest from the truth."
-            if mistakes.rows
-            else "There are none."
-        ]
+    f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
+    images = _save_pictures(run, f1, low, high)
 
     arguments = [[name, str(value)] for name, value in sorted(run.arguments.items()) if value is not None]
     facts = {
@@ -224,13 +232,13 @@ def write_run_report(folder):
         "training time": format_seconds(run.results.get("train_runtime")),
         "peak memory": format_bytes(run.results.get("peak_memory_bytes")),
     }
-    lead = f"{model_name(run.arguments)}, {approach(run.arguments)}; "
+    lead = f"{model_name(run.arguments)}, {describe_approach(run.arguments)}; "
     lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
     sections = [
         _score_section(run, drawn),
         _label_section(run, low, high),
         Section("Pictures", pictures=images),
-        mistakes,
+        _mistakes_section(run),
         Section("Arguments", header=["argument", "value"], rows=arguments, kind="pairs"),
     ]
     path = Path(folder) / REPORT_FILE
@@ -241,7 +249,7 @@ def write_run_report(folder):
 # Several runs
 
 
-def write_comparison_report(path, boards, notes, held, resamples):
+def write_comparison_report(path: str, boards: list[Board], notes: list[str], held: bool, resamples: int) -> None:
     """Write a comparison as one page.
 
     Args:
@@ -254,32 +262,7 @@ def write_comparison_report(path, boards, notes, held, resamples):
     sections = []
     for number, board in enumerate(boards, start=1):
         which = f", row set {number} of {len(boards)}" if len(boards) > 1 else ""
-        entries = board.entries
-        sections.append(Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held)))
-        if len(entries) == 1:
-            continue
-        scores = [entry.headline_score for entry in entries]
-        figure = pictures.score_intervals(
-            [entry.name for entry in entries],
-            *([getattr(score, part) for score in scores] for part in ("value", "low", "high")),
-        )
-        text = "Intervals that overlap do not say whether a difference is noise: the paired comparison below does."
-        sections[-1].pictures = [Picture(pictures.data_uri(figure), "Macro-F1", text)]
-        note = (
-            "Paired bootstrap: the same draws of rows for both. Noise: 0 lies in the interval. p is two-sided and not "
-            "corrected for the number of runs; the luck of the training seed is not in it."
-        )
-        sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
-        header = ["label", "support", *(entry.name for entry in entries)]
-        support = entries[0].members[0].truth.sum(axis=0)
-        rows = [
-            [label, int(support[i]), *(float(entry.label_f1[i]) for entry in entries)]
-            for i, label in enumerate(board.labels)
-        ]
-        sections.append(Section(f"F1 of each label{which}", [], header, rows))
-        header, rows = differing_rows(board)
-        if rows:
-            sections.append(Section(f"Arguments in which the runs differ{which}", [], header, rows))
+        sections += _board_sections(board, which, held, resamples)
     if notes:
         sections.append(Section("Left out or kept apart", notes))
     entries = [entry for board in boards for entry in board.entries]
@@ -288,14 +271,50 @@ def write_comparison_report(path, boards, notes, held, resamples):
     write_text(path, render("Comparison of runs", f"{' and '.join(counts)}, the best first.", sections))
 
 
-@exit_on_user_error
-def main(argv=None):
+def _board_sections(board: Board, which: str, held: bool, resamples: int) -> list[Section]:
+    """The sections of runs that were scored on the same rows; `which` of several such sets stands in their titles."""
+    entries = board.entries
+    sections = [Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held))]
+    if len(entries) == 1:
+        return sections
+    scores = [entry.headline_score for entry in entries]
+    figure = pictures.score_intervals(
+        [entry.name for entry in entries],
+        *([getattr(score, part) for score in scores] for part in ("value", "low", "high")),
+    )
+    text = "Intervals that overlap do not say whether a difference is noise: the paired comparison below does."
+    sections[-1].pictures = [Picture(pictures.data_uri(figure), "Macro-F1", text)]
+    note = (
+        "Paired bootstrap: the same draws of rows for both. Noise: 0 lies in the interval. p is two-sided and not "
+        "corrected for the number of runs; the luck of the training seed is not in it."
+    )
+    sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
+    header = ["label", "support", *(entry.name for entry in entries)]
+    support = board.truth.sum(axis=0)
+    rows = [
+        [label, int(support[i]), *(float(entry.label_f1[i]) for entry in entries)]
+        for i, label in enumerate(board.labels)
+    ]
+    sections.append(Section(f"F1 of each label{which}", [], header, rows))
+    header, rows = differing_rows(board)
+    if rows:
+        sections.append(Section(f"Arguments in which the runs differ{which}", [], header, rows))
+    return sections
+
+
+@dataclass
+class ReportArguments:
+    """Which runs to make reports of."""
+
+    runs: list[str] | None = option(None, "folders of finished runs; the flag itself may be left out")
+
+    def __post_init__(self):
+        if not self.runs:
+            raise UserError("name the folders of finished runs: python -m utils.report outputs/run")
+
+
+@script(__doc__, [ReportArguments], words="runs")
+def main(args: ReportArguments) -> None:
     """Make the reports of the run folders named."""
-    folders = sys.argv[1:] if argv is None else argv
-    if not folders or any(word.startswith("-") for word in folders):
-        if set(folders) & {"-h", "--help"}:
-            print(__doc__)
-            return
-        raise UserError("name the folders of finished runs: python -m utils.report outputs/run")
-    for folder in folders:
+    for folder in args.runs:
         print(f"report: {write_run_report(folder)}")

@@ -4,24 +4,31 @@ Arguments, preflight, final scores, the table of labels and thresholds, pictures
 predicted for them. Nothing of it is secret, but the rows quote texts of the data.
 """
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from transformers import Trainer, TrainingArguments
 
 from utils.core.errors import UserError
 from utils.core.tables import format_table
-from utils.models.generator.generator import GENERATION_FILE, Generation
-from utils.models.generator.label_text import LabelText
-from utils.runs.finished import read_run
-from utils.scoring.evaluation import PER_LABEL
+from utils.models.approaches import Approach
+from utils.runs.finished import FinishedRun, read_run
+from utils.runs.folder import PICTURES_FOLDER
+from utils.scoring.scores import PER_LABEL
 
 SAMPLE_ROWS = 50
+# A header, and rows of cells below it.
+Table = tuple[list[str], list[list[Any]]]
 
 
-def check_trackers(training_args, is_main_process):
-    """Refuse trackers that could not track, before a model is loaded; give the run its folder's name.
+def check_trackers(training_args: TrainingArguments, is_main_process: bool) -> None:
+    """Refuse trackers that could not track, before a model is loaded.
 
     Raises:
         UserError: for a tracker that is not known or not installed, or W&B without a key.
@@ -33,8 +40,6 @@ def check_trackers(training_args, is_main_process):
             callback()  # asks for its package
     except (ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"--report_to: {error}") from error
-    # Without a name trackio would begin another run for each part of the script.
-    training_args.run_name = training_args.run_name or Path(training_args.output_dir).resolve().name
     if "wandb" in training_args.report_to and is_main_process:
         import wandb
 
@@ -45,61 +50,74 @@ def check_trackers(training_args, is_main_process):
                 raise UserError(f"--report_to wandb: {error} (Or set WANDB_MODE=offline.)") from error
 
 
-def log_finished_run(training_args, folder, preflight, trainer=None):
-    """Give the trackers of `training_args.report_to` what is in the folder of a finished run. Main process only.
+def log_finished_run(
+    training_args: TrainingArguments,
+    approach: Approach,
+    preflight: dict[str, float],
+    trainer: Trainer | None = None,
+) -> None:
+    """Give the trackers of `training_args.report_to` what is in the folder of the finished run. Main process only.
 
     Args:
         training_args: Trainer's arguments.
-        folder: of the run, with its pictures if there are to be any.
-        preflight: figures by name, of `utils.training.preflight.preflight_figures`.
+        approach: that was trained.
+        preflight: figures by name, of `utils.training.preflight`.
         trainer: the one that has trained, None if none has.
     """
     log_to = {"wandb": _log_to_wandb, "tensorboard": _log_to_tensorboard, "trackio": _log_to_trackio}
     trackers = [name for name in training_args.report_to if name in log_to]
     if not trackers:
         return
-    run = read_run(folder)
+    run = read_run(training_args.output_dir)
     config = run.arguments | {f"preflight/{name}": value for name, value in preflight.items()}
     numbers = {name: value for name, value in run.results.items() if isinstance(value, int | float)}
     scores = {f"final/{name.removeprefix('eval_')}": value for name, value in numbers.items()}
-    tables = {"labels": label_rows(run), "samples": sample_rows(run)}
-    pictures = {f"pictures/{path.stem}": path for path in sorted(Path(folder, "pictures").glob("*.png"))}
+    tables = {"labels": label_rows(run), "samples": sample_rows(run, approach.as_text)}
+    images = sorted(Path(run.folder, PICTURES_FOLDER).glob("*.png"))
+    pictures = {f"{PICTURES_FOLDER}/{path.stem}": path for path in images}
     for name in trackers:
         log_to[name](training_args, config, scores, tables, pictures, trainer)
 
 
-def label_rows(run):
-    """`(header, rows)`: threshold, scores and support of each label of a `FinishedRun`."""
+def label_rows(run: FinishedRun) -> Table:
+    """Threshold, scores and support of each label."""
     rows = [
         [label, float(threshold), *(run.results[f"eval_{name}/{label}"] for name in PER_LABEL)]
-        for label, threshold in zip(run.task.labels, run.thresholds)
+        for label, threshold in zip(run.task.labels, run.thresholds.values)
     ]
     return ["label", "threshold", *PER_LABEL], rows
 
 
-def sample_rows(run, most=SAMPLE_ROWS):
-    """`(header, rows)`: validation rows drawn at random, with text, true and predicted labels, the labels that a label
-    generator has answered, and the probability of each label.
+def sample_rows(run: FinishedRun, as_text: Callable[[np.ndarray], str], most: int = SAMPLE_ROWS) -> Table:
+    """Validation rows drawn at random, with text, true and predicted labels, the labels that a label generator has
+    answered, and the probability of each label.
 
-    The answers are written anew from their labels: of a free answer (`--decoding free`) words that are no label are
-    not in them.
+    Args:
+        run: which rows.
+        as_text: how the approach writes a 0/1 row `[L]`. Words of a free answer (`--decoding free`) that are no label
+            are not in it.
+        most: rows to draw at most.
     """
-    labels = run.task.labels
-    predicted = run.predictions[run.headline]
-    names = {"true": run.truth, "predicted": predicted} | ({"answered": run.decoded} if run.decoded is not None else {})
-    label_text = LabelText(labels, labels, "(none)")
-    if Path(run.folder, GENERATION_FILE).is_file():
-        generation = Generation.load(run.folder)
-        label_text = LabelText(labels, generation.order, generation.no_label)
-    drawn = np.sort(np.random.default_rng(0).permutation(len(run.ids))[:most]).tolist()
-    rows = [
-        [run.texts[i], *(label_text.write(array[i]) for array in names.values()), *run.probabilities[i].tolist()]
+    labels, rows = run.task.labels, run.predictions
+    names = {"true": rows.truth, "predicted": run.decisions[run.headline]}
+    if rows.decoded is not None:
+        names["answered"] = rows.decoded
+    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:most]).tolist()
+    samples = [
+        [rows.texts[i], *(as_text(array[i]) for array in names.values()), *rows.probabilities[i].tolist()]
         for i in drawn
     ]
-    return ["text", *names, *(f"p({label})" for label in labels)], rows
+    return ["text", *names, *(f"p({label})" for label in labels)], samples
 
 
-def _log_to_wandb(training_args, config, scores, tables, pictures, trainer):
+def _log_to_wandb(
+    training_args: TrainingArguments,
+    config: dict[str, Any],
+    scores: dict[str, float],
+    tables: dict[str, Table],
+    pictures: dict[str, Path],
+    trainer: Trainer | None,
+) -> None:
     import wandb
 
     # Trainer has begun a run, unless nothing was trained.
@@ -113,7 +131,14 @@ def _log_to_wandb(training_args, config, scores, tables, pictures, trainer):
     run.finish()
 
 
-def _log_to_trackio(training_args, config, scores, tables, pictures, trainer):
+def _log_to_trackio(
+    training_args: TrainingArguments,
+    config: dict[str, Any],
+    scores: dict[str, float],
+    tables: dict[str, Table],
+    pictures: dict[str, Path],
+    trainer: Trainer | None,
+) -> None:
     import pandas as pd
     import trackio
 
@@ -135,7 +160,14 @@ def _log_to_trackio(training_args, config, scores, tables, pictures, trainer):
     trackio.finish()
 
 
-def _log_to_tensorboard(training_args, config, scores, tables, pictures, trainer):
+def _log_to_tensorboard(
+    training_args: TrainingArguments,
+    config: dict[str, Any],
+    scores: dict[str, float],
+    tables: dict[str, Table],
+    pictures: dict[str, Path],
+    trainer: Trainer | None,
+) -> None:
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback

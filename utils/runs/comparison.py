@@ -1,38 +1,109 @@
 """Runs side by side: scores with intervals, and each against the best."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 
-from utils.runs.finished import approach, model_name, trainable_share
-from utils.runs.groups import Scored, describe_runs, group_runs, joint_name, pool_folds, short_names
-from utils.scoring.bootstrap import SCORES, Difference, interval, paired_difference, plain_scores, resample
+from utils.models.approaches import describe_approach
+from utils.runs.finished import FinishedRun, model_name, trainable_share
+from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name, short_names
+from utils.scoring.bootstrap import Difference, interval, paired_difference, plain_scores, resample
+from utils.scoring.predictions import Predictions
+from utils.scoring.scores import OF_PROBABILITIES, WITH_INTERVAL
+
+COMPARED_OF_PROBABILITIES = tuple(score for score in OF_PROBABILITIES if score.compared)
 
 
 @dataclass
-class Score:
-    """A score, over several seeds their mean, of several folds that of all rows together; interval over the rows.
+class Scored:
+    """Predictions of one run, or of all folds of one together, for rows whose truth is known.
 
-    `sd`: over the seeds, else over the folds, None for a single run.
+    Rows are sorted by id and columns by name, so that the same rows and labels are in the same order in any run.
+
+    Args:
+        predictions: of the rows.
+        decisions: 0/1 predictions `[N, L]` by the suffix of the scores that they have.
+    """
+
+    predictions: Predictions
+    decisions: dict[str, np.ndarray]
+
+    def __post_init__(self):
+        rows = np.array(sorted(range(len(self.predictions)), key=self.predictions.ids.__getitem__), dtype=np.int64)
+        labels = sorted(self.predictions.labels)
+        columns = [self.predictions.labels.index(label) for label in labels]
+        self.predictions = self.predictions.select(rows).in_order(labels)
+        self.decisions = {kind: array[rows][:, columns] for kind, array in self.decisions.items()}
+
+    @property
+    def truth(self) -> np.ndarray:
+        """0/1 array `[N, L]`."""
+        return self.predictions.truth
+
+    @property
+    def rows(self) -> tuple:
+        """Equal where two may be compared: the same ids with the same true labels."""
+        return tuple(self.predictions.ids), tuple(self.predictions.labels), self.truth.tobytes()
+
+
+def pool_folds(runs: list[FinishedRun]) -> Scored:
+    """The out-of-fold predictions of runs as those of one, thresholds cross-fitted over all rows.
+
+    Raises:
+        ValueError: where two of the runs held out the same row.
+    """
+    predictions = join_folds(runs)
+    if predictions.repeats_a_row:
+        raise ValueError("folds share rows")
+    return Scored(predictions, predictions.decide(runs[0].thresholds.rule))
+
+
+@dataclass
+class Estimate:
+    """A score of one row of the table.
+
+    Args:
+        value: over several seeds their mean, over several folds that of all rows together.
+        sd: over the seeds, else over the folds; None for a single run.
+        low: of the interval over the rows; None for a score without one.
+        high: likewise.
+        values: in each of the resamples of the rows, `[B]`; None for a score without an interval.
     """
 
     value: float
-    low: float
-    high: float
     sd: float | None
-    values: np.ndarray  # [B], of the resamples
+    low: float | None = None
+    high: float | None = None
+    values: np.ndarray | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         spread = "" if self.sd is None else f" ± {self.sd:.3f}"
-        return f"{self.value:.3f}{spread} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}{spread}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
 
 
 @dataclass
 class Entry:
     """A row of the table: a run, the folds of one, several seeds of either, or a submission file.
 
-    `members`: one `Scored` for each seed. `headline`: the suffix of the predictions it is ranked by.
+    Args:
+        name: short, as the table shows it.
+        model: name of the base model.
+        approach: in words.
+        runs: how many seeds and folds, in words.
+        members: the predictions of each seed.
+        headline: the suffix of the predictions it is ranked by.
+        folders: of the runs; none for a submission file.
+        arguments: run_args.json of the first run.
+        trainable_share: trainable / all parameters.
+        train_seconds: of one seed, its folds together.
+        peak_memory_bytes: the highest of the runs.
+        scores: by name, with the suffix of the predictions behind it.
+        label_f1: of the headline predictions, mean over the members, `[L]`.
+        difference: to the best, None for the best itself.
     """
 
     name: str
@@ -42,20 +113,21 @@ class Entry:
     members: list[Scored]
     headline: str
     folders: list[str] = field(default_factory=list)
-    arguments: dict = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
     trainable_share: float | None = None
     train_seconds: float | None = None
     peak_memory_bytes: int | None = None
-    scores: dict[str, Score] = field(default_factory=dict)  # summary name with its suffix
-    label_f1: np.ndarray | None = None  # [L], of the headline predictions, mean over the members
-    difference: Difference | None = None  # to the best, None for the best itself
+    scores: dict[str, Estimate] = field(default_factory=dict)
+    label_f1: np.ndarray | None = None
+    difference: Difference | None = None
 
     @property
-    def headline_score(self):
+    def headline_score(self) -> Estimate:
+        """What it is ranked by."""
         return self.scores[f"f1_macro{self.headline}"]
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """`best`, `within noise` or `worse`."""
         if self.difference is None:
             return "best"
@@ -69,19 +141,27 @@ class Board:
     entries: list[Entry]
 
     @property
-    def labels(self):
-        return self.entries[0].members[0].labels
+    def labels(self) -> list[str]:
+        """Names of the labels, `[L]`."""
+        return self.entries[0].members[0].predictions.labels
 
     @property
-    def rows(self):
-        return len(self.entries[0].members[0].ids)
+    def truth(self) -> np.ndarray:
+        """0/1 array `[N, L]`."""
+        return self.entries[0].members[0].truth
 
 
-def make_entry(seeds, members, names):
-    """The `Entry` of a group: runs and a `Scored` for each seed, `names` of the runs by folder."""
+def make_entry(seeds: list[list[FinishedRun]], members: list[Scored], names: dict[str, str]) -> Entry:
+    """The row of a group of runs, not scored yet.
+
+    Args:
+        seeds: the runs of each seed, which are its folds.
+        members: the predictions of each seed.
+        names: of the runs by folder.
+    """
     runs = [run for folds in seeds for run in folds]
 
-    def known(name):
+    def known(name: str) -> list | None:
         values = [run.results.get(name) for run in runs]
         return None if None in values else values
 
@@ -89,23 +169,23 @@ def make_entry(seeds, members, names):
     return Entry(
         name=joint_name([names[run.folder] for run in runs]),
         model=model_name(runs[0].arguments),
-        approach=approach(runs[0].arguments),
+        approach=describe_approach(runs[0].arguments),
         runs=describe_runs(seeds),
         members=members,
         headline=runs[0].headline,
         folders=[run.folder for run in runs],
         arguments=runs[0].arguments,
         trainable_share=trainable_share(runs[0].results),
-        train_seconds=None if seconds is None else sum(seconds) / len(seeds),  # of one seed, all its folds
+        train_seconds=None if seconds is None else sum(seconds) / len(seeds),
         peak_memory_bytes=None if memory is None else max(memory),
     )
 
 
-def validation_entries(runs):
-    """Entries of runs by their own validation rows.
+def validation_entries(runs: list[FinishedRun]) -> tuple[list[Entry], list[str]]:
+    """The rows of runs by their own validation predictions.
 
-    Seeds that held out different rows (no validation file, split by the seed) come back as an entry each: their mean
-    would be of different rows, and no interval of it could be paired with that of others.
+    Seeds that held out different rows (no validation file, split by the seed) come back as a row each: their mean would
+    be of different rows, and no interval of it could be paired with that of others.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out or kept apart.
@@ -132,36 +212,47 @@ def validation_entries(runs):
     return entries, notes
 
 
-def fold_scores(member, suffix):
-    """Scores of each fold's rows of a `Scored`, none where there are no folds."""
-    folds = [] if member.folds is None else [member.folds == fold for fold in np.unique(member.folds)]
-    return [plain_scores(member.truth[rows], member.predictions[suffix][rows]) for rows in folds]
+def _fold_scores(member: Scored, kind: str) -> list[dict[str, Any]]:
+    """Scores of each fold's rows, none where there are no folds."""
+    numbers = member.predictions.folds
+    folds = [] if numbers is None else [numbers == fold for fold in np.unique(numbers)]
+    return [plain_scores(member.truth[rows], member.decisions[kind][rows]) for rows in folds]
 
 
-def score_entry(entry, resamples, seed):
+def _score_entry(entry: Entry, resamples: int, seed: int) -> None:
     """Fill in `entry.scores` and `entry.label_f1`. All members are resampled by the same draws of the rows."""
-    for suffix in entry.members[0].predictions:
-        plain = [plain_scores(member.truth, member.predictions[suffix]) for member in entry.members]
-        drawn = [resample(member.truth, member.predictions[suffix], resamples, seed) for member in entry.members]
-        spread = plain if len(plain) > 1 else fold_scores(entry.members[0], suffix)
-        for name in SCORES:
-            values = np.mean([getattr(one, name) for one in drawn], axis=0)
-            sd = stdev(one[name] for one in spread) if len(spread) > 1 else None
-            mean = fmean(one[name] for one in plain)
-            entry.scores[f"{name}{suffix}"] = Score(mean, *interval(values), sd, values)
-        if suffix == entry.headline:
+    for kind in entry.members[0].decisions:
+        plain = [plain_scores(member.truth, member.decisions[kind]) for member in entry.members]
+        drawn = [resample(member.truth, member.decisions[kind], resamples, seed) for member in entry.members]
+        spread = plain if len(plain) > 1 else _fold_scores(entry.members[0], kind)
+        for score in WITH_INTERVAL:
+            values = np.mean([getattr(one, score.name) for one in drawn], axis=0)
+            sd = stdev(one[score.name] for one in spread) if len(spread) > 1 else None
+            mean = fmean(one[score.name] for one in plain)
+            entry.scores[f"{score.name}{kind}"] = Estimate(mean, sd, *interval(values), values)
+        if kind == entry.headline:
             entry.label_f1 = np.mean([one["f1"] for one in plain], axis=0)
+    if all(member.predictions.probabilities is not None for member in entry.members):
+        for score in COMPARED_OF_PROBABILITIES:
+            values = [score.compute(member.truth, member.predictions.probabilities) for member in entry.members]
+            sd = stdev(values) if len(values) > 1 else None
+            entry.scores[score.name] = Estimate(fmean(values), sd)
 
 
-def make_boards(entries, resamples, seed):
-    """Score entries and compare each with the best by macro-F1 of those scored on the same rows.
+def make_boards(entries: list[Entry], resamples: int, seed: int) -> list[Board]:
+    """Score entries, and compare each with the best by macro-F1 of those scored on the same rows.
+
+    Args:
+        entries: of `validation_entries` or `utils.runs.held_labels`.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
 
     Returns:
-        list of `Board`, the one with most entries first.
+        the boards, the one with most entries first.
     """
     by_rows = {}
     for entry in entries:
-        score_entry(entry, resamples, seed)
+        _score_entry(entry, resamples, seed)
         by_rows.setdefault(entry.members[0].rows, []).append(entry)
     boards = []
     for same_rows in by_rows.values():

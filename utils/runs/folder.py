@@ -1,71 +1,99 @@
-"""The folder of a run: what lies in it, when it may be written to, and how it stays complete.
+"""The folder of a run: what lies in it, when it may be written to, and how it stays complete."""
 
-task.json                        labels in order, columns, text options (utils.data.task)
-generation.json                  of a label generator: prompt, order of the labels, scoring (utils.models.generator)
-run_args.json                    the arguments the result depends on; marks the folder as a run
-checkpoint-*/                    Trainer's checkpoints, while the run goes on
-model, tokenizer                 as transformers saves them
-thresholds.json                  threshold of each label, and how they were chosen
-predictions/validation.parquet   id, text, truth, probability (and a generator's answer) of each validation row
-train_results.json, eval_results.json, trainer_state.json
-README.md                        model card
-all_results.json                 all scores; written last, so a folder with it is complete
-report.html, pictures/           what there is to look at (utils.report), made from the rest at any time
-"""
+from __future__ import annotations
 
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from typing import Any
 
 from utils.core.errors import UserError
-from utils.core.files import atomic_path, read_json, read_part, told_if_unwritable, write_json
+from utils.core.files import read_json, read_part, told_if_unwritable, write_json
 from utils.data.task import TASK_FILE, Task
+from utils.models.approaches import ADAPTER_FILE, APPROACHES
 
 ARGUMENTS_FILE = "run_args.json"
 # In it: where the data were on the machine the run was trained on, while data_sha256 says what they are.
 DATA_PATHS = ("train_file", "validation_file")
 RESULTS_FILE = "all_results.json"
-THRESHOLDS_FILE = "thresholds.json"
-PREDICTIONS_FILE = "predictions/validation.parquet"
-ADAPTER_FILE = "adapter_config.json"
+STATE_FILE = "trainer_state.json"
+CARD_FILE = "README.md"
+REPORT_FILE = "report.html"
+PICTURES_FOLDER = "pictures"
 MERGED_FOLDER = "merged"
 STAGING_FOLDER = ".unfinished"
-# What a finished run leaves; an adapter of an overwritten run beside a new model would be taken for it.
-FINISHED_FILES = (
-    "adapter_*",
-    "config.json",
-    "model*.safetensors*",
-    "predictions",
-    "merged",
-    "pictures",
-    "report.html",
-    "README.md",
-    "thresholds.json",
-    "generation.json",
-    "generation_config.json",
-    "train_results.json",
-    "eval_results.json",
-    "trainer_state.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template.jinja",
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A kind of file in the folder of a run.
+
+    Args:
+        pattern: its name, as `fnmatch` takes it; a star stands for no slash.
+        what: what it is, and who writes it where that is not a training script.
+        needed: whether a prediction on another machine needs it.
+        pushed: whether it goes to the Hub: what is needed, and what quotes no texts of the data.
+    """
+
+    pattern: str
+    what: str
+    needed: bool = False
+    pushed: bool = False
+
+
+def _needed(pattern: str, what: str) -> RunFile:
+    return RunFile(pattern, what, needed=True, pushed=True)
+
+
+# Publishing, the Hub, resuming and prediction read this table. Nothing that is needed is a pickle, so nothing that is
+# pulled from the Hub runs as code.
+RUN_FILES = (
+    _needed(TASK_FILE, "labels in the order of the logits, columns, text options; written when the run begins"),
+    _needed(ARGUMENTS_FILE, "the arguments the result depends on; written when the run begins"),
+    _needed(ADAPTER_FILE, "what a LoRA adapter is put on, as PEFT saves it"),
+    _needed("adapter_model*.safetensors*", "weights of a LoRA adapter, with the head"),
+    _needed("model*.safetensors*", "weights of a model trained in full"),
+    _needed("config.json", "shape of a model trained in full, as transformers saves it"),
+    _needed("generation_config.json", "how transformers' `generate` ends an answer"),
+    _needed("tokenizer*", "the tokenizer, as transformers saves it"),
+    _needed("added_tokens.json", "the tokenizer's"),
+    _needed("special_tokens_map.json", "the tokenizer's"),
+    _needed("vocab*", "the tokenizer's"),
+    _needed("merges.txt", "the tokenizer's"),
+    _needed("*.model", "the tokenizer's, SentencePiece"),
+    _needed("chat_template.jinja", "the tokenizer's"),
+    _needed("generation.json", "of a label generator: prompt, order of the labels, how answers are scored"),
+    _needed("thresholds.json", "threshold of each label, and how they were chosen"),
+    _needed(RESULTS_FILE, "all scores; written last, so a folder with it is complete"),
+    RunFile(CARD_FILE, "model card", pushed=True),
+    RunFile(f"{PICTURES_FOLDER}/*.png", "pictures of the report", pushed=True),
+    RunFile(
+        "predictions/validation.parquet",
+        "id, text, truth, probability of each validation row, and a generator's answer",
+    ),
+    RunFile("train_results.json", "as Trainer users know it"),
+    RunFile("eval_results.json", "as Trainer users know it"),
+    RunFile(STATE_FILE, "Trainer's log and best checkpoint"),
+    RunFile(REPORT_FILE, "all of it to look at; `python -m utils.report` makes it again"),
+    RunFile(f"{MERGED_FOLDER}/*", "a plain 16-bit model with the adapter merged in (--merge_adapter)"),
 )
+# A checkpoint-*/ is Trainer's; it is gone when the run is finished, unless --keep_checkpoints is set.
 
 
 # Beginning and resuming
 
 
-def find_checkpoint(output_dir, overwrite):
-    """Decide, without writing, how a run in `output_dir` begins.
+def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
+    """Decide, without writing, how a run begins.
+
+    Args:
+        output_dir: folder of the run.
+        overwrite: whether what is in it may be replaced.
 
     Returns:
-        path of the last complete checkpoint to resume from, or None to begin anew.
+        path of the last complete checkpoint to resume from, or None to begin at the first step.
 
     Raises:
         UserError: for a folder that holds other things or a finished run, unless `overwrite`.
@@ -87,8 +115,17 @@ def find_checkpoint(output_dir, overwrite):
     return str(complete[-1]) if complete else None
 
 
-def check_same_run(output_dir, arguments, task):
-    """Refuse to resume a run with other arguments or other data than it was begun with."""
+def check_same_run(output_dir: str | Path, arguments: dict[str, Any], task: Task) -> None:
+    """Refuse to resume a run with other arguments or other data than it was begun with.
+
+    Args:
+        output_dir: folder of the unfinished run.
+        arguments: what would be its run_args.json now.
+        task: what would be its task.json now.
+
+    Raises:
+        UserError: for the first argument that differs, or other data.
+    """
     begun = read_json(Path(output_dir) / ARGUMENTS_FILE)
     for name, value in json.loads(json.dumps(arguments)).items():
         if begun.get(name) != value:
@@ -103,18 +140,24 @@ def check_same_run(output_dir, arguments, task):
         )
 
 
-def begin_run(output_dir, arguments, task, resuming):
-    """Make `output_dir` the folder of a run that has just begun, or clean up what a killed one left half done."""
+def begin_run(output_dir: str | Path, arguments: dict[str, Any], task: Task, resuming: bool) -> None:
+    """Make a folder that of a run that has just begun, or clean up what a killed one left half done.
+
+    Args:
+        output_dir: the folder, made if need be.
+        arguments: its run_args.json.
+        task: its task.json.
+        resuming: whether complete checkpoints stay.
+    """
     output_dir = Path(output_dir)
     with told_if_unwritable(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(output_dir / STAGING_FOLDER, ignore_errors=True)
     # Results first: from here on the folder is not a finished run any more.
     (output_dir / RESULTS_FILE).unlink(missing_ok=True)
-    if (output_dir / ARGUMENTS_FILE).exists() and not resuming:
-        for path in [path for pattern in FINISHED_FILES for path in output_dir.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if (output_dir / ARGUMENTS_FILE).exists():
+        if not resuming:  # an adapter of an overwritten run beside a new model would be taken for the new one's
+            _remove_finished_files(output_dir)
         for folder in _checkpoints(output_dir):
             if not (resuming and _is_complete(folder)):
                 shutil.rmtree(folder)
@@ -122,15 +165,23 @@ def begin_run(output_dir, arguments, task, resuming):
     write_json(output_dir / ARGUMENTS_FILE, arguments)
 
 
-def _checkpoints(output_dir):
+def _remove_finished_files(output_dir: Path) -> None:
+    """Remove what an earlier run left, folders of its files whole."""
+    kept = {TASK_FILE, ARGUMENTS_FILE}  # written again in a moment; without them the folder would be no run's
+    for name in sorted({file.pattern.split("/")[0] for file in RUN_FILES} - kept):
+        for path in output_dir.glob(name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
     folders = [path for path in output_dir.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
     return sorted(folders, key=lambda path: int(path.name.split("-")[-1]))
 
 
-def _is_complete(checkpoint):
+def _is_complete(checkpoint: Path) -> bool:
     """Trainer writes the state last: a checkpoint with one that can be read is whole."""
     try:
-        return "global_step" in read_json(checkpoint / "trainer_state.json")
+        return "global_step" in read_json(checkpoint / STATE_FILE)
     except (OSError, ValueError):
         return False
 
@@ -138,12 +189,12 @@ def _is_complete(checkpoint):
 # Finishing
 
 
-def staging_folder(output_dir):
+def staging_folder(output_dir: str | Path) -> Path:
     """Folder inside `output_dir` in which the parts of the finished run are gathered."""
     return Path(output_dir) / STAGING_FOLDER
 
 
-def publish(output_dir, keep_checkpoints):
+def publish(output_dir: str | Path, keep_checkpoints: bool) -> None:
     """Move what was gathered to its place, the results last, and drop the checkpoints."""
     staging = staging_folder(output_dir)
     # A pickle of the arguments, the hub token with them; run_args.json says what matters.
@@ -159,27 +210,14 @@ def publish(output_dir, keep_checkpoints):
             shutil.rmtree(folder)
 
 
-def save_thresholds(folder, labels, thresholds, threshold_args):
-    """Write `thresholds.json`."""
-    values = {label: float(value) for label, value in zip(labels, thresholds)}
-    how = {"strategy": threshold_args.threshold_strategy, "shrinkage": threshold_args.threshold_shrinkage}
-    write_json(Path(folder) / THRESHOLDS_FILE, how | {"thresholds": values})
+def save_results(folder: str | Path, train_metrics: dict[str, Any], eval_metrics: dict[str, Any]) -> None:
+    """Write the results as Trainer users know them.
 
-
-def save_predictions(folder, examples, labels, truth, probabilities, decoded=None):
-    """Write `predictions/validation.parquet`: columns id, text, truth/x, probability/x and, of a label generator's
-    answers, decoded/x for each label x."""
-    columns = {"id": list(examples["id"]), "text": list(examples["text"])}
-    columns |= {f"truth/{label}": truth[:, i].astype(np.int8) for i, label in enumerate(labels)}
-    columns |= {f"probability/{label}": probabilities[:, i] for i, label in enumerate(labels)}
-    if decoded is not None:
-        columns |= {f"decoded/{label}": decoded[:, i] for i, label in enumerate(labels)}
-    with atomic_path(Path(folder) / PREDICTIONS_FILE) as temporary:
-        pd.DataFrame(columns).to_parquet(temporary, index=False)
-
-
-def save_results(folder, train_metrics, eval_metrics):
-    """Write the results as Trainer users know them."""
+    Args:
+        folder: to write to.
+        train_metrics: of the training.
+        eval_metrics: of the evaluation, names with `eval_` before them.
+    """
     write_json(Path(folder) / "train_results.json", train_metrics)
     write_json(Path(folder) / "eval_results.json", eval_metrics)
     write_json(Path(folder) / RESULTS_FILE, train_metrics | eval_metrics)
@@ -188,7 +226,7 @@ def save_results(folder, train_metrics, eval_metrics):
 # Reading a finished run
 
 
-def load_task(folder):
+def load_task(folder: str | Path) -> Task:
     """The `Task` of a finished run.
 
     Raises:
@@ -202,32 +240,25 @@ def load_task(folder):
     return read_part(folder, TASK_FILE, lambda path: Task.load(path.parent))
 
 
-def load_thresholds(folder, labels):
-    """`(thresholds [L] in the order of labels, strategy, shrinkage)` of a finished run.
+def load_arguments(folder: str | Path) -> dict[str, Any]:
+    """The arguments of a run.
+
+    Raises:
+        UserError: for a run that has lost them, or whose script is none of this project's.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        arguments = read_json(path)
+        APPROACHES[arguments["script"]]
+        return arguments
+
+    return read_part(folder, ARGUMENTS_FILE, read)
+
+
+def load_results(folder: str | Path) -> dict[str, Any]:
+    """All scores of a finished run.
 
     Raises:
         UserError: for a run that has lost them.
     """
-    content = read_part(folder, THRESHOLDS_FILE, read_json)
-    return np.array([content["thresholds"][label] for label in labels]), content["strategy"], content["shrinkage"]
-
-
-def load_predictions(folder, labels):
-    """Validation predictions of a finished run, its columns in the order of `labels`: a data frame.
-
-    Raises:
-        UserError: for predictions that are missing, or a probability that is not a number.
-    """
-    path = Path(folder) / PREDICTIONS_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder} has no {PREDICTIONS_FILE}, which choosing thresholds anew takes, for one run or an average: it "
-            "is not pushed to the Hub, as it quotes texts; use the folder that was trained"
-        )
-    frame = read_part(folder, PREDICTIONS_FILE, pd.read_parquet)
-    columns = [f"probability/{label}" for label in labels]
-    bad = frame[columns].isna().any(axis=1)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise UserError(f'{path}, row {row + 1} (id "{frame["id"][row]}") holds a probability that is NaN: train anew')
-    return frame[["id", *(f"truth/{label}" for label in labels), *columns]]
+    return read_part(folder, RESULTS_FILE, read_json)

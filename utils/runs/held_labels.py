@@ -1,17 +1,21 @@
 """Held labels: the truth of test rows, and submission files and runs scored on it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from utils.core.errors import UserError
 from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, looks_binary, read_ids, read_labels
-from utils.data.tables import read_table
+from utils.data.tables import Table, read_table
 from utils.data.task import Task
-from utils.runs.comparison import make_entry
-from utils.runs.finished import AT_HALF, TUNED
-from utils.runs.groups import Scored, group_runs, join_folds, short_names
-from utils.scoring.thresholds import apply_thresholds, fit_thresholds
+from utils.runs.comparison import Entry, Scored, make_entry
+from utils.runs.finished import FinishedRun
+from utils.runs.groups import group_runs, join_folds, short_names
+from utils.scoring.predictions import Predictions
+from utils.scoring.scores import AT_HALF, TUNED
+from utils.scoring.thresholds import Thresholds, apply_thresholds
 
 
 @dataclass
@@ -24,7 +28,7 @@ class HeldLabels:
     truth: np.ndarray
 
 
-def read_held_labels(path, task=None, submissions=()):
+def read_held_labels(path: str, task: Task | None = None, submissions: list[str] | tuple = ()) -> HeldLabels:
     """Read a file of ids and true labels.
 
     Args:
@@ -60,8 +64,42 @@ def read_held_labels(path, task=None, submissions=()):
     return HeldLabels(table.name, task, read_ids(table, task), read_labels(table, task))
 
 
-def _rows_of(ids, held, name):
-    """Where in `ids` the held rows stand: int array `[N]`."""
+def score_on_held_labels(
+    runs: list[FinishedRun],
+    submissions: list[str],
+    truth_file: str,
+    test_file: str | None,
+    csv_quoting: str | None,
+    batch_size: int,
+) -> tuple[list[Entry], list[str]]:
+    """The rows of runs and submission files on test rows whose labels are known.
+
+    Args:
+        runs: finished runs, which predict the test rows.
+        submissions: paths of submission files.
+        truth_file: ids and true labels.
+        test_file: the test rows, for runs to predict.
+        csv_quoting: whether quotes enclose cells of the test file.
+        batch_size: rows predicted at a time.
+
+    Returns:
+        `(entries, notes)`: notes say in a line each what was left out.
+
+    Raises:
+        UserError: for files that do not belong together.
+    """
+    if runs and not test_file:
+        raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
+    held = read_held_labels(truth_file, runs[0].task if runs else None, submissions)
+    entries = [submission_entry(name, short, held) for name, short in short_names(submissions).items()]
+    if not runs:
+        return entries, []
+    of_runs, notes = held_entries(runs, test_file, held, batch_size, csv_quoting)
+    return entries + of_runs, notes
+
+
+def _rows_of(ids: list[str], held: HeldLabels, name: str) -> np.ndarray:
+    """Where in the `ids` of a file called `name` the held rows stand: int array `[N]`."""
     place = {row_id: row for row, row_id in enumerate(ids)}
     missing = [row_id for row_id in held.ids if row_id not in place]
     if missing:
@@ -72,8 +110,13 @@ def _rows_of(ids, held, name):
     return np.array([place[row_id] for row_id in held.ids])
 
 
-def submission_scored(path, held):
-    """A submission file as a `Scored`.
+def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
+    """The row of a submission file.
+
+    Args:
+        path: of the file.
+        name: what the table calls it.
+        held: what it is scored on.
 
     Raises:
         UserError: where it lacks a row or a label of the held labels, or has a row twice.
@@ -84,13 +127,24 @@ def submission_scored(path, held):
         task = replace(task, label_columns=task.labels)
     check_unique_ids(lambda: [table], task)
     rows = _rows_of(read_ids(table, task), held, table.name)
-    return Scored(tuple(held.ids), tuple(task.labels), held.truth, {TUNED: read_labels(table, task)[rows]})
+    cells = read_labels(table, task)[rows]
+    scored = Scored(Predictions(task.labels, held.ids, truth=held.truth, decoded=cells), {TUNED: cells})
+    return Entry(name, "-", "submission file", "-", [scored], TUNED)
 
 
-def held_entries(runs, test_file, held, batch_size, csv_quoting=None):
+def held_entries(
+    runs: list[FinishedRun], test_file: str, held: HeldLabels, batch_size: int, csv_quoting: str | None = None
+) -> tuple[list[Entry], list[str]]:
     """Predict the test rows with each run, as make_submission.py does, and score them.
 
     The folds of one run are averaged, with thresholds fitted on their out-of-fold predictions together.
+
+    Args:
+        runs: finished runs.
+        test_file: the test rows.
+        held: their true labels.
+        batch_size: rows predicted at a time.
+        csv_quoting: whether quotes enclose cells of the test file.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out.
@@ -98,8 +152,6 @@ def held_entries(runs, test_file, held, batch_size, csv_quoting=None):
     Raises:
         UserError: for a test file that does not fit the runs or the held labels.
     """
-    from utils.runs.inference import load_run, predict_table  # loads torch and transformers
-
     table = read_table(test_file, csv_quoting)
     for run in runs:
         if set(run.task.labels) != set(held.task.labels):
@@ -113,29 +165,33 @@ def held_entries(runs, test_file, held, batch_size, csv_quoting=None):
     names = short_names([run.folder for run in runs])
     entries = []
     for seeds in groups:
-        members = []
-        for folds in seeds:
-            labels = folds[0].task.labels
-            rows = _rows_of(read_ids(table, folds[0].task), held, table.name)
-            probabilities = 0
-            for run in folds:
-                in_order = [run.task.labels.index(label) for label in labels]
-                predicted = predict_table(load_run(run.folder), table, batch_size)
-                probabilities = probabilities + predicted[rows][:, in_order] / len(folds)
-            at_half, submitted = (apply_thresholds(probabilities, t) for t in (0.5, _thresholds(folds)))
-            columns = [held.task.labels.index(label) for label in labels]
-            members.append(
-                Scored(tuple(held.ids), tuple(labels), held.truth[:, columns], {AT_HALF: at_half, TUNED: submitted})
-            )
-        entry = make_entry(seeds, members, names)
+        entry = make_entry(seeds, [_predict_folds(folds, table, held, batch_size) for folds in seeds], names)
         entry.headline = TUNED  # what is handed in, also where the thresholds are fixed
         entries.append(entry)
     return entries, notes
 
 
-def _thresholds(folds):
-    """Thresholds `[L]` of a run, or of the folds of one, fitted on their out-of-fold predictions together."""
+def _predict_folds(folds: list[FinishedRun], table: Table, held: HeldLabels, batch_size: int) -> Scored:
+    """The held rows as a run, or the folds of one together, predict them."""
+    from utils.runs.inference import load_run, predict_table  # loads torch and transformers
+
+    labels = folds[0].task.labels
+    rows = _rows_of(read_ids(table, folds[0].task), held, table.name)
+    probabilities = 0
+    for run in folds:
+        predicted = predict_table(load_run(run.folder), table, batch_size).in_order(labels)
+        probabilities = probabilities + predicted.probabilities[rows] / len(folds)
+    truth = held.truth[:, [held.task.labels.index(label) for label in labels]]
+    decisions = {
+        AT_HALF: apply_thresholds(probabilities, 0.5),
+        TUNED: _thresholds(folds).apply(probabilities),
+    }
+    return Scored(Predictions(labels, held.ids, truth=truth, probabilities=probabilities), decisions)
+
+
+def _thresholds(folds: list[FinishedRun]) -> Thresholds:
+    """Thresholds of a run, or of the folds of one, fitted on their out-of-fold predictions together."""
     if len(folds) == 1:
         return folds[0].thresholds
-    held = join_folds(folds, folds[0].task.labels)
-    return fit_thresholds(held.probabilities, held.truth, folds[0].strategy, folds[0].shrinkage)
+    held_out = join_folds(folds)
+    return folds[0].thresholds.rule.fit(held_out.probabilities, held_out.truth)

@@ -1,78 +1,127 @@
 """The one evaluation that every approach goes through: probabilities and truth in, scores and thresholds out."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from utils.core.errors import UserError
 from utils.core.tables import format_table
+from utils.data.examples import Examples
 from utils.scoring.metrics import MultiLabelMetric
-from utils.scoring.thresholds import apply_thresholds, cross_fitted_predictions, fit_thresholds
-
-# Scores of a set of 0/1 predictions; the rest of the metric's results depend on the probabilities alone.
-SUMMARY = {
-    "f1_macro": "macro-F1",
-    "f1_micro": "micro-F1",
-    "f1_samples": "samples-F1",
-    "jaccard": "Jaccard",
-    "exact_match": "exact match",
-}
-PER_LABEL = ("precision", "recall", "f1", "support")
+from utils.scoring.predictions import Predictions
+from utils.scoring.scores import AT_HALF, DECODED, KINDS, OF_PREDICTIONS, OF_PROBABILITIES, PER_LABEL, TUNED
+from utils.scoring.thresholds import ThresholdRule, Thresholds
 
 
 @dataclass
 class Evaluation:
-    """Scores of one set of rows.
+    """Predictions of rows whose truth is known, and their scores.
 
-    `metrics`: the summary scores at threshold 0.5 under their plain names; with chosen thresholds, cross-fitted, with
-    `_tuned` behind (absent for strategy `fixed`); of a label generator's own answers with `_decoded` behind; `map` and
-    `lrap`; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each label x at the thresholds in use,
-    cross-fitted too.
-    `thresholds`: `[L]`, fitted on all the rows, for use on new ones.
+    Args:
+        predictions: of the rows.
+        metrics: the scores of `utils.scoring.scores`: at threshold 0.5 under their plain names; with chosen thresholds,
+            cross-fitted, with `_tuned` behind (absent for the strategy `fixed`); of decoded labels with `_decoded`
+            behind; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each label x at the thresholds
+            in use, cross-fitted too.
+        thresholds: fitted on all the rows, for use on new ones.
     """
 
+    predictions: Predictions
     metrics: dict[str, float]
-    thresholds: np.ndarray
+    thresholds: Thresholds
+
+    def save(self, folder: str | Path) -> None:
+        """Write thresholds and predictions into a run folder."""
+        self.thresholds.save(folder, self.predictions.labels)
+        self.predictions.save(folder)
 
 
-def evaluate_probabilities(probabilities, labels, groups, label_names, strategy, shrinkage, decoded=None):
-    """Score probabilities `[N, L]` against labels `[N, L]`; `groups` `[N]` numbers the near-duplicates; `decoded`
-    `[N, L]` are a label generator's answers.
+class Evaluator:
+    """Scores what is predicted for the same examples again and again, as after each epoch.
 
-    The score of thresholds on the rows they were chosen on is not computed anywhere: it is 2 to 3 points too good.
+    Args:
+        examples: N rows.
+        labels: names of their labels, `[L]`.
+        rule: how thresholds are chosen.
+    """
+
+    def __init__(self, examples: Examples, labels: list[str], rule: ThresholdRule):
+        self.rows, self.rule = Predictions.of_examples(examples, labels), rule
+
+    def __call__(self, predicted: Predictions | np.ndarray) -> Evaluation:
+        """Score probabilities `[N, L]`, or predictions of the examples' texts, in the order of the examples.
+
+        Raises:
+            UserError: for a probability that is not a number.
+        """
+        if isinstance(predicted, np.ndarray):
+            predicted = Predictions(self.rows.labels, self.rows.ids, probabilities=predicted)
+        if np.isnan(predicted.probabilities).any():
+            raise UserError(
+                "the model predicts NaN: lower --learning_rate if it was being trained, else its weights are broken"
+            )
+        known = {name: getattr(predicted, name) for name in ("probabilities", "decoded", "figures")}
+        return evaluate(replace(self.rows, **known), self.rule)
+
+
+def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
+    """Score predictions whose truth is known.
+
+    The score of thresholds on the rows they were chosen on is computed nowhere: it is 2 to 3 points too good.
     """
     metric = MultiLabelMetric(keep_in_memory=True)
-
-    def scores(predictions):
-        return metric.compute(predictions=predictions, scores=probabilities, references=labels, label_names=label_names)
-
-    thresholds = fit_thresholds(probabilities, labels, strategy, shrinkage)
-    results = scores(apply_thresholds(probabilities, 0.5))
-    if strategy != "fixed":
-        tuned = scores(cross_fitted_predictions(probabilities, labels, groups, strategy, shrinkage))
-        per_label = {name: value for name, value in tuned.items() if "/" in name}
-        results |= {f"{name}_tuned": tuned[name] for name in SUMMARY} | per_label
-    if decoded is not None:
-        answers = scores(decoded)
-        results |= {f"{name}_decoded": answers[name] for name in SUMMARY}
-    results |= {f"threshold/{name}": float(value) for name, value in zip(label_names, thresholds)}
-    return Evaluation(results, thresholds)
-
-
-def summary_table(metrics, markdown=False):
-    """Table of the summary scores of a label generator's answers, at 0.5 and tuned, as far as there are any."""
-    titles = {"_decoded": "answers", "": "at 0.5", "_tuned": "tuned (cross-fitted)"}
-    kinds = [kind for kind in titles if f"f1_macro{kind}" in metrics]
-    rows = [[title, *(metrics[f"{name}{kind}"] for kind in kinds)] for name, title in SUMMARY.items()]
-    for name, title in (("map", "mAP"), ("lrap", "LRAP")):
-        # These depend on the probabilities alone.
-        values = {"_decoded": "", "": metrics[name], "_tuned": "same"}
-        rows.append([title, *(values[kind] for kind in kinds)])
-    return format_table(["score", *(titles[kind] for kind in kinds)], rows, markdown)
+    labels, truth, probabilities = predictions.labels, predictions.truth, predictions.probabilities
+    results = {
+        kind: metric.compute(predictions=decided, scores=probabilities, references=truth, label_names=labels)
+        for kind, decided in predictions.decide(rule).items()
+    }
+    metrics = dict(results[AT_HALF])
+    for kind in (TUNED, DECODED):
+        if kind in results:
+            metrics |= {f"{score.name}{kind}": results[kind][score.name] for score in OF_PREDICTIONS}
+    if TUNED in results:
+        metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
+    thresholds = rule.fit(probabilities, truth)
+    metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
+    return Evaluation(predictions, metrics | predictions.figures, thresholds)
 
 
-def label_table(metrics, label_names, markdown=False):
-    """Table of precision, recall, F1, support and threshold of each label, under a line that says at which."""
+def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:
+    """Names of the metrics that an evaluation gives.
+
+    Args:
+        labels: names of the labels, `[L]`.
+        rule: how thresholds are chosen.
+        decoded: whether the approach gives labels without a threshold too.
+    """
+    kinds = {AT_HALF} | (set() if rule.is_fixed else {TUNED}) | ({DECODED} if decoded else set())
+    names = {f"{score.name}{kind}" for score in OF_PREDICTIONS for kind in kinds}
+    names |= {score.name for score in OF_PROBABILITIES}
+    return names | {f"{name}/{label}" for name in (*PER_LABEL, "threshold") for label in labels}
+
+
+def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:
+    """Table of the scores: of decoded labels, at 0.5 and tuned, as far as there are any."""
+    kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
+    rows = [[score.title, *(metrics[f"{score.name}{kind}"] for kind in kinds)] for score in OF_PREDICTIONS]
+    for score in OF_PROBABILITIES:
+        values = {DECODED: "", AT_HALF: metrics[score.name], TUNED: "same"}
+        rows.append([score.title, *(values[kind] for kind in kinds)])
+    return format_table(["score", *(KINDS[kind] for kind in kinds)], rows, markdown)
+
+
+def label_table(metrics: dict[str, float], labels: list[str], markdown: bool = False) -> str:
+    """Table of precision, recall, F1, support and threshold of each label, under a line that says at which.
+
+    Args:
+        metrics: of an `Evaluation`.
+        labels: names of the labels, `[L]`.
+        markdown: for a Markdown file instead of the terminal.
+    """
     columns = (*PER_LABEL, "threshold")
-    rows = [[name, *(metrics[f"{column}/{name}"] for column in columns)] for name in label_names]
-    how = "tuned thresholds, cross-fitted" if "f1_macro_tuned" in metrics else "threshold 0.5"
+    rows = [[label, *(metrics[f"{column}/{label}"] for column in columns)] for label in labels]
+    how = "tuned thresholds, cross-fitted" if f"f1_macro{TUNED}" in metrics else "threshold 0.5"
     return f"Each label at {how}:\n\n{format_table(['label', *columns], rows, markdown)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, logit
 
+from utils.core.arguments import ThresholdArguments
 from utils.core.files import read_json, read_part, write_json
 from utils.data.splits import assign_parts
 
@@ -22,22 +23,45 @@ class ThresholdRule:
     Args:
         strategy: `fixed` (0.5), `global` (one for all labels) or `per_label`.
         shrinkage: for `per_label`, the number of positive rows at which a label's own threshold and the global one
-            count the same.
+            count the same. With n positive rows a label's own counts `n / (n + shrinkage)`, in logits: a threshold read
+            off a few rows is mostly noise.
     """
 
     strategy: str
     shrinkage: float
 
+    @classmethod
+    def asked_for(cls, threshold_args: ThresholdArguments) -> ThresholdRule:
+        """The rule that the flags name."""
+        return cls(threshold_args.threshold_strategy, threshold_args.threshold_shrinkage)
+
     @property
     def is_fixed(self) -> bool:
-        """Whether thresholds are 0.5 whatever the rows: then nothing is chosen, and nothing cross-fitted."""
+        """Whether thresholds are 0.5 for any rows: then nothing is chosen, and nothing cross-fitted."""
         return self.strategy == "fixed"
 
     def fit(self, probabilities: np.ndarray, truth: np.ndarray) -> Thresholds:
         """Choose a threshold for each label on all rows, for use on new ones; arrays are `[N, L]`."""
-        return Thresholds(fit_thresholds(probabilities, truth, self.strategy, self.shrinkage), self)
+        probabilities, truth = np.asarray(probabilities), np.asarray(truth)
+        labels = probabilities.shape[1]
+        if self.is_fixed:
+            return Thresholds(np.full(labels, 0.5), self)
+        everywhere = best_global_threshold(probabilities, truth)
+        values = np.full(labels, everywhere)
+        if self.strategy == "per_label":
+            for column in range(labels):
+                own, _ = best_label_threshold(probabilities[:, column], truth[:, column])
+                if not np.isnan(own):
+                    values[column] = self._shrink(own, everywhere, truth[:, column].sum())
+        return Thresholds(values, self)
 
-    def cross_fit(self, probabilities: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    def _shrink(self, own: float, everywhere: float, positives: int) -> float:
+        """A label's own threshold moved towards the one for all labels."""
+        weight = positives / (positives + self.shrinkage)
+        own, everywhere = np.clip([own, everywhere], 1e-12, 1 - 1e-12)
+        return expit(weight * logit(own) + (1 - weight) * logit(everywhere))
+
+    def cross_fit(self, probabilities: np.ndarray, truth: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
         """Predict each row with thresholds that were chosen without it and its near-duplicates.
 
         This is what thresholds are worth on new rows. Fitted and scored on the same 886 rows of SemEval's dev set they
@@ -47,11 +71,30 @@ class ThresholdRule:
             probabilities: `[N, L]`.
             truth: 0/1 array `[N, L]`.
             groups: `[N]`, equal for near-duplicates.
+            seed: of the partition.
 
         Returns:
             int8 array `[N, L]`.
         """
-        return cross_fitted_predictions(probabilities, truth, groups, self.strategy, self.shrinkage)
+        probabilities, truth = np.asarray(probabilities), np.asarray(truth)
+        parts = cross_fitting_parts(truth, groups, seed)
+        predictions = np.empty(truth.shape, dtype=np.int8)
+        for part in np.unique(parts):
+            held_out = parts == part
+            thresholds = self.fit(probabilities[~held_out], truth[~held_out])
+            predictions[held_out] = thresholds.apply(probabilities[held_out])
+        return predictions
+
+
+def cross_fitting_parts(truth: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The parts that cross-fitting holds out one by one, each with its share of every label: `[N]`.
+
+    Args:
+        truth: 0/1 array `[N, L]`.
+        groups: `[N]`, equal for near-duplicates, which stay together.
+        seed: of the partition.
+    """
+    return assign_parts(truth, groups, np.full(CROSS_FITTING_FOLDS, 1 / CROSS_FITTING_FOLDS), seed)
 
 
 @dataclass(frozen=True)
@@ -87,18 +130,18 @@ class Thresholds:
         return read_part(folder, THRESHOLDS_FILE, read)
 
 
-def apply_thresholds(probabilities, thresholds):
-    """Yes where the probability reaches its label's threshold: int8 array `[N, L]`."""
+def apply_thresholds(probabilities: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
+    """Yes where the probability `[N, L]` reaches its label's threshold, `[L]` or one number: int8 array `[N, L]`."""
     return (np.asarray(probabilities) >= np.asarray(thresholds)).astype(np.int8)
 
 
-def _between(upper, lower):
+def _between(upper: float, lower: float) -> float:
     """A threshold that `upper` reaches and `lower` does not, halfway if floats allow."""
     middle = (upper + lower) / 2
     return middle if middle > lower else upper
 
 
-def best_label_threshold(scores, truth):
+def best_label_threshold(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Threshold with the highest F1 of one label, by exact search over the sorted scores.
 
     Args:
@@ -120,7 +163,7 @@ def best_label_threshold(scores, truth):
     return _between(scores[cut], lower[cut]), float(f1[cut])
 
 
-def best_global_threshold(probabilities, labels):
+def best_global_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The one threshold for all labels with the highest macro-F1, by exact search over all sorted scores `[N * L]`.
 
     Going down the scores, each one changes the F1 of its own label only, so macro-F1 is a running sum.
@@ -142,53 +185,3 @@ def best_global_threshold(probabilities, labels):
     macro_f1[:-1][scores[:-1] == scores[1:]] = -1
     cut = int(np.argmax(macro_f1))
     return _between(scores[cut], lower[cut])
-
-
-def fit_thresholds(probabilities, labels, strategy, shrinkage):
-    """Choose a threshold for each label.
-
-    Args:
-        probabilities: float array `[N, L]`.
-        labels: 0/1 array `[N, L]`.
-        strategy: `fixed` (0.5), `global` (one for all labels) or `per_label`.
-        shrinkage: for `per_label`, the number of positive rows at which a label's own threshold and the global one
-            count the same. A label with n positives gets `n / (n + shrinkage)` of its own, in logits: a threshold
-            read off a few rows is mostly noise.
-
-    Returns:
-        float array `[L]`.
-    """
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    if strategy == "fixed":
-        return np.full(probabilities.shape[1], 0.5)
-    everywhere = best_global_threshold(probabilities, labels)
-    thresholds = np.full(probabilities.shape[1], everywhere)
-    if strategy == "global":
-        return thresholds
-    for column in range(probabilities.shape[1]):
-        own, _ = best_label_threshold(probabilities[:, column], labels[:, column])
-        if not np.isnan(own):
-            positives = labels[:, column].sum()
-            weight = positives / (positives + shrinkage)
-            own, other = np.clip([own, everywhere], 1e-12, 1 - 1e-12)
-            thresholds[column] = expit(weight * logit(own) + (1 - weight) * logit(other))
-    return thresholds
-
-
-def cross_fitted_predictions(probabilities, labels, groups, strategy, shrinkage, seed=0):
-    """Predict each row with thresholds fitted on rows that are neither it nor near-duplicates of it.
-
-    This is what thresholds are worth on new rows. Fitted and scored on the same 886 rows of SemEval's dev set they
-    look 2 to 3 points of macro-F1 better than they are.
-
-    Returns:
-        int8 array `[N, L]`.
-    """
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    folds = assign_parts(labels, groups, np.full(CROSS_FITTING_FOLDS, 1 / CROSS_FITTING_FOLDS), seed)
-    predictions = np.empty(labels.shape, dtype=np.int8)
-    for fold in np.unique(folds):
-        held_out = folds == fold
-        thresholds = fit_thresholds(probabilities[~held_out], labels[~held_out], strategy, shrinkage)
-        predictions[held_out] = apply_thresholds(probabilities[held_out], thresholds)
-    return predictions

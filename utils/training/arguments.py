@@ -3,16 +3,19 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
+from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.core.parser import option
 from utils.models.precision import bf16_is_fast
-from utils.training.launch import check_deepspeed_installed
+from utils.scoring.scores import TUNED, higher_is_better
+from utils.training.launch import check_deepspeed_installed, fsdp_storage
 
 # What a run's result depends on, besides our own arguments. A run is resumed only with the same values.
 RESULT_ARGUMENTS = [
@@ -77,7 +80,7 @@ class TaskTrainingArguments(TrainingArguments):
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "trackers: wandb, tensorboard, trackio, ...; all; none"}
     )
-    # A finished run is pushed, once, by utils.hub.
+    # utils.hub pushes the run once, when it is finished.
     hub_strategy: str = field(default="end", init=False)
     hub_always_push: bool = field(default=False, init=False)
     hub_revision: str | None = field(default=None, init=False)
@@ -96,6 +99,8 @@ class TaskTrainingArguments(TrainingArguments):
                 self.save_steps = self.eval_steps
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False  # no evaluation says which is the best
+        if self.greater_is_better is None and self.metric_for_best_model:
+            self.greater_is_better = higher_is_better(self.metric_for_best_model)
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         self.optim_left_out = self.optim is None
         self.optim = self.optim or "adamw_torch_fused"
@@ -112,11 +117,16 @@ class TaskTrainingArguments(TrainingArguments):
             raise UserError(str(error)) from error
 
     @property
-    def compute_dtype(self):
+    def compute_dtype(self) -> str:
         """Name of the dtype that matrix products are computed in."""
         return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
 
-    def _check_values(self):
+    @property
+    def torch_compute_dtype(self) -> torch.dtype:
+        """The same for torch."""
+        return getattr(torch, self.compute_dtype)
+
+    def _check_values(self) -> None:
         """Refuse values that Trainer would meet with a traceback, or ignore."""
         at_least = {
             "per_device_train_batch_size": 1,
@@ -149,21 +159,54 @@ class TaskTrainingArguments(TrainingArguments):
                 raise UserError(f"--{name} is not supported: {reason}")
 
 
-def choose_by_mode(training_args, model_args, eval_only=False):
-    """Fill in what depends on how the model is trained: learning rate, optimizer, dtype of the weights.
+def fill_in(
+    model_args: ModelArguments,
+    threshold_args: ThresholdArguments,
+    training_args: TaskTrainingArguments,
+    eval_only: bool = False,
+) -> None:
+    """Fill in what was left out and depends on other flags or on the launch. Nothing else changes arguments.
 
-    LoRA wants about ten times the learning rate of full fine-tuning.
+    Args:
+        model_args: gets the dtype of the weights: fp32 in full, with LoRA the 16-bit type the machine computes in; and
+            for 4-bit weights under FSDP the dtype they are packed in.
+        threshold_args: say whether there will be scores at tuned thresholds.
+        training_args: gets the learning rate (LoRA wants about ten times that of full fine-tuning), the optimizer, the
+            score that picks the checkpoint, and the name that trackers give to the run.
+        eval_only: whether the model is scored as it is.
     """
     if training_args.learning_rate is None:
         training_args.learning_rate = 2e-4 if model_args.use_peft else 2e-5
-    if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu:
-        training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
     if model_args.dtype is None:
         model_args.dtype = training_args.compute_dtype if model_args.use_peft or eval_only else "float32"
+    storage = fsdp_storage(model_args, training_args)
+    if storage is not None and model_args.bnb_4bit_quant_storage is None:
+        model_args.bnb_4bit_quant_storage = storage
+    # bitsandbytes' optimizers do not know FSDP's sharded weights.
+    if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu and storage is None:
+        training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
+    if threshold_args.threshold_strategy == "fixed" and training_args.metric_for_best_model:
+        training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix(TUNED)
+    # Without a name trackio would begin another run for each part of the script.
+    training_args.run_name = training_args.run_name or Path(training_args.output_dir).resolve().name
 
 
-def check_run(training_args, model_args, run_args, eval_only=False):
-    """Refuse what does not go together, before anything is loaded."""
+def check_run(
+    model_args: ModelArguments, run_args: RunArguments, training_args: TaskTrainingArguments, eval_only: bool = False
+) -> None:
+    """Refuse what does not go together, before anything is loaded.
+
+    Args:
+        model_args: which model, in full or with LoRA.
+        run_args: what happens in the output folder.
+        training_args: Trainer's arguments.
+        eval_only: whether the model is scored as it is.
+
+    Raises:
+        UserError: with the flags to change.
+    """
+    if eval_only and (model_args.use_peft or run_args.merge_adapter):
+        raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
     if (model_args.load_in_4bit or model_args.load_in_8bit) and not (model_args.use_peft or eval_only):
         raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
     output_dir = training_args.output_dir
@@ -175,16 +218,16 @@ def check_run(training_args, model_args, run_args, eval_only=False):
         raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
 
 
-def check_best_metric(training_args, metrics):
-    """Refuse to choose checkpoints by a score that evaluations do not give."""
+def check_best_metric(training_args: TaskTrainingArguments, metrics: set[str]) -> None:
+    """Refuse to choose checkpoints by a score that is none of `metrics`, those that evaluations give."""
     name = training_args.metric_for_best_model or ""
     if training_args.load_best_model_at_end and name.removeprefix("eval_") not in metrics:
         known = ", ".join(metric for metric in sorted(metrics) if "/" not in metric)
         raise UserError(f"--metric_for_best_model {name}: there are {known}")
 
 
-def arguments_of_result(training_args, run_args):
-    """What a run's result depends on, of Trainer's arguments and the number of processes: for `run_args.json`."""
+def arguments_of_result(run_args: RunArguments, training_args: TaskTrainingArguments) -> dict[str, Any]:
+    """Trainer's arguments, and the number of processes, that a run's result depends on: for `run_args.json`."""
     processes = max(1, training_args.world_size)
     batch = training_args.train_batch_size * training_args.gradient_accumulation_steps * processes
     return {

@@ -1,33 +1,47 @@
 """Batches of texts of one length, the same over any number of processes."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
+
+from utils.core.errors import UserError
 
 # Batches of one length are cut from this many batches of random rows.
 BATCHES_PER_POOL = 50
 
 
-class LengthGroupedSampler(Sampler):
+class SameLengthSampler(Sampler):
     """Rows in an order in which each `batch_size` neighbours have about one length, another order every epoch.
 
-    As in transformers' sampler of this name, rows are drawn at random, sorted by length within pools of 50 batches and
-    cut into batches. Here the batches are then shuffled, so that the length does not fall steadily through a pool, and
-    the order depends on seed and epoch alone, not on what else drew random numbers: resuming and other numbers of
-    processes see the same batches.
+    As in transformers' `LengthGroupedSampler`, rows are drawn at random, sorted by length within pools of 50 batches
+    and cut into batches. Here the batches are then shuffled, so that the length does not fall steadily through a pool,
+    and the order depends on seed and epoch alone, not on what else drew random numbers: a resumed run and one on
+    another number of processes see the same batches.
+
+    Args:
+        lengths: tokens of the rows, `[N]`.
+        batch_size: rows of a global batch.
+        seed: of the order.
     """
 
-    def __init__(self, lengths, batch_size, seed):
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
         self.lengths, self.batch_size, self.seed, self.epoch = torch.tensor(lengths), batch_size, seed, 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader at the start of each epoch."""
         self.epoch = epoch
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         batches = []
         for pool in torch.randperm(len(self), generator=generator).split(BATCHES_PER_POOL * self.batch_size):
@@ -45,10 +59,11 @@ class SetEpoch(TrainerCallback):
     """Tells the sampler which epoch begins. After resuming in the middle of one over several processes the sampler lies
     too deep in accelerate's wrappers for Trainer to reach, and would begin with the order of the first epoch."""
 
-    def __init__(self, sampler):
+    def __init__(self, sampler: SameLengthSampler):
         self.sampler = sampler
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
         self.sampler.set_epoch(int(state.epoch + 1e-6))
 
 
@@ -59,7 +74,7 @@ class LengthGroupedBatches:
     # The losses divide by the number of cells or tokens of the whole global batch.
     loss_is_scaled_for_ga = True
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler:
         strategy = self.args.train_sampling_strategy
         if strategy not in ("group_by_length", "random"):
             return super()._get_train_sampler(train_dataset)
@@ -67,19 +82,24 @@ class LengthGroupedBatches:
         global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * max(1, self.args.world_size)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         lengths = self.train_dataset["length"][:] if strategy == "group_by_length" else [0] * len(self.train_dataset)
-        sampler = LengthGroupedSampler(lengths, global_batch, seed)
+        sampler = SameLengthSampler(lengths, global_batch, seed)
         self.add_callback(SetEpoch(sampler))
         return sampler
 
-    def _get_eval_sampler(self, eval_dataset):
+    def _get_eval_sampler(self, eval_dataset: datasets.Dataset) -> Sampler:
         # Trainer's own would shuffle the rows here too when training is grouped by length.
         return SequentialSampler(eval_dataset)
 
-    def _finalize_training(self, *args, **kwargs):
-        # Of the steps since the last log Trainer would count this process's part of the loss only.
+    def _finalize_training(self, *args: object, **kwargs: object) -> object:
+        # For the steps since the last log Trainer would count this process's part of the loss only.
         self._tr_loss = self.accelerator.reduce(self._tr_loss, reduction="mean")
         return super()._finalize_training(*args, **kwargs)
 
 
-class MultiLabelTrainer(LengthGroupedBatches, Trainer):
-    """Trainer for a classification head."""
+@contextmanager
+def refusing_trackers() -> Iterator[None]:
+    """Turn what Trainer raises while it is made, as for a tracker that is not installed, into a `UserError`."""
+    try:
+        yield
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise UserError(str(error)) from error

@@ -3,20 +3,23 @@
 `accelerate launch` says by environment variables which engine it starts: nothing, DDP, FSDP or DeepSpeed.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from pathlib import Path
 
 from accelerate.utils import gather_object, is_deepspeed_available, str_to_bool
-from transformers.training_args import OptimizerNames
+from transformers import TrainingArguments
 
+from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
 from utils.core.processes import is_set, this_process
 
 SHARED_FOLDER_TIMEOUT = 60  # seconds; file systems over a network show a new file late
 
 
-def check_deepspeed_installed(config_file=None):
+def check_deepspeed_installed(config_file: str | dict | None = None) -> None:
     """Refuse to use DeepSpeed, by the launcher or `--deepspeed` (`config_file`), where it is not installed.
 
     Raises:
@@ -26,12 +29,12 @@ def check_deepspeed_installed(config_file=None):
         raise UserError("DeepSpeed is not installed: pip install -r requirements-deepspeed.txt")
 
 
-def uses_fsdp(training_args):
+def uses_fsdp(training_args: TrainingArguments) -> bool:
     """Whether weights are sharded by FSDP, from the launcher's configuration or `--fsdp`."""
     return is_set("ACCELERATE_USE_FSDP") or training_args.fsdp_plugin_args is not None
 
 
-def zero_stage(training_args):
+def zero_stage(training_args: TrainingArguments) -> int | None:
     """DeepSpeed's ZeRO stage, from the launcher's configuration or `--deepspeed`; None without DeepSpeed."""
     plugin = training_args.deepspeed_plugin
     if plugin is not None:
@@ -39,17 +42,30 @@ def zero_stage(training_args):
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")) if is_set("ACCELERATE_USE_DEEPSPEED") else None
 
 
-def _fsdp_option(training_args, name, default):
+def _fsdp_option(training_args: TrainingArguments, name: str, default: str) -> str:
     """An option of FSDP as text: `--fsdp`'s own, else the launcher's."""
     given = (training_args.fsdp_plugin_args or {}).get(name)
     return str(given if given is not None else os.environ.get(f"FSDP_{name.upper()}", default))
 
 
-def check_launch(model_args, training_args, merge_adapter=False):
-    """Refuse what cannot work the way this script was launched, and fit in what an engine needs.
+def fsdp_storage(model_args: ModelArguments, training_args: TrainingArguments) -> str | None:
+    """Dtype of all weights where FSDP shards a 4-bit model, None elsewhere.
 
-    Under FSDP, 4-bit weights are packed into 16-bit numbers (`bnb_4bit_quant_storage`): bytes cannot be sharded. The
-    dtype of the other weights is made the same, and the optimizer one that can work on shards.
+    4-bit weights are packed into 16-bit numbers there (`bnb_4bit_quant_storage`), as bytes cannot be sharded, and the
+    other weights must have the same dtype.
+    """
+    if not (uses_fsdp(training_args) and model_args.load_in_4bit):
+        return None
+    return "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else None
+
+
+def check_launch(model_args: ModelArguments, training_args: TrainingArguments, merge_adapter: bool = False) -> None:
+    """Refuse what cannot work the way this script was launched.
+
+    Args:
+        model_args: which model, in how many bits.
+        training_args: Trainer's arguments.
+        merge_adapter: whether the adapter will be merged.
 
     Raises:
         UserError: with the remedy.
@@ -93,14 +109,15 @@ def check_launch(model_args, training_args, merge_adapter=False):
         )
 
 
-def _saves_whole_model(training_args):
+def _saves_whole_model(training_args: TrainingArguments) -> bool:
     if training_args.deepspeed_plugin is None:
         return is_set("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL")
     zero = training_args.deepspeed_plugin.deepspeed_config["zero_optimization"]
     return zero.get("stage3_gather_16bit_weights_on_model_save") in (True, "true")
 
 
-def _check_fsdp(model_args, training_args, quantised):
+def _check_fsdp(model_args: ModelArguments, training_args: TrainingArguments, quantised: str | None) -> None:
+    """Refuse what FSDP cannot do; `quantised` is 4-bit, 8-bit or None."""
     version = _fsdp_option(training_args, "fsdp_version", os.environ.get("FSDP_VERSION", "1"))
     if version != "2":
         raise UserError(
@@ -134,7 +151,7 @@ def _check_fsdp(model_args, training_args, quantised):
             "with fsdp_cpu_ram_efficient_loading only one process would get a 4-bit model's weights: set it to false, "
             "as in accelerate_configs/fsdp2_qlora.yaml"
         )
-    storage = "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else None
+    storage = fsdp_storage(model_args, training_args)
     if storage is None:
         raise UserError("4-bit weights under FSDP need 16-bit mixed precision: pass --bf16")
     for flag in ("bnb_4bit_quant_storage", "dtype"):
@@ -143,18 +160,16 @@ def _check_fsdp(model_args, training_args, quantised):
                 f"--{flag} {getattr(model_args, flag)}: under FSDP 4-bit weights are sharded as {storage}, which the "
                 "other weights must be too: leave it out"
             )
-        setattr(model_args, flag, storage)
-    training_args.optim = OptimizerNames.ADAMW_TORCH_FUSED
 
 
-def _engine_of_checkpoint(checkpoint):
+def _engine_of_checkpoint(checkpoint: str) -> str:
     names = {path.name for path in Path(checkpoint).iterdir()}
     if "latest" in names:
         return "DeepSpeed"
     return "FSDP" if any(name.startswith("pytorch_model_fsdp") for name in names) else "one copy per process"
 
 
-def check_checkpoint(checkpoint, training_args):
+def check_checkpoint(checkpoint: str | None, training_args: TrainingArguments) -> None:
     """Refuse to resume where the processes do not see the same checkpoint, or the engine cannot read it.
 
     One copy per process (DDP) and FSDP with whole checkpoints resume with any number of processes; DeepSpeed's ZeRO
@@ -192,7 +207,7 @@ def check_checkpoint(checkpoint, training_args):
         )
 
 
-def check_shared_folder(marker):
+def check_shared_folder(marker: Path) -> None:
     """Make sure that every process sees `marker`, a file that the main process has just written in the run's folder.
 
     All of them load the best checkpoint from there at the end. On a node with a folder of its own the last weights
@@ -205,7 +220,7 @@ def check_shared_folder(marker):
     if state.num_processes == 1:
         return
 
-    def written():  # a folder of the node's own may hold a marker of an earlier run
+    def written() -> int | None:  # a folder of the node's own may hold a marker of an earlier run
         return Path(marker).stat().st_mtime_ns if Path(marker).exists() else None
 
     expected = gather_object([written()])[0]

@@ -1,19 +1,25 @@
 """The log of a training as lines that a person reads."""
 
-from transformers import PrinterCallback, ProgressCallback
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, Trainer
+
+from utils.scoring.scores import DECODED, SCORES, TUNED
+
+LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_macro")
 
 
-def describe_logs(logs):
-    """One line for the terminal: losses and summary scores, without the figures of each label."""
+def describe_logs(logs: dict[str, float]) -> str | None:
+    """One line for the terminal: losses and scores, without the figures of each label; None for other entries."""
     if "eval_loss" in logs:
-        tuned = f", {logs['eval_f1_macro_tuned']:.4f} tuned" if "eval_f1_macro_tuned" in logs else ""
-        if "eval_f1_macro_decoded" in logs:
-            tuned += f", {logs['eval_f1_macro_decoded']:.4f} of the answers"
-        return (
-            f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, "
-            f"macro-F1 {logs['eval_f1_macro']:.4f} at 0.5{tuned}, micro-F1 {logs['eval_f1_micro']:.4f}, "
-            f"Jaccard {logs['eval_jaccard']:.4f}, mAP {logs['eval_map']:.4f}"
-        )
+        macro = f"{logs['eval_f1_macro']:.4f} at 0.5"
+        for kind, how in ((TUNED, "tuned"), (DECODED, "of the answers")):
+            if f"eval_f1_macro{kind}" in logs:
+                macro += f", {logs[f'eval_f1_macro{kind}']:.4f} {how}"
+        more = "".join(f", {score.title} {logs[f'eval_{score.name}']:.4f}" for score in LOGGED)
+        return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, macro-F1 {macro}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
         return (
@@ -25,7 +31,8 @@ def describe_logs(logs):
 class LogWithProgressBar(ProgressCallback):
     """Trainer's progress bar; the log as readable lines above it."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Called by Trainer."""
         line = describe_logs(logs)
         if line and state.is_world_process_zero and self.training_bar is not None:
             self.training_bar.write(line)
@@ -34,13 +41,14 @@ class LogWithProgressBar(ProgressCallback):
 class LogWithoutProgressBar(PrinterCallback):
     """The log as readable lines, for `--disable_tqdm`."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Called by Trainer."""
         line = describe_logs(logs)
         if line and state.is_world_process_zero:
             print(line, flush=True)
 
 
-def use_readable_log(trainer):
+def use_readable_log(trainer: Trainer) -> None:
     """Replace the callback that prints Trainer's dictionaries."""
     trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
     trainer.add_callback(LogWithoutProgressBar if trainer.args.disable_tqdm else LogWithProgressBar)

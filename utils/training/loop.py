@@ -1,25 +1,35 @@
 """Train to the end, or to a signal that says stop."""
 
+from __future__ import annotations
+
 import signal
 import sys
 import time
+from types import FrameType
+from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
 
-# One order to stop may come several times: from the terminal, from the launcher and from a sweep.
-SECONDS_OF_ONE_ORDER = 2
+# Ctrl-C, the launcher and a sweep may each signal the same stop; within this window they count once.
+SECONDS_OF_ONE_STOP = 2
 
 
-def train_to_the_end(trainer, checkpoint, early_stopping_patience, log):
-    """Train to the end, from `checkpoint` on if there is one; on SIGTERM or SIGINT save one and exit.
+def train_to_the_end(trainer: Trainer, checkpoint: str | None, early_stopping_patience: int | None) -> dict[str, float]:
+    """Train to the end; on SIGTERM or SIGINT save a checkpoint and exit.
+
+    Args:
+        trainer: that trains.
+        checkpoint: folder to resume from, or None.
+        early_stopping_patience: evaluations without a better score after which it stops; None: it does not.
 
     Returns:
-        Trainer's metrics, with what the run took and the number of trainable tensors that did not change. Time and
-        speeds are of the whole run, with what it took before `checkpoint`.
+        Trainer's metrics, with memory, numbers of weights, and the number of trainable tensors that did not change.
+        Time and speeds are those of the whole run, including its parts before `checkpoint`.
     """
     stop_on_signal = StopOnSignal()
     trainer.add_callback(stop_on_signal)
@@ -37,7 +47,7 @@ def train_to_the_end(trainer, checkpoint, early_stopping_patience, log):
         log(f"stopped at step {trainer.state.global_step}: give the same command again to go on from there")
         sys.exit(128 + stop_on_signal.received)
     if checkpoint:
-        metrics |= _of_all_parts(metrics, trainer)
+        metrics |= _speeds_of_all_parts(metrics, trainer)
     unchanged = unchanged_tensors(before, trainer.model) if trainer.state.global_step > resumed_at else []
     if unchanged:
         log(
@@ -47,8 +57,8 @@ def train_to_the_end(trainer, checkpoint, early_stopping_patience, log):
     return metrics | {"unchanged_tensors": len(unchanged), **costs(trainer.model)}
 
 
-def _of_all_parts(metrics, trainer):
-    """Time and speeds of a resumed run as a whole; Trainer's are of the part since the checkpoint."""
+def _speeds_of_all_parts(metrics: dict[str, float], trainer: Trainer) -> dict[str, float]:
+    """Time and speeds of a resumed run as a whole; Trainer's are those of the part since the checkpoint."""
     [training_time] = [c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingTime)]
     seconds = training_time.earlier + metrics["train_runtime"]
     rows = len(trainer.train_dataset) * trainer.state.epoch
@@ -62,50 +72,53 @@ def _of_all_parts(metrics, trainer):
 class TrainingTime(TrainerCallback, ExportableState):
     """Keeps in each checkpoint the seconds that the training has taken up to it, all its parts together.
 
-    `earlier`: seconds up to the checkpoint that was resumed from; Trainer makes a new callback with it then.
+    Args:
+        earlier: seconds up to the checkpoint that was resumed from; Trainer makes a new callback with it then.
     """
 
-    def __init__(self, earlier=0.0):
-        self.earlier, self.begun = earlier, None
+    def __init__(self, earlier: float = 0.0):
+        self.earlier: float = earlier
+        self.begun: float | None = None
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """What Trainer writes into the checkpoint's trainer_state.json, and gives to `__init__` on resuming."""
         since = 0.0 if self.begun is None else time.monotonic() - self.begun
         return {"args": {"earlier": self.earlier + since}, "attributes": {}}
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
         self.begun = time.monotonic()
-        # Trainer cannot save a callback that is not in the checkpoint resumed from, as of an older version of this.
-        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM or SIGINT (Ctrl-C): end the training after the step at hand, with a checkpoint to resume from.
+    """On SIGTERM or SIGINT (Ctrl-C): end the training after the current step, with a checkpoint to resume from.
 
     `received` is the number of the signal, 0 without one. A second signal, seconds later, ends the process at once.
     """
 
     def __init__(self):
         self.received = 0
-        self.first = None  # time of the first signal
-        self.handlers = {}
+        self.first: float | None = None  # time of the first signal
+        self.handlers: dict[int, Any] = {}
 
-    def _receive(self, number, frame):
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.first is None:
             self.received, self.first = number, time.monotonic()
             print(f"{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr, flush=True)
-        elif time.monotonic() - self.first > SECONDS_OF_ONE_ORDER:
+        elif time.monotonic() - self.first > SECONDS_OF_ONE_STOP:
             self._restore()
             signal.raise_signal(number)
 
-    def _restore(self):
+    def _restore(self) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
         self.handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
         if args.world_size > 1:
             # The processes must stop after the same step, and not all of them may have got the signal yet.
             received = torch.tensor(self.received, device=args.device)
@@ -115,11 +128,13 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
             args.save_total_limit = None  # else Trainer deletes all but the best checkpoint when training ends
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
         # After part of an epoch an evaluation would be one that the undisturbed run does not make.
         if self.received and state.epoch % 1:
             control.should_evaluate = control.should_save = False
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
         if not self.received:
             self._restore()

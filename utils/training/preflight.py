@@ -1,15 +1,28 @@
-"""What is about to be trained, checked and shown before the first step, and whether it was, after the last.
+"""Checks and a summary before training.
 
 A run with frozen LoRA weights, a head that is not trained or a pooled pad position still finishes, with scores that
 look like those of a weak model. Here it does not start.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+import datasets
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
 from utils.core.tables import format_table
-from utils.models.head import get_head
-from utils.models.parameters import count_parameters, parameter_kind, quantized_modules, stored_count, without_adapter
+from utils.models.approaches import Approach
+from utils.models.parameters import (
+    count_parameters,
+    parameter_kind,
+    quantized_modules,
+    stored_count,
+    without_adapter,
+)
 
 
 @dataclass
@@ -21,14 +34,99 @@ class Texts:
     rows: int
     limit: int
 
+    @classmethod
+    def of(cls, tokens: datasets.Dataset, limit: int) -> Texts:
+        """Lengths of texts that an approach has encoded."""
+        lengths, full_lengths = np.array(tokens["length"][:]), np.array(tokens["full_length"][:])
+        return cls(int(full_lengths.max()), int((full_lengths > lengths).sum()), len(tokens), limit)
 
-def estimate_memory(model, training_args, texts):
-    """Bytes of a training step on one device: a dict of weights, gradients, optimizer, activations.
+
+class Preflight:
+    """What is about to be trained: checked when this is made, then shown and given to trackers.
+
+    Args:
+        approach: what is to be trained.
+        tokens: training texts as it has encoded them.
+        training_args: Trainer's arguments.
+        pos_weights: weights of the positive cells of each label `[L]`, where the loss has them.
+
+    Raises:
+        UserError: for what would not train as it must.
+    """
+
+    def __init__(
+        self,
+        approach: Approach,
+        tokens: datasets.Dataset,
+        training_args: TrainingArguments,
+        pos_weights: np.ndarray | None = None,
+    ):
+        self.approach, self.training_args, self.pos_weights = approach, training_args, pos_weights
+        self.texts = Texts.of(tokens, approach.max_length)
+        approach.check()
+        check_weights(approach.model, approach.model_args, approach.tokenizer, self.texts)
+        self.total, self.trainable = count_parameters(approach.model)
+        self.memory = estimate_memory(approach.model, training_args, self.texts)
+
+    def summary(self) -> str:
+        """The preflight as text for the terminal."""
+        model, model_args, args = self.approach.model, self.approach.model_args, self.training_args
+        texts, total, trainable = self.texts, self.total, sum(self.trainable.values())
+        quantized = quantized_modules(model)
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.items())
+        rows = [
+            ["base model", f"{model_args.model_name_or_path} ({without_adapter(model).config.model_type})"],
+            ["parameters", f"{total:,}"],
+            ["trainable", f"{trainable:,} ({trainable / total:.2%})"],
+            *([f"  {kind}", f"{count:,}"] for kind, count in self.trainable.items() if count),
+            ["quantised", f"{len(quantized)} linear layers" if quantized else "nothing"],
+            ["weights, compute", f"{model_args.dtype}, {args.compute_dtype}"],
+            *self.approach.preflight_rows(),
+            ["learning rate", f"{args.learning_rate:g}, {args.optim.value}"],
+            ["pad, eos", f"{_token(self.approach.tokenizer, 'pad')}, {_token(self.approach.tokenizer, 'eos')}"],
+            [
+                "texts",
+                f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated",
+            ],
+            ["memory, estimated", f"{_size(sum(self.memory.values()))}: {parts}"],
+        ]
+        width = max(len(row[0]) for row in rows)
+        return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + "\n\n" + self._label_counts()
+
+    def _label_counts(self) -> str:
+        """Table of the training rows of each label, and the weights of its positive cells."""
+        task = self.approach.task
+        rows = [[label, int(count)] for label, count in zip(task.labels, task.train_positives)]
+        if self.pos_weights is not None:
+            rows = [[*row, f"{weight:.2f}"] for row, weight in zip(rows, self.pos_weights)]
+        return format_table(["label", "training rows", "pos_weight"][: len(rows[0])], rows) + "\n"
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name, for trackers: numbers of weights, lengths of texts, bytes of memory."""
+        return {
+            "parameters": self.total,
+            "trainable": sum(self.trainable.values()),
+            **{f"trainable/{kind}": count for kind, count in self.trainable.items() if count},
+            "quantised_layers": len(quantized_modules(self.approach.model)),
+            "longest_text": self.texts.longest,
+            "truncated_texts": self.texts.truncated,
+            "max_length": self.texts.limit,
+            **{f"memory/{name}": size for name, size in self.memory.items()},
+        }
+
+
+def estimate_memory(model: PreTrainedModel, training_args: TrainingArguments, texts: Texts) -> dict[str, float]:
+    """Bytes of a training step on one device: weights, gradients, optimizer, activations.
 
     FSDP and DeepSpeed divide the first three, as far as they shard them, by the number of processes.
 
     Activations: 34 bytes a token, layer and hidden unit in 16 bit, 2 with activation checkpointing plus one layer in
     full (Korthikanti et al. 2022, eq. 2 and table 2, without the attention matrix, which fused kernels do not keep).
+
+    Args:
+        model: as it is trained.
+        training_args: Trainer's arguments.
+        texts: lengths of the training texts.
     """
     base = without_adapter(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -44,8 +142,16 @@ def estimate_memory(model, training_args, texts):
     return {"weights": weights, "gradients": gradients, "optimizer": moments, "activations": activations}
 
 
-def check_weights(model, model_args, tokenizer, texts):
-    """Refuse what would train nothing, whatever is on top of the model.
+def check_weights(
+    model: PreTrainedModel, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts: Texts
+) -> None:
+    """Refuse what would train nothing, with any approach.
+
+    Args:
+        model: as it is to be trained.
+        model_args: how it was loaded.
+        tokenizer: of the model.
+        texts: lengths of the training texts.
 
     Raises:
         UserError: where LoRA is asked for and no LoRA weight is trainable, nothing is trainable, the pad id is missing
@@ -68,85 +174,10 @@ def check_weights(model, model_args, tokenizer, texts):
         raise UserError(f"every text is longer than {texts.limit} tokens and would be cut: raise --max_length")
 
 
-def check_classifier(model):
-    """Refuse a head that would not be trained as it must.
-
-    Raises:
-        UserError: where the head is frozen or quantised.
-    """
-    base = without_adapter(model)
-    head_name, head = get_head(base)
-    trainable = {parameter_kind(name) for name, p in model.named_parameters() if p.requires_grad}
-    if quantized_modules(head):
-        raise UserError(f"the head ({head_name}) is quantised: it must be trained whole, in fp32")
-    if "head" not in trainable:
-        raise UserError(
-            f"the head ({head_name}) is frozen: it starts with random weights and must be trained "
-            "(with LoRA: --lora_task_type SEQ_CLS)"
-        )
-
-
-def describe_head(model, pooling):
-    """The head in words, for the preflight."""
-    name, head = get_head(without_adapter(model))
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
-    pooled = (
-        {"last": "last real token", "mean": "mean of the real tokens"}[pooling] if name == "score" else "first token"
-    )
-    return f"{name}, {'/'.join(dtypes)}, pools the {pooled}"
-
-
-def preflight_table(model, model_args, training_args, tokenizer, texts, more_rows):
-    """The preflight as text, with `more_rows` (lists of a name and a text) on what is particular to an approach."""
-    base = without_adapter(model)
-    total, trainable = count_parameters(model)
-    quantized = quantized_modules(model)
-    memory = estimate_memory(model, training_args, texts)
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in memory.items())
-    rows = [
-        ["base model", f"{model_args.model_name_or_path} ({base.config.model_type})"],
-        ["parameters", f"{total:,}"],
-        ["trainable", f"{sum(trainable.values()):,} ({sum(trainable.values()) / total:.2%})"],
-        *([f"  {kind}", f"{count:,}"] for kind, count in trainable.items() if count),
-        ["quantised", f"{len(quantized)} linear layers" if quantized else "nothing"],
-        ["weights, compute", f"{model_args.dtype}, {training_args.compute_dtype}"],
-        *more_rows,
-        ["learning rate", f"{training_args.learning_rate:g}, {training_args.optim.value}"],
-        ["pad, eos", f"{_token(tokenizer, 'pad')}, {_token(tokenizer, 'eos')}"],
-        ["texts", f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated"],
-        ["memory, estimated", f"{_size(sum(memory.values()))}: {parts}"],
-    ]
-    width = max(len(row[0]) for row in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + "\n"
-
-
-def preflight_figures(model, training_args, texts):
-    """The figures of the preflight by name, for trackers: numbers of weights, lengths of texts, bytes of memory."""
-    total, trainable = count_parameters(model)
-    return {
-        "parameters": total,
-        "trainable": sum(trainable.values()),
-        **{f"trainable/{kind}": count for kind, count in trainable.items() if count},
-        "quantised_layers": len(quantized_modules(model)),
-        "longest_text": texts.longest,
-        "truncated_texts": texts.truncated,
-        "max_length": texts.limit,
-        **{f"memory/{name}": size for name, size in estimate_memory(model, training_args, texts).items()},
-    }
-
-
-def label_count_table(task, pos_weights=None):
-    """Table of the training rows of each label, and the weights of its positive cells."""
-    rows = [[label, int(count)] for label, count in zip(task.labels, task.train_positives)]
-    if pos_weights is not None:
-        rows = [[*row, f"{weight:.2f}"] for row, weight in zip(rows, pos_weights)]
-    return format_table(["label", "training rows", "pos_weight"][: len(rows[0])], rows) + "\n"
-
-
-def _size(size):
+def _size(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def _token(tokenizer, kind):
+def _token(tokenizer: PreTrainedTokenizerBase, kind: str) -> str:
     value = getattr(tokenizer, f"{kind}_token")
     return "none" if value is None else f"{value} ({getattr(tokenizer, f'{kind}_token_id')})"

@@ -1,161 +1,210 @@
-"""A label generator: how it is asked, what its answers mean, and what it says of texts; kept in `generation.json`."""
+"""The second approach: a language model that answers a text with its labels."""
 
-from dataclasses import asdict, dataclass
+from __future__ import annotations
+
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
-from accelerate.utils import gather_object
-from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.core.errors import UserError
-from utils.core.files import read_json, write_json
-from utils.core.processes import this_process
-from utils.models.generator.label_text import LabelText, choose_label_text
-from utils.models.generator.label_tree import LabelTree, build_label_tree
-from utils.models.generator.prompts import (
-    DEFAULT_TEMPLATE,
-    AnswerTokens,
-    Prompt,
-    answer_tokens,
-    build_prompt,
-    text_budget,
-)
-from utils.models.generator.search import decode_freely, score_labels
-
-GENERATION_FILE = "generation.json"
+from utils.core.arguments import GenerationArguments, GeneratorModelArguments
+from utils.data.examples import Examples
+from utils.data.task import Task
+from utils.models.adapters import add_lora, load_adapter, merge_adapter
+from utils.models.approaches import finished_model_args
+from utils.models.encoding import length_limit
+from utils.models.generator.answering import GENERATION_FILE, Generation, answer_texts, build_format
+from utils.models.generator.loading import load_generator
+from utils.models.generator.prompts import AnswerCollator, encode_conversations, text_ids
+from utils.models.generator.search import check_scorable
+from utils.models.loading import load_tokenizer
+from utils.scoring.predictions import Predictions
 
 
-@dataclass
-class Generation:
-    """The content of a run folder's `generation.json`."""
-
-    prompt_template: str
-    order: list[str]
-    no_label: str
-    decoding: str
-    coverage: float
-    max_nodes: int
-
-    def save(self, folder):
-        """Write `generation.json` into `folder`."""
-        write_json(Path(folder) / GENERATION_FILE, asdict(self))
-
-    @classmethod
-    def load(cls, folder):
-        """Read `generation.json` from `folder`."""
-        return cls(**read_json(Path(folder) / GENERATION_FILE))
-
-
-@dataclass
 class LabelGenerator:
-    """A `Generation` in a tokenizer's tokens."""
-
-    generation: Generation
-    label_text: LabelText
-    tokenizer: object
-    prompt: Prompt
-    answers: AnswerTokens
-    tree: LabelTree
-    budget: int  # tokens of a text
-
-
-def choose_generation(generation_args, task):
-    """The `Generation` that the arguments ask for.
-
-    Raises:
-        UserError: for a template file that cannot be read, or labels that cannot be written.
-    """
-    template = DEFAULT_TEMPLATE
-    if generation_args.prompt_template:
-        try:
-            template = Path(generation_args.prompt_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--prompt_template {generation_args.prompt_template} cannot be read: {error}") from error
-    label_text = choose_label_text(task.labels, generation_args.label_order, task.train_positives)
-    return Generation(
-        template,
-        label_text.order,
-        label_text.none,
-        generation_args.decoding,
-        generation_args.coverage,
-        generation_args.max_nodes,
-    )
-
-
-def build_generator(generation, labels, tokenizer, max_length):
-    """The `LabelGenerator` for a tokenizer.
-
-    Raises:
-        UserError: where prompt, labels and `max_length` do not go together.
-    """
-    label_text = LabelText(labels, generation.order, generation.no_label)
-    prompt = build_prompt(generation.prompt_template, label_text, tokenizer)
-    answers = answer_tokens(label_text, tokenizer, prompt.end)
-    tree = build_label_tree(answers)
-    budget = text_budget(prompt, answers, max_length)
-    return LabelGenerator(generation, label_text, tokenizer, prompt, answers, tree, budget)
-
-
-@dataclass
-class Predictions:
-    """Of N rows, columns in the task's order: `decoded` 0/1 `[N, L]`, `probabilities` `[N, L]`, `covered` `[N]` (mass
-    of the answers that were looked at); `unknown`: words of free answers that are no label, with how often."""
-
-    decoded: np.ndarray
-    probabilities: np.ndarray
-    covered: np.ndarray
-    unknown: dict[str, int]
-
-
-def _is_sharded(model):
-    """Whether the weights are spread over the processes, by FSDP or DeepSpeed ZeRO-3."""
-    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
-
-
-def predict_labels(model, generator, texts, batch_size, dtype, coverage=None):
-    """What the generator says of texts given as token ids, in their order, computed by all processes together.
+    """A language model that is asked for the labels of a text, its tokenizer and its labels.
 
     Args:
-        batch_size: rows that one process takes at a time.
-        dtype: that matrix products are computed in.
-        coverage: left out: the generation's.
+        model: causal language model; with LoRA adapters where it has them.
+        tokenizer: of the model.
+        model_args: how the model was loaded.
+        task: labels and text options.
+        generation: how the model is asked.
+        max_length: tokens of prompt, text and answer together asked for; the model may take less.
     """
-    state = this_process()
-    generation, label_text, tokenizer = generator.generation, generator.label_text, generator.tokenizer
-    order = np.argsort([-len(ids) for ids in texts], kind="stable")
-    # Sharded weights are gathered at each pass by all processes, which then must make the same passes.
-    spread = state.num_processes > 1 and not _is_sharded(model)
-    mine = (order[state.process_index :: state.num_processes] if spread else order).tolist()
-    rows = [texts[i][: generator.budget] for i in mine]
-    with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        scores = score_labels(
-            model,
-            generator.tree,
-            generator.prompt,
-            rows,
-            tokenizer.pad_token_id,
-            batch_size,
-            generation.coverage if coverage is None else coverage,
-            generation.max_nodes,
+
+    model_arguments = GeneratorModelArguments
+    # What a prediction needs from the run's folder besides weights.
+    files = ("tokenizer_config.json", GENERATION_FILE)
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        model_args: GeneratorModelArguments,
+        task: Task,
+        generation: Generation,
+        max_length: int,
+    ):
+        self.model, self.tokenizer, self.model_args, self.task = model, tokenizer, model_args, task
+        self.name = model_args.model_name_or_path
+        self.max_length = length_limit(max_length, tokenizer, model.config)
+        self.compute_dtype = torch.float32  # of matrix products in `predict`
+        self.form = build_format(generation, task.labels, tokenizer, self.max_length)
+        self.unknown_words: Counter[str] = Counter()  # in the free answers to the texts answered last
+
+    @classmethod
+    def new(
+        cls, model_args: GeneratorModelArguments, generation_args: GenerationArguments, task: Task, max_length: int
+    ) -> LabelGenerator:
+        """A model to train, with LoRA adapters where asked for, or to score as it is.
+
+        Args:
+            model_args: which model, in full or with LoRA.
+            generation_args: how it is asked.
+            task: labels and text options.
+            max_length: tokens of prompt, text and answer together.
+
+        Raises:
+            UserError: for a model that cannot be loaded or trained so, or whose answers cannot be scored.
+        """
+        tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+        model = load_generator(model_args, tokenizer, complete=generation_args.eval_only)
+        check_scorable(model, generation_args.decoding, length_limit(max_length, tokenizer, model.config))
+        if model_args.use_peft:
+            model = add_lora(model, model_args)
+        generator = cls(model, tokenizer, model_args, task, Generation.choose(generation_args, task), max_length)
+        model.generation_config.eos_token_id = generator.form.prompt.end
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        return generator
+
+    @classmethod
+    def load(cls, folder: str, arguments: dict[str, Any], task: Task) -> LabelGenerator:
+        """The model of a finished run.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+
+        Raises:
+            UserError: for a model that cannot be loaded.
+        """
+        model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
+        tokenizer = load_tokenizer(folder)
+        model = load_generator(model_args, tokenizer)
+        if adapted:
+            model = load_adapter(model, folder)
+        return cls(model, tokenizer, model_args, task, Generation.load(folder), task.max_length)
+
+    def encode(self, examples: Examples) -> datasets.Dataset:
+        """Tokens of prompts, texts and answers as the trainer takes them, with `length` and `full_length`; cached."""
+        form = self.form
+        parts = (form.prompt, form.answers, form.label_text.columns, form.budget)
+        return encode_conversations(examples, self.tokenizer, *parts)
+
+    def collator(self, on_gpu: bool) -> AnswerCollator:
+        """What makes a batch of encoded rows."""
+        return AnswerCollator(self.model.config, 8 if on_gpu else None)
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts by themselves, as `encode` has them before they are cut."""
+        return text_ids(texts, self.tokenizer)
+
+    def predict(self, texts: list[str], batch_size: int) -> Predictions:
+        """Answers and probabilities for texts, in their order, the same in all processes.
+
+        Args:
+            texts: `[N]`, normalised as the task says.
+            batch_size: texts predicted at a time by one process.
+
+        Returns:
+            `Predictions` with row numbers for ids; NaN where the model gives no number.
+        """
+        predictions = self.answer(self.tokenize(texts), batch_size)
+        predictions.texts = texts
+        return predictions
+
+    def answer(self, token_ids: list[list[int]], batch_size: int, coverage: float | None = None) -> Predictions:
+        """As `predict`, of texts that are tokenised already.
+
+        Args:
+            token_ids: of `tokenize`.
+            batch_size: texts predicted at a time by one process.
+            coverage: probability of the answers to reach; left out: the generation's.
+
+        Returns:
+            `Predictions`, whose figures are the coverage reached, the number of texts that were cut and, with free
+            decoding, of words that are no label.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        answers = answer_texts(self.model, self.form, token_ids, batch_size, self.compute_dtype, coverage)
+        self.model.train(was_training)
+        self.unknown_words = answers.unknown
+        figures = {
+            "coverage": float(answers.covered.mean()),
+            "texts_cut": sum(len(ids) > self.form.budget for ids in token_ids),
+        }
+        if self.form.generation.decoding == "free":
+            figures["unknown_words"] = answers.unknown.total()
+        return Predictions(
+            self.task.labels,
+            list(map(str, range(len(token_ids)))),
+            probabilities=answers.probabilities,
+            decoded=answers.decoded,
+            figures=figures,
         )
-        if generation.decoding == "free":
-            answers = decode_freely(model, tokenizer, generator.prompt, rows, batch_size, generator.answers.longest)
-    back = np.argsort(label_text.columns)
-    decoded, unknown = scores.decoded[:, back], {}
-    if generation.decoding == "free":
-        for i, (row, words) in enumerate(map(label_text.read, answers)):
-            decoded[i] = row
-            for word in words:
-                unknown[word] = unknown.get(word, 0) + 1
-    parts = [(mine, decoded, scores.probabilities[:, back], scores.covered, unknown)]
-    if spread:
-        parts = gather_object(parts)
-    shape = (len(texts), generator.tree.size)
-    predictions = Predictions(np.zeros(shape, np.int8), np.zeros(shape), np.zeros(len(texts)), {})
-    for rows, decoded, probabilities, covered, unknown in parts:
-        predictions.decoded[rows], predictions.probabilities[rows] = decoded, probabilities
-        predictions.covered[rows] = covered
-        for word, count in unknown.items():
-            predictions.unknown[word] = predictions.unknown.get(word, 0) + count
-    return predictions
+
+    def check(self) -> None:
+        """There is no new head that might be frozen or quantised."""
+
+    def preflight_rows(self) -> list[list[str]]:
+        """What the preflight says of this approach: names and texts."""
+        prompt, answers, generation = self.form.prompt, self.form.answers, self.form.generation
+        return [
+            ["prompt tokens", f"{len(prompt.head)} before a text, run once for all rows, and {len(prompt.tail)} after"],
+            [
+                "answers",
+                f"up to {answers.longest} tokens, in the order {', '.join(generation.order)}; {generation.no_label!r} "
+                "for no label",
+            ],
+        ]
+
+    def show_prompt(self, text: str, labels: np.ndarray) -> str:
+        """The prompt of a text, and in brackets its answer, the labels of a 0/1 row `[L]`."""
+        prompt, form = self.form.prompt, self.form
+        answer = self.tokenizer.decode(form.answers.write(labels[form.label_text.columns]))
+        return f"{prompt.before}{text}{prompt.after}[{answer}]"
+
+    def as_text(self, row: np.ndarray) -> str:
+        """The labels of a 0/1 row `[L]` as an answer."""
+        return self.form.label_text.write(row)
+
+    def save(self, folder: str | Path) -> None:
+        """Write what a prediction needs besides what Trainer saves."""
+        self.tokenizer.save_pretrained(folder)
+        self.form.generation.save(folder)
+
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
+        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
+        base = load_generator(self.model_args, self.tokenizer)
+        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+
+    @staticmethod
+    def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
+        """What the model card says of this approach; arguments as for `load`."""
+        made = "as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
+        form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
+        return {
+            "made": f"{made} to write labels",
+            "pipeline_tag": "text-generation",
+            "use_template": "model_card_use_generator.md.jinja",
+            "loss_description": "cross-entropy of the answers' tokens",
+            "prompt": form.prompt,
+            "longest_answer": form.answers.longest,
+        }

@@ -2,20 +2,26 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from trl import get_quantization_config
 
+from utils.core.arguments import GeneratorModelArguments
 from utils.core.errors import UserError
+from utils.models.approaches import ADAPTER_FILE
 from utils.models.loading import keep_gradients, load_pretrained
 
 
-def load_generator(model_args, tokenizer, complete=False):
+def load_generator(
+    model_args: GeneratorModelArguments, tokenizer: PreTrainedTokenizerBase, complete: bool = False
+) -> PreTrainedModel:
     """Load a language model that is to write labels.
 
     An encoder such as BERT is made causal: each token sees those before it, and a language head comes on top.
 
     Args:
+        model_args: which model, in how many bits.
+        tokenizer: of the model.
         complete: refuse a model some of whose weights are new and random.
 
     Raises:
@@ -23,7 +29,7 @@ def load_generator(model_args, tokenizer, complete=False):
             adapter, which is no model.
     """
     name, revision = model_args.model_name_or_path, model_args.model_revision
-    if (Path(name) / "adapter_config.json").exists():
+    if (Path(name) / ADAPTER_FILE).exists():
         raise UserError(
             f"{name} is an adapter, not a model: start from its base model, or score the run with compare_runs.py"
         )

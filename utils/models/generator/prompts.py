@@ -1,5 +1,7 @@
 """Prompts and answers of a label generator as token ids: an instruction that all rows share, the text, the labels."""
 
+from __future__ import annotations
+
 import re
 import sys
 from dataclasses import asdict, dataclass
@@ -9,12 +11,13 @@ import numpy as np
 import torch
 from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
 from utils.core.errors import UserError
-from utils.data.examples import cache_key
+from utils.data.examples import Examples, cache_key
 from utils.models.encoding import first_position, map_rows, tokenizer_key
-from utils.models.generator.label_text import SEPARATOR
+from utils.models.generator.label_text import SEPARATOR, LabelText
 
 IGNORED = -100  # label id of a token that does not count in the loss
 # Stands for the text while a prompt is cut into the parts before and after it.
@@ -60,11 +63,11 @@ class AnswerTokens:
     end: int
 
     @property
-    def longest(self):
+    def longest(self) -> int:
         """Number of tokens of the answer that holds every label."""
         return len(self.write(np.ones(len(self.first))))
 
-    def write(self, row):
+    def write(self, row: np.ndarray) -> list[int]:
         """Token ids of the answer for a 0/1 row in the written order, with the end token."""
         ids = []
         for i in np.flatnonzero(row):
@@ -72,7 +75,7 @@ class AnswerTokens:
         return (ids or list(self.none)) + [self.end]
 
 
-def _render(template, label_text, chat):
+def _render(template: str, label_text: LabelText, chat: bool) -> str:
     """The user's words with TEXT_MARK for the text."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
@@ -89,12 +92,14 @@ def _render(template, label_text, chat):
     return rendered
 
 
-def build_prompt(template, label_text, tokenizer):
-    """The `Prompt` of a model: through its chat template, with thinking off, where it has one, else plain.
+def build_prompt(template: str, label_text: LabelText, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """The prompt of a model: through its chat template, with thinking off, where it has one, else plain.
 
     Args:
         template: Jinja template of the user's words, with `text`, `labels` (list of names), `no_label` (the word for
             none) and `chat` (whether the model's chat template goes around it).
+        label_text: how sets of labels are written.
+        tokenizer: of the model.
 
     Raises:
         UserError: for a template that does not hold the text once, or a tokenizer without an end token.
@@ -102,39 +107,53 @@ def build_prompt(template, label_text, tokenizer):
     chat = bool(tokenizer.chat_template)
     words = _render(template, label_text, chat)
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    start = []
     if chat:
-        messages = [{"role": "user", "content": words}]
-        options = {"tokenize": False, "enable_thinking": False}
-        answer = {"role": "assistant", "content": TEXT_MARK + TEXT_MARK}
-        try:
-            whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
-            after = tokenizer.apply_chat_template([*messages, answer], **options).split(TEXT_MARK + TEXT_MARK)[-1]
-        except TemplateError as error:
-            raise UserError(f"the model's chat template cannot be used: {error}") from error
-        if whole.rstrip().endswith("<think>"):  # a template that cannot switch thinking off
-            whole = whole.rstrip() + "\n\n</think>\n\n"
-        # What ends a turn is not always the tokenizer's end token: Qwen2.5's base models end texts with another.
-        ids = tokenizer(after.strip(), add_special_tokens=False)["input_ids"]
-        if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder):
-            end = ids[0]
-        start = []
+        words, end = _chat(words, tokenizer, end)
     else:
-        whole = words
-        # Of the special tokens that the tokenizer puts around a text only those before it.
+        # The special tokens that the tokenizer puts before a text, without those it puts behind it.
         first = tokenizer("a")["input_ids"][:1]
         start = first if first and first[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else []
     if end is None:
         raise UserError("the tokenizer has no end token, so an answer could not end: set one")
-    if whole.count(TEXT_MARK) != 1:
+    if words.count(TEXT_MARK) != 1:
         raise UserError("the model's chat template does not hold the user's words once: use another model")
-    before, after = whole.split(TEXT_MARK)
+    before, after = words.split(TEXT_MARK)
     before = tokenizer.decode(start) + before
     head, tail = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
     return Prompt(before, after, head, tail, end)
 
 
-def answer_tokens(label_text, tokenizer, end):
-    """The `AnswerTokens` of a tokenizer.
+def _chat(words: str, tokenizer: PreTrainedTokenizerBase, end: int | None) -> tuple[str, int | None]:
+    """The user's words inside the model's chat template, and the token that ends the answer's turn, by default `end`.
+
+    Raises:
+        UserError: for a chat template that cannot be used.
+    """
+    messages = [{"role": "user", "content": words}]
+    options = {"tokenize": False, "enable_thinking": False}
+    answer = {"role": "assistant", "content": TEXT_MARK + TEXT_MARK}
+    try:
+        whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
+        after = tokenizer.apply_chat_template([*messages, answer], **options).split(TEXT_MARK + TEXT_MARK)[-1]
+    except TemplateError as error:
+        raise UserError(f"the model's chat template cannot be used: {error}") from error
+    if whole.rstrip().endswith("<think>"):  # a template that cannot switch thinking off
+        whole = whole.rstrip() + "\n\n</think>\n\n"
+    # What ends a turn is not always the tokenizer's end token: Qwen2.5's base models end texts with another.
+    ids = tokenizer(after.strip(), add_special_tokens=False)["input_ids"]
+    if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder):
+        end = ids[0]
+    return whole, end
+
+
+def answer_tokens(label_text: LabelText, tokenizer: PreTrainedTokenizerBase, end: int) -> AnswerTokens:
+    """The labels in a tokenizer's tokens.
+
+    Args:
+        label_text: how sets of labels are written.
+        tokenizer: of the model.
+        end: token that ends an answer.
 
     Raises:
         UserError: for a label with a special token of the tokenizer in it.
@@ -157,8 +176,13 @@ def answer_tokens(label_text, tokenizer, end):
     return AnswerTokens(first, later, ids(label_text.none), end)
 
 
-def text_budget(prompt, answers, max_length):
+def text_budget(prompt: Prompt, answers: AnswerTokens, max_length: int) -> int:
     """Tokens that are left for a text beside the prompt and the longest answer.
+
+    Args:
+        prompt: what is around a text.
+        answers: tokens of the labels.
+        max_length: tokens of prompt, text and answer together.
 
     Raises:
         UserError: where there are none.
@@ -173,12 +197,12 @@ def text_budget(prompt, answers, max_length):
     return budget
 
 
-def _added_tokens(tokenizer):
+def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What the tokenizer reads as one token wherever it stands: `<|im_end|>`, `<think>`. Blanks are not meant."""
     return [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token).strip()) > 1]
 
 
-def text_ids(texts, tokenizer):
+def text_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of texts by themselves; what looks like a special token is read as ordinary characters."""
     added = _added_tokens(tokenizer)
     special = re.compile("|".join(map(re.escape, added)) or r"(?!)")
@@ -192,35 +216,62 @@ def text_ids(texts, tokenizer):
     return ids
 
 
-def encode_conversations(examples, tokenizer, prompt, answers, label_text, budget):
-    """Tokenize texts with prompt and answer.
+def encode_conversations(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    answers: AnswerTokens,
+    columns: list[int],
+    budget: int,
+) -> datasets.Dataset:
+    """Tokenize texts with prompt and answer, once: the result is cached.
+
+    Args:
+        examples: N rows.
+        tokenizer: of the model.
+        prompt: what is around a text.
+        answers: tokens of the labels.
+        columns: column of each label in the written order, `[L]`.
+        budget: tokens that a text is cut to.
 
     Returns:
-        data set with input_ids, `labels` (the answer's ids, IGNORED before it), `length` (tokens) and `cut` (tokens of
-        the text that had to go, as it was longer than `budget`).
+        data set with input_ids, `labels` (the answer's ids, IGNORED before it), `length` (tokens) and `full_length`
+        (tokens if the text had not been cut).
     """
-    columns = label_text.columns
 
-    def tokenize(batch):
+    def tokenize(batch: dict[str, list]) -> dict[str, list]:
         texts = text_ids(batch["text"], tokenizer)
         replies = [answers.write(np.asarray(row)[columns]) for row in batch["labels"]]
         prompts = [prompt.head + ids[:budget] + prompt.tail for ids in texts]
+        lengths = [len(asked) + len(reply) for asked, reply in zip(prompts, replies)]
         return {
             "input_ids": [asked + reply for asked, reply in zip(prompts, replies)],
             "labels": [[IGNORED] * len(asked) + reply for asked, reply in zip(prompts, replies)],
-            "length": [len(asked) + len(reply) for asked, reply in zip(prompts, replies)],
-            "cut": [max(0, len(ids) - budget) for ids in texts],
+            "length": lengths,
+            "full_length": [length + max(0, len(ids) - budget) for length, ids in zip(lengths, texts)],
         }
 
+    rows = examples.rows
     ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
-    features = datasets.Features({"input_ids": ids, "labels": ids, "length": count, "cut": count})
+    features = datasets.Features({"input_ids": ids, "labels": ids, "length": count, "full_length": count})
     options = tokenizer_key(tokenizer) | asdict(prompt) | asdict(answers) | {"columns": columns, "budget": budget}
-    key = cache_key(examples._fingerprint, options, sys.modules[__name__])
-    return map_rows(examples, tokenize, key, remove_columns=examples.column_names, features=features)
+    key = cache_key(rows._fingerprint, options, sys.modules[__name__])
+    return map_rows(rows, tokenize, key, remove_columns=rows.column_names, features=features)
 
 
-def left_padded(rows, pad_id, multiple_of=None):
-    """`(input_ids, attention_mask)`, both `[N, T]`, of rows of ids that end together."""
+def left_padded(
+    rows: list[list[int]], pad_id: int, multiple_of: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad rows of token ids on the left, so that they end together.
+
+    Args:
+        rows: N lists of ids.
+        pad_id: of the tokenizer.
+        multiple_of: what the length is rounded up to.
+
+    Returns:
+        `(input_ids, attention_mask)`, both `[N, T]`.
+    """
     ids = [torch.tensor(row) for row in rows]
     options = {"padding_side": "left", "pad_to_multiple_of": multiple_of}
     return pad(ids, pad_id, **options), pad([torch.ones_like(row) for row in ids], 0, **options)
@@ -229,14 +280,11 @@ def left_padded(rows, pad_id, multiple_of=None):
 class AnswerCollator:
     """Pads a batch on the left, so that all answers end together and the head need be run for the last tokens only."""
 
-    def __init__(self, config, pad_to_multiple_of=None):
-        self.pad_id, self.first_position, self.multiple_of = (
-            config.pad_token_id,
-            first_position(config),
-            pad_to_multiple_of,
-        )
+    def __init__(self, config: PreTrainedConfig, pad_to_multiple_of: int | None = None):
+        self.pad_id, self.first_position = config.pad_token_id, first_position(config)
+        self.multiple_of = pad_to_multiple_of
 
-    def __call__(self, rows):
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask`, `position_ids` and `labels` `[N, T]` of rows of `encode_conversations`."""
         input_ids, attention_mask = left_padded([row["input_ids"] for row in rows], self.pad_id, self.multiple_of)
         labels, _ = left_padded([row["labels"] for row in rows], IGNORED, self.multiple_of)

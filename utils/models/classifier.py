@@ -1,0 +1,261 @@
+"""The first approach: a model with a classification head, one logit for each label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from scipy.special import expit
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from trl import get_quantization_config
+
+from utils.core.arguments import ModelArguments
+from utils.core.errors import UserError
+from utils.core.processes import this_process
+from utils.data.examples import Examples
+from utils.data.task import Task
+from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub
+from utils.models.approaches import finished_model_args
+from utils.models.encoding import collator, encode, length_limit, longest_first, tokenize
+from utils.models.head import HEAD_PARTS, get_head, pool_mean
+from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
+from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
+from utils.scoring.predictions import Predictions
+
+# Texts tokenised at a time for a prediction.
+TEXTS_AT_A_TIME = 1000
+
+
+class Classifier:
+    """A model with a classification head, its tokenizer and its labels.
+
+    Encoders pool their first token, so their tokenizer is made to pad on the right. Decoders pool their last token that
+    is not the pad token, on either side of the padding.
+
+    Args:
+        model: with a head for the task's labels; with LoRA adapters where it has them.
+        tokenizer: of the model.
+        model_args: how the model was loaded.
+        task: labels and text options.
+        max_length: tokens of a text asked for; the model may take less.
+    """
+
+    model_arguments = ModelArguments
+    # What a prediction needs from the run's folder besides weights.
+    files = ("tokenizer_config.json",)
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        model_args: ModelArguments,
+        task: Task,
+        max_length: int,
+    ):
+        self.model, self.tokenizer, self.model_args, self.task = model, tokenizer, model_args, task
+        self.name = model_args.model_name_or_path
+        self.max_length = length_limit(max_length, tokenizer, model.config)
+        self.compute_dtype = torch.float32  # of matrix products in `predict`
+        self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"
+        if self.pools_first_token:
+            tokenizer.padding_side = "right"
+
+    @classmethod
+    def new(cls, model_args: ModelArguments, task: Task, max_length: int) -> Classifier:
+        """A model to train, with a new head and, where asked for, LoRA adapters.
+
+        Args:
+            model_args: which model, in full or with LoRA.
+            task: whose labels the head is for.
+            max_length: tokens of a text.
+
+        Raises:
+            UserError: for a model that cannot be loaded or trained so.
+        """
+        tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+        model = load_with_head(model_args, task.labels, tokenizer)
+        if model_args.use_peft:
+            model = add_lora(model, model_args)
+        return cls(model, tokenizer, model_args, task, max_length)
+
+    @classmethod
+    def load(cls, folder: str, arguments: dict[str, Any], task: Task) -> Classifier:
+        """The model of a finished run.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+
+        Raises:
+            UserError: for a model that cannot be loaded.
+        """
+        model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
+        tokenizer = load_tokenizer(folder)
+        model = load_with_head(model_args, task.labels, tokenizer, new_head=adapted)
+        if hasattr(model.config, "use_cache"):
+            model.config.use_cache = False  # keys and values of tokens that nothing follows
+        if adapted:
+            model = load_adapter(model, folder)
+        return cls(model, tokenizer, model_args, task, task.max_length)
+
+    def encode(self, examples: Examples) -> datasets.Dataset:
+        """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
+        return encode(examples, self.tokenizer, self.max_length)
+
+    def collator(self, on_gpu: bool) -> DataCollatorWithPadding:
+        """What makes a batch of encoded rows."""
+        return collator(self.tokenizer, on_gpu)
+
+    def predict(self, texts: list[str], batch_size: int) -> Predictions:
+        """Probabilities for texts, in their order, the same in all processes.
+
+        The batches, of texts of one length, are dealt out to the processes; each of these holds the whole model. How
+        the script was launched makes no difference, nor does the last batch.
+
+        Args:
+            texts: `[N]`, normalised as the task says.
+            batch_size: texts predicted at a time by one process.
+
+        Returns:
+            `Predictions` with row numbers for ids; NaN where the model gives no number.
+        """
+        state = this_process()
+        ids = []
+        for start in range(0, len(texts), TEXTS_AT_A_TIME):
+            rows = tokenize(texts[start : start + TEXTS_AT_A_TIME], self.tokenizer, self.max_length)["input_ids"]
+            ids += [np.array(row, dtype=np.int32) for row in rows]
+        order = longest_first([len(row) for row in ids])
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        collate = self.collator(state.device.type == "cuda")
+        # Rows of other processes stay 0, so that the sum over all processes is the whole.
+        logits = torch.zeros(len(texts), len(self.task.labels), device=state.device)
+        autocast = torch.autocast(
+            state.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32
+        )
+        with torch.inference_mode(), autocast:
+            for rows in batches[state.process_index :: state.num_processes]:
+                batch = collate([{"input_ids": ids[row], "attention_mask": np.ones_like(ids[row])} for row in rows])
+                output = self.model(**batch.to(state.device)).logits
+                logits[torch.as_tensor(rows, device=state.device)] = output.float()
+        if state.num_processes > 1:
+            torch.distributed.all_reduce(logits)
+        probabilities = expit(logits.double().cpu().numpy())
+        return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
+
+    def check(self) -> None:
+        """Refuse a head that would not be trained as it must.
+
+        Raises:
+            UserError: where the head is frozen or quantised.
+        """
+        name, head = get_head(without_adapter(self.model))
+        trainable = {parameter_kind(name) for name, p in self.model.named_parameters() if p.requires_grad}
+        if quantized_modules(head):
+            raise UserError(f"the head ({name}) is quantised: it must be trained whole, in fp32")
+        if "head" not in trainable:
+            raise UserError(
+                f"the head ({name}) is frozen: it starts with random weights and must be trained "
+                "(with LoRA: --lora_task_type SEQ_CLS)"
+            )
+
+    def preflight_rows(self) -> list[list[str]]:
+        """What the preflight says of this approach: names and texts."""
+        name, head = get_head(without_adapter(self.model))
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
+        decoders = {"last": "last real token", "mean": "mean of the real tokens"}
+        pooled = "first token" if self.pools_first_token else decoders[self.model_args.pooling]
+        return [["head", f"{name}, {'/'.join(dtypes)}, pools the {pooled}"]]
+
+    def as_text(self, row: np.ndarray) -> str:
+        """The labels of a 0/1 row `[L]` as a person reads them."""
+        return ", ".join(label for label, yes in zip(self.task.labels, row) if yes) or "(none)"
+
+    def save(self, folder: str | Path) -> None:
+        """Write what a prediction needs besides what Trainer saves."""
+        if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
+            name_base_on_hub(folder)
+
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
+        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
+        base = load_with_head(self.model_args, self.task.labels, self.tokenizer)
+        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+
+    @staticmethod
+    def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
+        """What the model card says of this approach; arguments as for `load`."""
+        return {
+            "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
+            "pipeline_tag": "text-classification",
+            "use_template": "model_card_use_classifier.md.jinja",
+            "loss_description": f"loss {arguments['loss']}, pos_weight {arguments['pos_weight']}",
+            "head_parts": HEAD_PARTS,
+        }
+
+
+def load_with_head(
+    model_args: ModelArguments, labels: list[str], tokenizer: PreTrainedTokenizerBase, new_head: bool = True
+) -> PreTrainedModel:
+    """Load a model with a multi-label head.
+
+    The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
+    configuration: decoders pool their last token that is not the pad token.
+
+    Args:
+        model_args: which model, in how many bits.
+        labels: names of the labels, `[L]`.
+        tokenizer: of the model.
+        new_head: whether a head for other labels may be replaced.
+
+    Raises:
+        UserError: for a model that cannot be loaded, or whose head is not known.
+    """
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    config.problem_type = "multi_label_classification"
+    config.pad_token_id = tokenizer.pad_token_id
+    quantization_config = get_quantization_config(model_args)
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None:
+        # A list of modules to skip replaces the default one, in which RoBERTa's head is missing.
+        stored["llm_int8_skip_modules"] = sorted({*(stored.get("llm_int8_skip_modules") or []), *HEAD_PARTS})
+        quantization_config = None
+    elif quantization_config is not None:
+        quantization_config.llm_int8_skip_modules = list(HEAD_PARTS)
+    model = load_pretrained(
+        AutoModelForSequenceClassification.from_pretrained,
+        name,
+        config=config,
+        revision=revision,
+        attn_implementation=model_args.attn_implementation,
+        dtype=model_args.dtype,
+        quantization_config=quantization_config,
+        ignore_mismatched_sizes=new_head,
+    )
+    get_head(model)  # refuses a model whose head is not known
+    keep_gradients(model)
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in HEAD_PARTS:
+            if not any(hasattr(parameter, "ds_id") for parameter in module.parameters()):  # DeepSpeed ZeRO-3 has it
+                module.to(torch.float32)
+            # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head; under DeepSpeed, which
+            # casts the whole model to 16 bit, fp32 ones may meet a 16-bit head.
+            module.register_forward_pre_hook(_as_weights)
+    if model_args.pooling == "mean":
+        pool_mean(model)
+    return model
+
+
+def _as_weights(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])

@@ -1,0 +1,392 @@
+"""Submission files: rows checked before anything is predicted, predicted run after run, written chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from utils.core.errors import UserError
+from utils.core.files import atomic_path, told_if_unwritable
+from utils.core.tables import format_table
+from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
+from utils.data.tables import Table, read_chunks
+from utils.data.task import Task
+from utils.runs.folder import load_task
+from utils.scoring.thresholds import ThresholdRule, Thresholds
+
+if TYPE_CHECKING:  # loading it takes torch
+    from utils.runs.ensembles import Ensemble
+    from utils.runs.finished import FinishedRun
+    from utils.runs.inference import ProbabilityFile
+
+
+def load_tasks(folders: list[str]) -> list[Task]:
+    """The tasks of the runs that are averaged.
+
+    Raises:
+        UserError: for a run that is named twice, is not finished, or has other labels than the first.
+    """
+    resolved = [Path(folder).resolve() for folder in folders]
+    for i, folder in enumerate(folders):
+        if resolved[i] in resolved[:i]:
+            raise UserError(f"--model {folder} is named twice: name each run once, and weigh it by --weights")
+    tasks = [load_task(folder) for folder in folders]
+    for folder, task in zip(folders[1:], tasks[1:]):
+        if set(task.labels) != set(tasks[0].labels):
+            raise UserError(
+                f"{folders[0]} and {folder} have different labels ({', '.join(tasks[0].labels)} and "
+                f"{', '.join(task.labels)}): average runs of the same labels only"
+            )
+    return tasks
+
+
+# How several runs become one
+
+
+@dataclass
+class Combination:
+    """How runs become one submission.
+
+    Args:
+        weights: of the runs in the mean of their probabilities, `[R]`.
+        thresholds: for that mean.
+        text: what to say of it on the terminal.
+    """
+
+    weights: np.ndarray
+    thresholds: Thresholds
+    text: str
+
+
+def combine_runs(
+    folders: list[str], labels: list[str], weights: list[str] | None, strategy: str | None, shrinkage: float | None
+) -> Combination:
+    """Decide how runs become one.
+
+    One run keeps its thresholds, unless others are asked for; for several they are chosen on the weighted mean of their
+    validation predictions.
+
+    Args:
+        folders: of R finished runs.
+        labels: names of the labels, `[L]`.
+        weights: a number for each run, `["fit"]`, or None for equal weights.
+        strategy: how to choose thresholds; None: as the runs were trained.
+        shrinkage: likewise.
+
+    Raises:
+        UserError: for runs that do not go together, or weights that do not fit them.
+    """
+    stored = [Thresholds.load(folder, labels) for folder in folders]
+    refit = shrinkage is not None or strategy not in (None, stored[0].rule.strategy)
+    if len(stored) == 1 and not refit:
+        text = f"thresholds of {folders[0]} ({stored[0].rule.strategy})"
+        return Combination(np.ones(1), stored[0], text)
+    rule = _common_rule(folders, [thresholds.rule for thresholds in stored], strategy, shrinkage)
+
+    from utils.runs.ensembles import gather_members, join_members
+    from utils.runs.finished import read_run
+
+    runs = [read_run(folder) for folder in folders]
+    ensemble = join_members(gather_members(runs))
+    run_weights, member_weights, fitted_scores = _weigh(ensemble, weights, rule, len(runs))
+    rows = ensemble.chosen_on
+    thresholds = rule.fit(ensemble.mean(member_weights)[rows], ensemble.truth[rows])
+    text = _describe(runs, ensemble, member_weights, rule, fitted_scores)
+    return Combination(run_weights / run_weights.sum(), thresholds, text)
+
+
+def _common_rule(
+    folders: list[str], rules: list[ThresholdRule], strategy: str | None, shrinkage: float | None
+) -> ThresholdRule:
+    """The rule that all runs have, or what the flags say instead.
+
+    Raises:
+        UserError: where the runs have several and no flag says which.
+    """
+    strategies = {strategy or rule.strategy for rule in rules}
+    if len(strategies) > 1:
+        raise UserError(f"the runs {', '.join(folders)} choose thresholds differently: pass --threshold_strategy")
+    shrinkages = {rule.shrinkage for rule in rules} if shrinkage is None else {shrinkage}
+    if strategies == {"per_label"} and len(shrinkages) > 1:
+        raise UserError(f"the runs {', '.join(folders)} shrink thresholds differently: pass --threshold_shrinkage")
+    return ThresholdRule(strategies.pop(), min(shrinkages))
+
+
+def _weigh(
+    ensemble: Ensemble, weights: list[str] | None, rule: ThresholdRule, runs: int
+) -> tuple[np.ndarray, np.ndarray, list[float] | None]:
+    """`(weights of the runs [R], of the members [K], scores of fitted weights)`.
+
+    The folds of one training are one member, as each has held out other rows; they share its weight.
+    """
+    from utils.runs.ensembles import fitted_weights
+
+    members, run_weights, fitted_scores = ensemble.members, np.ones(runs), None
+    if weights not in (None, ["fit"]):
+        run_weights = np.array([float(weight) for weight in weights])
+        return run_weights, np.array([run_weights[member.runs].sum() for member in members]), None
+    member_weights = np.ones(len(members))
+    if weights == ["fit"]:
+        member_weights, fitted_scores = fitted_weights(ensemble, rule)
+    for member, weight in zip(members, member_weights):
+        run_weights[member.runs] = weight / len(member.runs)
+    return run_weights, member_weights, fitted_scores
+
+
+def _describe(
+    runs: list[FinishedRun],
+    ensemble: Ensemble,
+    weights: np.ndarray,
+    rule: ThresholdRule,
+    fitted_scores: list[float] | None,
+) -> str:
+    """What the terminal says of a combination: scores of several runs, and what thresholds were chosen on."""
+    from utils.runs.ensembles import score_table
+
+    text = ""
+    if len(runs) > 1:
+        text = score_table(ensemble, weights, rule, fitted_scores)
+        if any(run.arguments.get("load_best_model_at_end") for run in runs):
+            text += "\nCheckpoints were chosen on these rows, so expect a little less on new ones."
+    what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
+    if len(ensemble.members) == 1:
+        what = "probabilities"
+    text += f"\n\nthresholds chosen on the {what} of {ensemble.chosen_on.sum():,} validation rows ({rule.strategy})"
+    return text.strip()
+
+
+# The test file
+
+
+def check_rows(chunks: Callable[[], Iterator[Table]], tasks: list[Task]) -> np.ndarray:
+    """Read the whole test file once, before anything is predicted.
+
+    Args:
+        chunks: gives an iterator over the chunks of the file.
+        tasks: of the runs that are to predict it.
+
+    Returns:
+        hashes of the ids (`utils.data.columns.hash_ids`), one for each row.
+
+    Raises:
+        UserError: for rows that cannot be predicted.
+    """
+    by_columns = {(task.id_column, task.text_column): task for task in tasks}
+
+    def checked_chunks() -> Iterator[Table]:
+        for chunk in chunks():
+            for task in by_columns.values():
+                check_test_columns(chunk, task)
+                read_texts(chunk, task)
+            yield chunk
+
+    return check_unique_ids(checked_chunks, tasks[0])
+
+
+@dataclass
+class RowsToPredict:
+    """The rows to predict, which may be too many to hold.
+
+    Args:
+        name: of the file.
+        chunks: gives an iterator over its chunks.
+        id_hashes: one for each row.
+        whole: whether it is predicted whole, not its first rows only.
+    """
+
+    name: str
+    chunks: Callable[[], Iterator[Table]]
+    id_hashes: np.ndarray
+    whole: bool
+
+    def __len__(self) -> int:
+        return len(self.id_hashes)
+
+
+def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int) -> list[str]:
+    """Columns of the submission: the sample file's where given, else the id and one a label.
+
+    Args:
+        test: the rows to predict.
+        task: of the runs.
+        sample_file: sample submission, or None.
+        chunk_rows: rows of it to read at a time.
+
+    Raises:
+        UserError: where the sample file has other columns, or other ids than the test file.
+    """
+    id_name = task.id_column or "id"
+    if sample_file is None:
+        return [id_name, *task.labels]
+
+    def sample_chunks() -> Iterator[Table]:
+        return read_chunks(sample_file, chunk_rows)
+
+    sample = next(sample_chunks())
+    names = sample.rows.column_names
+    unknown = set(names) - {id_name, *task.labels, *task.label_columns}
+    # A column each label, also where training had one column of lists; or that column.
+    missing = {id_name, *(task.labels if set(task.labels) & set(names) else task.label_columns)} - set(names)
+    if unknown or missing:
+        raise UserError(
+            f"{sample.name}: its columns differ from the runs' ({id_name}, {', '.join(task.label_columns)}): "
+            f"unknown {sorted(unknown) or 'none'}, missing {sorted(missing) or 'none'}"
+        )
+    with_ids = replace(task, id_column=id_name)
+    sample_hashes = check_unique_ids(sample_chunks, with_ids)
+    if test.whole:
+        _refuse_extra_ids(test.name, sample.name, test.chunks, task, np.setdiff1d(test.id_hashes, sample_hashes))
+        _refuse_extra_ids(sample.name, test.name, sample_chunks, with_ids, np.setdiff1d(sample_hashes, test.id_hashes))
+    return names
+
+
+def _refuse_extra_ids(
+    here: str, there: str, chunks: Callable[[], Iterator[Table]], task: Task, extra: np.ndarray
+) -> None:
+    """Refuse ids of the file `here` that are not in the file `there`, given by their hashes."""
+    if len(extra):
+        ids = (value for chunk in chunks() for value in read_ids(chunk, task))
+        first = next(value for value in ids if hash_ids([value])[0] in extra)
+        raise UserError(
+            f'{here}: the id "{first}" is not in {there} ({len(extra)} such ids): give files that belong together'
+        )
+
+
+# Predicting and writing
+
+
+def predict_runs(
+    folders: list[str], weights: np.ndarray, task: Task, test: RowsToPredict, batch_size: int, output_file: str
+) -> ProbabilityFile | None:
+    """Weighted mean of the runs' probabilities of the rows.
+
+    Run after run, so that only one model is in memory.
+
+    Args:
+        folders: of R finished runs.
+        weights: of the runs, `[R]`; those with weight 0 are not predicted.
+        task: of the first run, whose order of labels the result has.
+        test: the rows.
+        batch_size: rows predicted at a time by one process.
+        output_file: beside which probabilities are kept meanwhile.
+
+    Returns:
+        the means in the main process, None in others.
+
+    Raises:
+        UserError: for a run that cannot be loaded, or predicts NaN.
+    """
+    from tqdm import tqdm
+
+    from utils.core.processes import this_process
+    from utils.runs.inference import ProbabilityFile, load_run, predict_table
+
+    main_process = this_process().is_main_process
+    average = None
+    used = [(folder, weight) for folder, weight in zip(folders, weights) if weight > 0]
+    rows = len(test) * len(used)
+    with tqdm(total=rows, unit="row", desc="predicting", disable=None if main_process else True) as bar:
+        for folder, weight in used:
+            run = load_run(folder)
+            for chunk in test.chunks():
+                predictions = predict_table(run, chunk, batch_size).in_order(task.labels)
+                if main_process:
+                    if average is None:
+                        with told_if_unwritable(output_file):
+                            Path(output_file).parent.mkdir(parents=True, exist_ok=True)
+                        average = ProbabilityFile(Path(output_file).parent, len(task.labels))
+                    average.add(chunk.start, predictions.probabilities * weight)
+                bar.update(len(predictions))
+    return average
+
+
+class SubmissionWriter:
+    """Writes a submission, and the probabilities behind it, chunk by chunk; both appear when they are complete.
+
+    A context manager: leave its block to complete the files; an error in it leaves what was there before.
+
+    Args:
+        submission: path of the submission.
+        probabilities_file: path of a .csv or .parquet file for the probabilities, or None.
+        columns: of the submission.
+        task: of the runs.
+    """
+
+    def __init__(self, submission: str, probabilities_file: str | None, columns: list[str], task: Task):
+        self.columns, self.task = columns, task
+        self.paths = {"submission": submission} | ({"probabilities": probabilities_file} if probabilities_file else {})
+        self.stack, self.parquet = ExitStack(), None
+        self.rows, self.positives, self.without_label = 0, np.zeros(len(task.labels), dtype=int), 0
+
+    def __enter__(self) -> SubmissionWriter:
+        self.stack.__enter__()
+        self.files = {name: self.stack.enter_context(atomic_path(path)) for name, path in self.paths.items()}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.__exit__(*error)
+
+    def add(self, ids: list[str], probabilities: np.ndarray, predictions: np.ndarray) -> None:
+        """Write some rows.
+
+        Args:
+            ids: `[n]`.
+            probabilities: `[n, L]`.
+            predictions: 0/1 array `[n, L]`.
+        """
+        # To the end of the file; the header above the first chunk only.
+        appending = {"mode": "a", "header": self.rows == 0, "index": False}
+        submission_frame(self.columns, self.task, ids, predictions).to_csv(self.files["submission"], **appending)
+        if "probabilities" in self.files:
+            id_name = self.task.id_column or "id"
+            frame = pd.DataFrame({id_name: ids} | dict(zip(self.task.labels, probabilities.T)))
+            if self.paths["probabilities"].endswith(".csv"):
+                frame.to_csv(self.files["probabilities"], **appending)
+            else:
+                self._add_parquet(frame)
+        self.rows += len(ids)
+        self.positives += predictions.sum(axis=0)
+        self.without_label += int((predictions.sum(axis=1) == 0).sum())
+
+    def _add_parquet(self, frame: pd.DataFrame) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = pa.Table.from_pandas(frame, preserve_index=False)
+        if self.parquet is None:
+            self.parquet = self.stack.enter_context(pq.ParquetWriter(self.files["probabilities"], rows.schema))
+        self.parquet.write_table(rows)
+
+    def rates_table(self) -> str:
+        """Table of the share of rows with each label, predicted and in training."""
+        task = self.task
+        shares = [
+            # A model scored as it is was not trained on any rows.
+            [label, f"{predicted / self.rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
+            for label, predicted, count in zip(task.labels, self.positives, task.train_positives)
+        ]
+        without = ["(no label)", f"{self.without_label / self.rows:.1%}", ""]
+        return format_table(["label", "predicted", "training"], [*shares, without])
+
+
+def submission_frame(columns: list[str], task: Task, ids: list[str], predictions: np.ndarray) -> pd.DataFrame:
+    """Rows of a submission.
+
+    Args:
+        columns: of the submission.
+        task: of the runs.
+        ids: `[N]`.
+        predictions: 0/1 array `[N, L]`.
+    """
+    values = {task.id_column or "id": ids} | {label: predictions[:, i] for i, label in enumerate(task.labels)}
+    if not task.labels_are_columns:
+        delimiter = task.label_delimiter or ","
+        names = [[label for label, yes in zip(task.labels, row) if yes] for row in predictions]
+        values[task.label_columns[0]] = [delimiter.join(row) for row in names]
+    return pd.DataFrame({name: values[name] for name in columns})

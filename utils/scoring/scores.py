@@ -1,0 +1,110 @@
+"""The scores of this project, in one table: how each is computed, what a person calls it, and where it is shown.
+
+Evaluation, training log, comparison, model card, report, trackers and the Hub read this table. To add a score is to add
+a row.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn import metrics
+
+# What may follow the name of a score of 0/1 predictions: which predictions it is a score of.
+AT_HALF, TUNED, DECODED = "", "_tuned", "_decoded"
+KINDS = {DECODED: "answers", AT_HALF: "at 0.5", TUNED: "tuned (cross-fitted)"}
+
+# Of each label, at the thresholds in use, under names such as `f1/joy`.
+PER_LABEL = ("precision", "recall", "f1", "support")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure for N rows and L labels.
+
+    Args:
+        name: its name in results and logs, and for `--metric_for_best_model`.
+        title: what a person calls it.
+        compute: function of truth (0/1) and of 0/1 predictions or probabilities, all `[N, L]`.
+        of_probabilities: whether it is computed from probabilities, so that no threshold plays a part.
+        logged: whether the line of an evaluation during training shows it.
+        compared: whether comparisons of runs show it.
+        interval: whether comparisons and reports show its bootstrap interval; `utils.scoring.bootstrap` computes it.
+        higher_is_better: which checkpoint `--metric_for_best_model` picks.
+    """
+
+    name: str
+    title: str
+    compute: Callable[[np.ndarray, np.ndarray], float]
+    of_probabilities: bool = False
+    logged: bool = False
+    compared: bool = False
+    interval: bool = False
+    higher_is_better: bool = True
+
+
+def f1_per_label(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """F1 of each label, 0 for one that is neither present nor predicted: `[L]`."""
+    return metrics.f1_score(truth, predictions, average=None, zero_division=0.0)
+
+
+def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    present = truth.any(axis=0)
+    if not present.any():
+        return 0.0
+    return metrics.average_precision_score(truth[:, present], probabilities[:, present])
+
+
+def _ranking_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    with warnings.catch_warnings():
+        # A row whose cells are all 0 or all 1 has no ranking to get wrong: scikit-learn counts it as 1 and warns.
+        warnings.simplefilter("ignore")
+        return metrics.label_ranking_average_precision_score(truth, probabilities)
+
+
+# A row that has no label and is given none counts 1 in samples-F1 and Jaccard.
+SCORES = (
+    Score(
+        "f1_macro",
+        "macro-F1",
+        lambda truth, predictions: f1_per_label(truth, predictions).mean(),
+        logged=True,
+        compared=True,
+        interval=True,
+    ),
+    Score(
+        "f1_micro",
+        "micro-F1",
+        lambda truth, predictions: metrics.f1_score(truth, predictions, average="micro", zero_division=0.0),
+        logged=True,
+        compared=True,
+        interval=True,
+    ),
+    Score(
+        "f1_samples",
+        "samples-F1",
+        lambda truth, predictions: metrics.f1_score(truth, predictions, average="samples", zero_division=1.0),
+    ),
+    Score(
+        "jaccard",
+        "Jaccard",  # what SemEval-2018 E-c calls accuracy
+        lambda truth, predictions: metrics.jaccard_score(truth, predictions, average="samples", zero_division=1.0),
+        logged=True,
+        compared=True,
+        interval=True,
+    ),
+    Score("exact_match", "exact match", metrics.accuracy_score),
+    Score("map", "mAP", _mean_average_precision, of_probabilities=True, logged=True),  # over labels with a positive row
+    Score("lrap", "LRAP", _ranking_precision, of_probabilities=True),
+)
+OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
+OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
+WITH_INTERVAL = tuple(score for score in SCORES if score.interval)
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a higher value of a metric is the better one, given its name in logs (`eval_f1_macro_tuned`)."""
+    name = metric.removeprefix("eval_")
+    scores = {f"{score.name}{kind}": score for score in SCORES for kind in KINDS}
+    return scores[name].higher_is_better if name in scores else not name.endswith("loss")

@@ -1,0 +1,84 @@
+"""Trainer, fitted to a classification head."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import torch
+from scipy.special import expit
+from transformers import EvalPrediction, Trainer
+
+from utils.core.arguments import LossArguments
+from utils.models.classifier import Classifier
+from utils.models.encoding import longest_first
+from utils.scoring.evaluation import Evaluator
+from utils.training.arguments import TaskTrainingArguments
+from utils.training.batches import LengthGroupedBatches, refusing_trackers
+from utils.training.log import use_readable_log
+from utils.training.losses import MultiLabelLoss, positive_weights
+
+
+class MultiLabelTrainer(LengthGroupedBatches, Trainer):
+    """Trainer for a classification head.
+
+    Args:
+        classifier: to train.
+        args: Trainer's arguments.
+        train_tokens: training examples as the classifier has encoded them.
+        validation_tokens: validation examples, likewise.
+        loss: of logits and labels.
+        evaluate: scores the validation examples; None without evaluations.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        args: TaskTrainingArguments,
+        train_tokens: datasets.Dataset,
+        validation_tokens: datasets.Dataset,
+        loss: MultiLabelLoss,
+        evaluate: Evaluator | None = None,
+    ):
+        # Evaluated with the longest first, scored in the order of the file.
+        order = longest_first(validation_tokens["length"][:])
+
+        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+            return evaluate(_in_order(prediction.predictions, order)).metrics
+
+        with refusing_trackers():
+            super().__init__(
+                model=classifier.model,
+                args=args,
+                train_dataset=train_tokens,
+                eval_dataset=validation_tokens.select(order),
+                processing_class=classifier.tokenizer,
+                data_collator=classifier.collator(on_gpu=not args.use_cpu),
+                compute_loss_func=loss,
+                compute_metrics=compute_metrics if evaluate else None,
+            )
+        use_readable_log(self)
+
+    def predict_in_order(self, tokens: datasets.Dataset) -> np.ndarray:
+        """Probabilities `[N, L]` of encoded examples, in their order, whatever the number of processes."""
+        order = longest_first(tokens["length"][:])
+        return _in_order(self.predict(tokens.select(order), metric_key_prefix="eval").predictions, order)
+
+
+def _in_order(logits: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Probabilities of rows that were predicted in another order: `[N, L]`."""
+    probabilities = np.empty(logits.shape)
+    probabilities[order] = expit(logits.astype(float))
+    return probabilities
+
+
+def make_loss(loss_args: LossArguments, labels: np.ndarray) -> MultiLabelLoss:
+    """The loss that the flags ask for; `labels` `[N, L]` of the training rows give the weights of positive cells."""
+    weights = positive_weights(labels, loss_args.pos_weight, loss_args.max_pos_weight)
+    return MultiLabelLoss(
+        loss_args.loss,
+        torch.tensor(weights, dtype=torch.float32),
+        loss_args.focal_gamma,
+        loss_args.asl_gamma_positive,
+        loss_args.asl_gamma_negative,
+        loss_args.asl_clip,
+    )

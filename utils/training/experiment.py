@@ -1,0 +1,188 @@
+"""What the training scripts do around the training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from transformers import Trainer
+
+from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
+from utils.core.files import write_text
+from utils.core.processes import this_process
+from utils.data.task import Task
+from utils.hub.push import check_push, push_run, take_push
+from utils.models.approaches import Approach
+from utils.models.parameters import costs
+from utils.report.card import expected_pictures, render_card
+from utils.report.page import write_run_report
+from utils.report.tracking import check_trackers, log_finished_run
+from utils.runs.folder import (
+    ARGUMENTS_FILE,
+    CARD_FILE,
+    MERGED_FOLDER,
+    STATE_FILE,
+    begin_run,
+    check_same_run,
+    find_checkpoint,
+    publish,
+    save_results,
+    staging_folder,
+)
+from utils.scoring.evaluation import Evaluation, label_table, summary_table
+from utils.scoring.thresholds import ThresholdRule
+from utils.training.arguments import TaskTrainingArguments, arguments_of_result, check_run, fill_in
+from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
+from utils.training.loop import train_to_the_end
+from utils.training.preflight import Preflight
+
+
+class Experiment:
+    """A run from its first check to its last file. Making one refuses what cannot work, before anything is loaded.
+
+    Args:
+        script: file name of the script.
+        model_args: which model, in full or with LoRA.
+        threshold_args: how probabilities become yes and no.
+        run_args: what happens in the output folder.
+        training_args: Trainer's arguments.
+        eval_only: whether the model is scored as it is.
+
+    Raises:
+        UserError: for flags that do not go together, a launch that cannot work, trackers and a Hub that refuse, and an
+            output folder that holds other things.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        model_args: ModelArguments,
+        threshold_args: ThresholdArguments,
+        run_args: RunArguments,
+        training_args: TaskTrainingArguments,
+        eval_only: bool = False,
+    ):
+        self.script, self.run_args, self.training_args, self.eval_only = script, run_args, training_args, eval_only
+        fill_in(model_args, threshold_args, training_args, eval_only)
+        self.rule = ThresholdRule.asked_for(threshold_args)
+        self.output_dir = training_args.output_dir
+        check_launch(model_args, training_args, run_args.merge_adapter)
+        self.push = take_push(training_args, model_args, self_contained=not (model_args.use_peft or eval_only))
+        self.state = this_process()
+        if training_args.disable_tqdm:
+            transformers.utils.logging.disable_progress_bar()
+            datasets.disable_progress_bars()
+        check_run(model_args, run_args, training_args, eval_only)
+        if self.push and self.state.is_main_process and not run_args.preflight_only:
+            check_push(self.push)
+        check_trackers(training_args, self.state.is_main_process)
+        self.checkpoint = None if run_args.preflight_only else find_checkpoint(self.output_dir, run_args.overwrite)
+        check_checkpoint(self.checkpoint, training_args)
+
+    def begin(self, task: Task, *arguments: Any) -> None:
+        """Make the output folder that of this run.
+
+        Args:
+            task: what is trained.
+            arguments: dataclasses with what the result depends on besides Trainer's arguments, for `run_args.json`.
+
+        Raises:
+            UserError: to resume a run with other arguments, and for a folder that the nodes do not share.
+        """
+        self.task = task
+        self.arguments = {"script": self.script}
+        for group in arguments:
+            self.arguments |= asdict(group)
+        self.arguments["data_sha256"] = task.data_sha256
+        self.arguments |= arguments_of_result(self.run_args, self.training_args)
+        if self.checkpoint:
+            check_same_run(self.output_dir, self.arguments, task)
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            begin_run(self.output_dir, self.arguments, task, resuming=bool(self.checkpoint))
+        self.state.wait_for_everyone()
+        check_shared_folder(Path(self.output_dir) / ARGUMENTS_FILE)
+
+    def train(self, trainer: Trainer) -> dict[str, float]:
+        """Train to the end, from the checkpoint of an interrupted run if there is one; returns Trainer's metrics."""
+        metrics = train_to_the_end(trainer, self.checkpoint, self.run_args.early_stopping_patience)
+        return metrics | {"train_samples": self.task.train_rows}
+
+    def finish(
+        self,
+        approach: Approach,
+        evaluation: Evaluation,
+        train_metrics: dict[str, float] | None = None,
+        trainer: Trainer | None = None,
+        preflight: Preflight | None = None,
+    ) -> None:
+        """Save, show and push the run. Called by all processes.
+
+        Args:
+            approach: what was trained.
+            evaluation: of the validation rows.
+            train_metrics: of `train`; None where nothing was trained.
+            trainer: that has trained, likewise.
+            preflight: what trackers get to see, likewise.
+        """
+        if trainer is not None:
+            trainer.save_model(staging_folder(self.output_dir))
+        if self.state.is_main_process:
+            self._publish(approach, evaluation, train_metrics, trainer)
+            if self.run_args.report:
+                write_run_report(self.output_dir)
+            log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
+            if self.run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
+                self._merge(approach)
+            print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, self.task.labels)}\n")
+            print(f"run folder: {self.output_dir}")
+        if trainer is not None:
+            trainer.end()
+        if self.push and self.state.is_main_process:  # last of all: the run is complete if the Hub refuses it
+            push_run(self.output_dir, self.push)
+
+    def _publish(
+        self,
+        approach: Approach,
+        evaluation: Evaluation,
+        train_metrics: dict[str, float] | None,
+        trainer: Trainer | None,
+    ) -> None:
+        """Write all that makes the run complete, beside the model; the parts appear together."""
+        staging = staging_folder(self.output_dir)
+        staging.mkdir(exist_ok=True)
+        approach.save(staging)
+        evaluation.save(staging)
+        if train_metrics is None:
+            train_metrics = costs(approach.model) | {"trainable_parameters": 0}
+        eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
+        eval_metrics["eval_samples"] = len(evaluation.predictions)
+        if trainer is not None:
+            trainer.state.save_to_json(staging / STATE_FILE)
+            eval_metrics |= {
+                "best_metric_name": self.training_args.metric_for_best_model,
+                "best_checkpoint_step": trainer.state.best_global_step,
+                "epoch": trainer.state.epoch,
+            }
+        log_history = trainer.state.log_history if trainer is not None else []
+        card = render_card(
+            staging,
+            self.arguments,
+            self.task,
+            train_metrics | eval_metrics,
+            name=self.output_dir.rstrip("/").split("/")[-1],
+            address=self.output_dir,
+            pictures=expected_pictures(self.run_args.report, log_history),
+            merged=self.run_args.merge_adapter,
+        )
+        write_text(staging / CARD_FILE, card)
+        save_results(staging, train_metrics, eval_metrics)
+        publish(self.output_dir, self.run_args.keep_checkpoints)
+
+    def _merge(self, approach: Approach) -> None:
+        staging = staging_folder(self.output_dir)
+        approach.merge(self.output_dir, staging)
+        staging.rename(Path(self.output_dir) / MERGED_FOLDER)
