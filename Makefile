@@ -6,9 +6,9 @@ GENERATOR_EPOCHS := 10
 .PHONY: help install quickstart test lint clean
 
 help:
-	@echo "make install     .venv with everything the scripts need, and the embedded model"
-	@echo "make quickstart  train both ways on sample_data, write a submission, compare (no GPU, no account, no hub)"
-	@echo "make test        lint and the whole test suite, offline, under 10 minutes on 2 cores"
+	@echo "make install     create .venv with everything the scripts need, and the embedded model"
+	@echo "make quickstart  train in both ways on sample_data, write a submission, compare (no GPU, no account, no hub)"
+	@echo "make test        run lint and the whole test suite, offline, under 10 minutes on 2 cores"
 	@echo "make clean       remove .venv and $(RUN)"
 
 install: .venv/installed
@@ -29,7 +29,7 @@ quickstart: install
 	    --per_device_train_batch_size 16 --eval_strategy no --overwrite
 	$(BIN)/python compare_runs.py $(RUN)/minilm $(RUN)/generator
 	@echo
-	@echo "a classifier and a label generator, with scores and pictures: open $(RUN)/minilm/report.html"
+	@echo "scores and pictures of the classifier and the label generator: open $(RUN)/minilm/report.html"
 	@echo "and $(RUN)/generator/report.html"
 	@echo "submission:                $(RUN)/submission.csv"
 

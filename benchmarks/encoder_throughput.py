@@ -1,13 +1,13 @@
-"""Training and prediction speed of run_classifier.py's Trainer, as ratios measured in one run.
+"""Training and prediction speed of run_classifier.py's Trainer, relative to two baselines measured in the same run.
 
     python -m benchmarks.encoder_throughput --train_file train.csv --validation_file validation.csv --epochs 1
 
-Three ways to fine-tune the same encoder on the same rows, each from the same weights:
-  stock  Trainer as it comes: texts padded to 128 tokens, fp32
-  ours   MultiLabelTrainer: batches of one length, padded to their longest, bf16 where the machine has it
-  bare   a plain PyTorch loop with length buckets and bf16: what the hardware gives
-After training, each predicts the validation rows; macro-F1 at 0.5 shows that speed is not bought with quality.
-The model starts warm: 5 steps and one prediction of 256 rows are not counted.
+Three ways to fine-tune the same encoder on the same rows, each starting from the same weights:
+  stock  stock Trainer: texts padded to 128 tokens, fp32
+  ours   MultiLabelTrainer: length-grouped batches, padded to their longest text, bf16 where it is faster than fp32
+  bare   a plain PyTorch loop with length buckets and bf16 where it is faster: what the hardware can reach
+After training, each predicts the validation rows; macro-F1 at 0.5 shows that the speed does not cost quality.
+A warm-up of 5 steps and one prediction of 256 rows is not counted.
 """
 
 import argparse
@@ -42,7 +42,7 @@ STOCK_LENGTH = 128
 
 
 def options(args, folder, **more):
-    """Trainer options that all approaches share."""
+    """Trainer's arguments for `stock` and `ours`."""
     return {
         "output_dir": folder,
         "learning_rate": args.learning_rate,
@@ -58,7 +58,7 @@ def options(args, folder, **more):
 
 
 def stock(args, classifier, weights, train, validation, epochs, folder):
-    """Trainer with every text padded to 128 tokens, in fp32."""
+    """Train and predict with the stock Trainer: every text padded to 128 tokens, fp32."""
 
     def pad(examples):
         return examples.rows.map(
@@ -88,7 +88,7 @@ def stock(args, classifier, weights, train, validation, epochs, folder):
 
 
 def ours(args, classifier, weights, train, validation, epochs, folder):
-    """What run_classifier.py and make_submission.py do."""
+    """Train and predict as run_classifier.py and make_submission.py do."""
     train_encoded, validation_encoded = classifier.encode(train), classifier.encode(validation)
     training_args = TaskTrainingArguments(
         **options(args, folder, num_train_epochs=epochs, load_best_model_at_end=False)
@@ -103,7 +103,7 @@ def ours(args, classifier, weights, train, validation, epochs, folder):
 
 
 def bare(args, classifier, weights, train, validation, epochs, folder):
-    """A plain loop: length buckets, bf16 autocast, fused AdamW, linear schedule."""
+    """Train and predict in a plain loop: length buckets, bf16 autocast, fused AdamW, linear schedule."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bf16 = bf16_is_fast(device == "cuda")
     model = classifier.model.to(device).train()
@@ -146,7 +146,7 @@ def bare(args, classifier, weights, train, validation, epochs, folder):
 
 
 def main():
-    """Measure, print, and write benchmarks/results/encoder_throughput.json."""
+    """Measure the three ways, print a table, and write benchmarks/results/encoder_throughput.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", default="embedded-minilm")
     parser.add_argument("--train_file", default="sample_data/train.csv")

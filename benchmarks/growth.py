@@ -1,12 +1,12 @@
-"""How time and peak memory grow with the rows of the files: training, and prediction, with a tiny model.
+"""How time and peak memory of training and prediction grow with the number of rows, with a tiny model.
 
     python -m benchmarks.growth
 
-Training stops after 20 steps and evaluates once, on the tenth of the rows that is held out, so that what grows is the
-handling of the data: reading, splitting, tokenising, scoring. Each training is run twice, the second time with what the
-first has left in the cache of `datasets`. Prediction predicts all rows. Every run is a process of its own, from its
-start to its end, on one thread; its peak memory is what the kernel has counted as resident, memory-mapped pages
-included. The figures go to benchmarks/results/.
+Training stops after 20 steps and evaluates once, on the tenth of the rows that is held out, so what grows is the
+handling of the data: reading, splitting, tokenising, scoring. Each training runs twice; the second run finds the cache
+of `datasets` that the first has filled. Prediction predicts all rows. Every run is a separate process on one thread,
+measured from its start to its end. Its peak memory is the resident memory that the kernel reports, which includes
+memory-mapped pages. The figures are written to benchmarks/results/.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SMALLEST = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, 
 
 
 def write_tweets(path, rows, seed):
-    """Write made-up tweets: 5 to 30 words of the sample tweets in any order, each label on a tenth of the rows."""
+    """Write made-up tweets: 5 to 30 random words of the sample tweets; each label is on a tenth of the rows."""
     rng = random.Random(seed)
     words = sorted({word for text in sample_texts() for word in text.split()})
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -41,9 +41,9 @@ def write_tweets(path, rows, seed):
 
 
 def measure(cache, script, *arguments):
-    """Run a script; `{"seconds", "cpu_seconds", "peak_mib"}` of its process.
+    """Run a script and return `{"seconds", "cpu_seconds", "peak_mib"}` of its process.
 
-    CPU seconds are those of all its threads and children; on a machine that is shared they say more than the clock.
+    CPU seconds include all its threads and children; on a shared machine they are more reliable than the clock.
     """
     environment = os.environ | {"HF_HOME": cache, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     begin = time.perf_counter()
@@ -51,7 +51,7 @@ def measure(cache, script, *arguments):
         process = subprocess.Popen(
             [sys.executable, script, *map(str, arguments)], env=environment, stdout=output, stderr=output
         )
-        # The process's own peak, or that of one of its children if that is higher.
+        # ru_maxrss is the peak of the process or of one of its children, whichever is higher.
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -65,7 +65,7 @@ def measure(cache, script, *arguments):
 
 
 def main():
-    """Measure, print a table, keep the figures."""
+    """Measure training and prediction, print a table, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training_rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--prediction_rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])

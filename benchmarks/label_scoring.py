@@ -1,11 +1,11 @@
-"""Speed of decoding labels and of scoring them against batched `generate`, with the same model on the same rows.
+"""Speed of decoding and scoring labels, compared with batched `generate` of the same model on the same rows.
 
     python -m benchmarks.label_scoring --model outputs/generator --test_file test.csv
 
---model is a finished run of run_sft_labels.py. `generate` is greedy, with max_new_tokens 32 and padding on the left,
-once with the rows in the order of the file, as one would call it, and once sorted by length, as our ways get them.
-All have batches of the same size and take turns, chunk by chunk, so that a busy machine slows all of them. The figures
-go to benchmarks/results/.
+--model is a finished run of run_sft_labels.py. `generate` is greedy, with max_new_tokens 32 and padding on the left. It
+runs twice: with the rows in the order of the file, as in a usual call, and with rows sorted by length, as for decoding
+and scoring. All use the same batch size and take turns, chunk by chunk, so other load on the machine slows all of them.
+The figures are written to benchmarks/results/.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from utils.data.tables import read_table
 from utils.models.generator.search import decode_freely, score_labels
 from utils.runs.inference import load_run
 
-CHUNK = 512  # rows that each way takes before it is the next one's turn
+CHUNK = 512  # rows that each way processes before the next way has its turn
 
 
 def main():
-    """Time the three ways and write the figures."""
+    """Time the four ways, print a table, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--test_file", required=True)
@@ -101,7 +101,7 @@ def main():
     print(format_table(["", "rows/s"], [[name, f"{len(texts) / took:.1f}"] for name, took in seconds.items()]))
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
-    print(f"mass covered {covered.mean():.4f}; rows answered alike by generate: {result['rows_answered_alike']:.1%}")
+    print(f"mass covered {covered.mean():.4f}; same answer by generate: {result['rows_answered_alike']:.1%}")
 
 
 if __name__ == "__main__":

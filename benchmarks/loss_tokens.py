@@ -1,9 +1,9 @@
-"""The exact tokens that count in the loss of run_sft_labels.py, for three rows, one of them without labels.
+"""Print the exact tokens that count in the loss of run_sft_labels.py, for three rows, one of them without labels.
 
     python -m benchmarks.loss_tokens --tokenizer TOKENIZER_FOLDER --train_file train.csv
 
-It checks what it shows: only the labels and the end token count, and every prompt is what the tokenizer makes of the
-chat template's own text.
+The exit status is 0 if only the labels and the end token of these rows count, and if all prompts have the tokens of the
+text that the chat template renders, tokenised in one piece.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from utils.models.generator.prompts import IGNORED, encode_conversations
 
 
 def main():
-    """Print three rows."""
+    """Print three rows and check the tokens of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--train_file", default="sample_data/train.csv")
@@ -48,7 +48,7 @@ def main():
         == [token for token, label in zip(r["input_ids"], r["labels"]) if label == IGNORED]
         for text, r in zip(whole, ids)
     )
-    print(f"prompts tokenised part by part that equal the whole text's tokens: {same} of {len(train)}")
+    print(f"prompts whose parts give the same tokens as the whole text: {same} of {len(train)}")
     sys.exit(bool(wrong) or same < len(train))
 
 

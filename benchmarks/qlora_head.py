@@ -1,10 +1,10 @@
-"""Peak memory and tokens/s of QLoRA with a classification head on the real shapes of a model, with random weights.
+"""Peak memory and tokens/s of QLoRA with a classification head, on a model with real shapes and random weights.
 
     python -m benchmarks.qlora_head --config CONFIG_FOLDER --tokenizer TOKENIZER_FOLDER --train_file F.csv --layers 2
 
-CONFIG_FOLDER holds a config.json (Qwen2.5-7B's, say); --layers keeps the first so many layers only, for a machine where
-the whole does not fit. The run is run_classifier.py with recipes/qwen2.5_7b_qlora_head.yaml: 30 steps, micro-batch 8.
-The figures go to benchmarks/results/.
+CONFIG_FOLDER contains a config.json, for example that of Qwen2.5-7B. --layers N keeps only the first N layers, for a
+machine on which the whole model does not fit. The benchmark runs run_classifier.py with
+recipes/qwen2.5_7b_qlora_head.yaml for 30 steps of micro-batch 8. The figures are written to benchmarks/results/.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 def build_model(config_folder, tokenizer_folder, layers, folder):
-    """Save a model with random bf16 weights and the tokenizer to `folder`."""
+    """Save the tokenizer and a model with random bf16 weights to `folder`."""
     config = AutoConfig.from_pretrained(config_folder)
     if layers:
         config.num_hidden_layers = layers
@@ -42,7 +42,7 @@ def build_model(config_folder, tokenizer_folder, layers, folder):
 
 
 def main():
-    """Build, train, and write the figures."""
+    """Build the model, train it, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--tokenizer", required=True)
@@ -54,7 +54,7 @@ def main():
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own, so that its memory does not count.
+        # A separate process builds the model, so its memory is not counted.
         if (child := os.fork()) == 0:
             build_model(args.config, args.tokenizer, args.layers, f"{folder}/model")
             os._exit(0)

@@ -1,10 +1,10 @@
-# What the sweeps share: `usage` at the beginning, `train` for each run, `finish` at the end.
-# ACCELERATE_CONFIG names another file of accelerate_configs/ than that for the CPU.
+# Functions of all sweeps: `usage` at the beginning, `train` for each run, `finish` at the end.
+# ACCELERATE_CONFIG names the launch configuration; the default is accelerate_configs/cpu.yaml.
 finished=() failed=() running='' stopped=''
 trap 'stop 130' INT
 trap 'stop 143' TERM
 
-# usage COUNT "$@": the words given must be COUNT or more; else, or asked for help, print the sweep's first lines.
+# usage COUNT "$@": with --help or fewer than COUNT arguments, print the comment at the top of the sweep and exit.
 usage() {
     local count=$1
     shift
@@ -20,7 +20,7 @@ usage() {
     fi
 }
 
-# train SCRIPT OUTPUT_DIR FLAG...: a run, unless it is finished already. One that fails does not end the sweep.
+# train SCRIPT OUTPUT_DIR FLAG...: train one run, or skip it if it is finished. A failed run does not end the sweep.
 train() {
     local script=$1 run=$2 status
     shift 2
@@ -29,22 +29,23 @@ train() {
         finished+=("$run")
         return
     fi
-    # In the background, as bash hears signals while it waits, but not while a command runs.
+    # In the background: bash handles signals while it waits, but not while a foreground command runs.
     accelerate launch --config_file "${ACCELERATE_CONFIG:-accelerate_configs/cpu.yaml}" \
         "$script" "$@" --output_dir "$run" &
     running=$!
     while
         wait "$running"
         status=$?
-        kill -0 "$running" 2>/dev/null # a signal has ended the waiting, not the run
+        kill -0 "$running" 2>/dev/null # wait returned because of a signal; the run goes on
     do :; done
     running=''
     [ -z "$stopped" ] || quit
     if [ $status -eq 0 ]; then finished+=("$run"); else failed+=("$run"); fi
 }
 
-# stop STATUS, on a signal: tell the training, which saves a checkpoint and ends; `train` then quits.
-# Its launcher is not told: it would end at once. Ctrl-C reaches the training from the terminal too, which counts once.
+# stop STATUS, called on a signal: send SIGTERM to the training, which saves a checkpoint and ends; then `train` quits.
+# The launcher gets no signal, because it would end at once. On Ctrl-C the training also gets SIGINT from the terminal,
+# and counts the two signals as one.
 stop() {
     stopped=$1
     [ -n "$running" ] || quit
@@ -56,7 +57,7 @@ quit() {
     exit "$stopped"
 }
 
-# finish: compare what there is, and name what has failed.
+# finish: compare the finished runs and list the failed ones.
 finish() {
     local status=0
     [ ${#finished[@]} -eq 0 ] || python compare_runs.py "${finished[@]}" || status=$?

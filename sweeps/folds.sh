@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A recipe on each fold of the training rows, for out-of-fold scores; make_submission.py averages the runs.
+# Train a recipe once for each held-out fold, for out-of-fold scores; make_submission.py averages the runs.
 # NUM_FOLDS=5 FOLDS="0 1 2 3 4" sweeps/folds.sh RECIPE TRAIN_FILE OUTPUT_DIR [FLAG ...]
-# With --validation_file FILE its rows are dealt out to the folds too.
+# With --validation_file FILE the rows of FILE are divided among the folds too.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
 usage 3 "$@"

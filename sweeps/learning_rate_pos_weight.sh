@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Learning rate x weight of positive cells, the two settings of a classifier that matter most for macro-F1.
+# Train each learning rate with each pos_weight: the two settings of a classifier that matter most for macro-F1.
 # LEARNING_RATES="1e-4 2e-4" POS_WEIGHTS="none sqrt" sweeps/learning_rate_pos_weight.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
 set -uo pipefail
 source "$(dirname "$0")/common.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LoRA's rank x the layers it is put on. Alpha is twice the rank, so that all of them begin equally strong.
+# Train each LoRA rank with each set of target modules. Alpha is twice the rank: all have the same scaling, 2.
 # RANKS="8 16" TARGETS="all-linear q_proj,v_proj" sweeps/lora_rank_targets.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
 set -uo pipefail
 source "$(dirname "$0")/common.sh"

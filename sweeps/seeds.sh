@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The same recipe with several seeds, to tell an effect from luck; make_submission.py averages the runs.
+# Train a recipe with several seeds, to separate an effect from noise; make_submission.py averages the runs.
 # SEEDS="1 2 3" sweeps/seeds.sh RECIPE TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
 set -uo pipefail
 source "$(dirname "$0")/common.sh"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The project's three experiments: an encoder in full, a decoder with a head, a decoder that writes labels; QLoRA both.
+# Run the project's three experiments: an encoder, trained in full; and, with QLoRA, a decoder with a head and a decoder
+# that generates labels.
 # ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml sweeps/three_experiments.sh TRAIN_FILE VALIDATION_FILE OUTPUT_DIR [FLAG ...]
-# ENCODER, HEAD_DECODER and LABEL_DECODER name other models, EXPERIMENTS some of the three; the flags go to all.
+# ENCODER, HEAD_DECODER and LABEL_DECODER replace the models, EXPERIMENTS selects some of the three; flags go to all.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
 usage 3 "$@"
