@@ -48,7 +48,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def told_if_unwritable(path: str | Path) -> Iterator[None]:
-    """Turn an OSError in the block into a `UserError` that names `path`, the file or folder being written."""
+    """Turn an OSError in the block into a `UserError` that names `path`, the file or folder being written.
+
+    Raises:
+        UserError: if the block raises an OSError.
+    """
     try:
         yield
     except OSError as error:

@@ -21,7 +21,8 @@ from utils.data.text import normalize
 if TYPE_CHECKING:
     from utils.core.arguments import DataArguments
 
-# Column names that are recognised, the preferred ones first. The first two of each hold for any cells.
+# Column names that are recognised, the preferred ones first. A column with one of the first two names of a list is
+# taken even if its cells are 0 and 1.
 ID_NAMES = ("id", "tweet_id", "tweetid", "example_id", "guid", "uuid", "idx", "index", "unnamed: 0", "")
 TEXT_NAMES = ("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body")
 LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
@@ -77,7 +78,7 @@ def _looks_numeric(table: Table, name: str) -> bool:
 
 
 def _find_named(table: Table, flag: str, name: str) -> str:
-    """The column that the user named with `flag`."""
+    """Return the column that the user named with `flag`; refuse one that does not exist."""
     if name not in table.rows.column_names:
         raise UserError(f'{table.name} has no column "{name}" ({flag}); it has: {", ".join(table.rows.column_names)}')
     return name
@@ -87,7 +88,7 @@ def _find_by_name(table: Table, known: Sequence[str], taken: Collection[str | No
     """The column with the first of the `known` names, ignoring case, that is no 0/1 column; None if there is none."""
     by_lower = {name.lower().strip(): name for name in reversed(table.rows.column_names) if name not in taken}
     names = [by_lower[name] for name in known if name in by_lower]
-    # `id` and `text` mean what they say, whatever the cells hold; a column `index` or `content` may be a label.
+    # Names such as `id` and `text` can be trusted; a 0/1 column `index` or `content` may be a label.
     return next((name for name in names if name.lower() in known[:2] or not looks_binary(table, name)), None)
 
 
@@ -360,6 +361,7 @@ def read_labels(table: Table, task: Task) -> np.ndarray:
 
 
 def _read_label_columns(table: Table, task: Task) -> np.ndarray:
+    """`read_labels` from one 0/1 column for each label."""
     codes = np.column_stack([_binary_codes(table.column(name)) for name in task.labels])
     bad = np.argwhere(codes < 0)
     if len(bad):
@@ -372,6 +374,7 @@ def _read_label_columns(table: Table, task: Task) -> np.ndarray:
 
 
 def _read_label_lists(table: Table, task: Task) -> np.ndarray:
+    """`read_labels` from a column of label lists."""
     column = task.label_columns[0]
     index = {name: i for i, name in enumerate(task.labels)}
     labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)

@@ -132,6 +132,7 @@ def read_chunks(
 
 
 def _delimited_chunks(file: _DelimitedFile, rows_per_chunk: int) -> Iterator[Table]:
+    """`read_chunks` of a .csv, .tsv or .txt file."""
     schema = pa.schema({name: pa.string() for name in file.read_header()})
     start, complete = 0, False
     try:
@@ -148,6 +149,7 @@ def _delimited_chunks(file: _DelimitedFile, rows_per_chunk: int) -> Iterator[Tab
 
 
 def _parquet_chunks(path: Path, rows_per_chunk: int) -> Iterator[Table]:
+    """`read_chunks` of a .parquet file."""
     start = 0
     try:
         with pq.ParquetFile(path) as file:
@@ -222,6 +224,9 @@ class _DelimitedFile:
 
         Returns:
             whether the file was checked.
+
+        Raises:
+            UserError: for the first such row.
         """
         names = table.rows.column_names
         if not pc.any(pc.equal(table.rows.data.column(names[-1]), "")).as_py():
@@ -239,7 +244,10 @@ class _DelimitedFile:
     def check_swallowed_rows(self, table: Table) -> None:
         """Refuse a cell that contains the end of a row: two texts that begin with a quote are read as one cell.
 
-        Line breaks and delimiters alone are fine in a text. Nothing is refused if the user chose the quoting.
+        A text may contain line breaks and delimiters. Nothing is refused if the user chose the quoting.
+
+        Raises:
+            UserError: for the first such cell.
         """
         if self.kind == ".txt" or self.csv_quoting is not None:
             return

@@ -81,7 +81,7 @@ def _intervals(
 
     Args:
         axis: where to draw.
-        names: what stands beside the dots, `[R]`.
+        names: written beside the dots, `[R]`.
         values: where the dots are, `[R]`.
         low: lower ends of the intervals, `[R]`.
         high: upper ends of the intervals, `[R]`.

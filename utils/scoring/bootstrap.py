@@ -142,7 +142,7 @@ class Difference:
 
     @property
     def is_noise(self) -> bool:
-        """Whether 0 lies in the interval: with other rows there might be no difference, or the opposite one."""
+        """Whether 0 is in the interval: with other rows there might be no difference, or the opposite one."""
         return self.low <= 0 <= self.high
 
 

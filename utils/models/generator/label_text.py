@@ -19,7 +19,7 @@ NONE_WORDS = ("none", "no label", "nothing", "no label fits")
 class LabelText:
     """How sets of labels are written.
 
-    A comma or backslash in a name is written with a backslash before it, so that each text stands for one set.
+    A comma or backslash in a name is written with a backslash before it, so that each text means exactly one set.
 
     Args:
         labels: names of the L labels, in the order of the task.

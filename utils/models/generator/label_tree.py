@@ -31,7 +31,7 @@ class Decision:
 
     Args:
         position: the model decides after this token of the node's tokens (-1: after the prompt).
-        columns: where the K tokens stand in `LabelTree.token_ids`, `[K]`.
+        columns: positions of the K tokens in `LabelTree.token_ids`, `[K]`.
         targets: what each choice leads to, `[K]`: the number of a node, END or ON.
         gained: the labels that each choice makes certain, as numbers in the written order, `[K]`.
     """
@@ -117,6 +117,7 @@ class _TreeBuilder:
         self.resolved: dict[int, tuple[int, tuple[int, ...]]] = {}
 
     def build(self) -> LabelTree:
+        """Build all nodes and number the tokens that are chosen between."""
         # From the last label to the first: what a label leads to is then resolved already, and recursion stays shallow.
         for i in reversed(range(self.size)):
             for token, child in self.after[i].children.items():

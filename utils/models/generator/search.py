@@ -76,7 +76,7 @@ class _Search:
             branch: the branch.
             node: its node in the label tree, with D decisions.
             logits: for each decision, those of all C tokens that the tree chooses between, `[D, C]`.
-            places: where the node's tokens lie in the cache.
+            places: where the node's tokens are in the cache.
         """
         mass, labels, greedy = branch.mass, branch.labels, branch.greedy
         for decision, row in zip(node.decisions, logits):
@@ -248,7 +248,7 @@ class _BatchSearch:
     Args:
         model: causal language model.
         tree: the valid answers.
-        columns: where the tokens of `tree.token_ids` stand in the model's logits.
+        columns: positions of the tokens in `tree.token_ids` in the model's logits.
         pad_id: token id to pad with.
         shared: keys and values of the prompt's head.
         rows: token ids of each row behind the head, those of the tree's root included.
