@@ -1,45 +1,54 @@
-"""Mistakes of the user are told in one line; a traceback is kept for our own bugs."""
+"""Errors of the user: one line instead of a traceback. A traceback is for bugs in this code."""
+
+from __future__ import annotations
 
 import functools
 import os
 import select
 import sys
+from collections.abc import Callable
+from typing import ParamSpec, TextIO, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+SIGPIPE_STATUS = 141  # 128 + SIGPIPE: the status that a shell shows when a program's reader has gone
 
 
 class UserError(Exception):
-    """Something the user can put right. The message says what was wrong, where, and what to do."""
+    """Something the user can put right. The message says what is wrong, where, and what to do."""
 
 
-def exit_on_user_error(main):
+def exit_on_user_error(main: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Decorate a script's `main`: a `UserError` becomes one line on stderr and exit status 2.
 
-    Where nobody reads the output any more (`| head -1`), the script ends without a word.
+    If the reader of stdout has gone (`| head -1`), the script ends silently with the status of a closed pipe.
     """
 
     @functools.wraps(main)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
             try:
                 return main(*args, **kwargs)
             except UserError as error:
-                # Every process of a launch meets the same mistake; one of them tells it.
+                # All processes of a launch fail with the same error; the first on each machine prints it.
                 if os.environ.get("LOCAL_RANK", "0") == "0":
                     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
                 sys.exit(2)
             finally:
                 if sys.stdout is not None:
-                    sys.stdout.flush()  # while a closed pipe can still be caught
+                    sys.stdout.flush()  # a closed pipe must show up here, where it is caught
         except BrokenPipeError:
-            if not _nobody_reads(sys.stdout):
-                raise  # of something else, a tracker's connection say
-            # Python writes what is left when it ends, and would complain again.
+            if not _reader_has_gone(sys.stdout):
+                raise  # another pipe broke, for example the connection to a tracker
+            # Python flushes stdout again at exit; /dev/null keeps that from failing too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)  # 128 + SIGPIPE: what a shell shows of other programs in a pipe that is closed
+            sys.exit(SIGPIPE_STATUS)
 
     return wrapper
 
 
-def _nobody_reads(stream):
+def _reader_has_gone(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

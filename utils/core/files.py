@@ -1,22 +1,28 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Writing files atomically: a reader sees the old content or the new, never half of it."""
+
+from __future__ import annotations
 
 import errno
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from utils.core.errors import UserError
 
+Content = TypeVar("Content")
+
 
 @contextmanager
-def atomic_path(path):
-    """Give a temporary path beside `path`, which takes the place of `path` when the block ends without an error.
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends without an error, it replaces `path`.
 
-    The folder is made if need be. After an error the temporary file is gone and `path` is as it was.
+    Missing folders are created. After an error the temporary file is deleted and `path` is unchanged.
 
     Raises:
-        UserError: for a path that cannot be written, at the beginning of the block where that can be known.
+        UserError: if `path` cannot be written; before the block runs, if the problem shows by then.
     """
     path = Path(path)
     with told_if_unwritable(path):
@@ -29,7 +35,7 @@ def atomic_path(path):
         try:
             yield temporary
         except OSError as error:
-            # Other errors than of this file or a full disk, which names none, are of the block's own doing.
+            # A full disk names no file. Errors about other files are not about `path` and pass through.
             if error.filename == str(temporary) or error.errno in (errno.ENOSPC, errno.EDQUOT):
                 with told_if_unwritable(path):
                     raise
@@ -41,22 +47,28 @@ def atomic_path(path):
 
 
 @contextmanager
-def told_if_unwritable(path):
-    """Turn an OSError of the block into a `UserError` that names `path`, the file or folder written there."""
+def told_if_unwritable(path: str | Path) -> Iterator[None]:
+    """Turn an OSError in the block into a `UserError` that names `path`, the file or folder being written.
+
+    Raises:
+        UserError: if the block raises an OSError.
+    """
     try:
         yield
     except OSError as error:
         reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise UserError(f"cannot write {path}: {reason}: make room, or name another place") from error
+        raise UserError(f"cannot write {path}: {reason}: free some space, or choose another path") from error
 
 
-def check_targets(targets, inputs, overwrite):
-    """Refuse, before any work, files that could not be written or would take the place of something.
+def check_targets(
+    targets: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None], overwrite: bool
+) -> None:
+    """Refuse output files that cannot be written or would replace something, before any work is done.
 
     Args:
-        targets: `{flag: path}` of the files to be written; a path may be None.
-        inputs: paths of files and folders that are read.
-        overwrite: whether files that exist may be replaced.
+        targets: `{flag: path}` of the files to write; None where a flag was not given.
+        inputs: files and folders that are read; None is skipped.
+        overwrite: whether existing files may be replaced.
 
     Raises:
         UserError: for the first such file.
@@ -74,36 +86,48 @@ def check_targets(targets, inputs, overwrite):
             raise UserError(f"--{flag} {path} exists: choose another name, or pass --overwrite")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise UserError(f"--{flag} {path}: the folder {folder} is not yours to write to: choose another name")
+            raise UserError(f"--{flag} {path}: you may not write to the folder {folder}: choose another name")
         taken.add(path.resolve())
 
 
-def read_json(path):
-    """Content of a JSON file."""
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
-    """Write `value` to `path` as indented JSON, atomically. NaN is refused with a ValueError."""
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, atomically.
+
+    Raises:
+        ValueError: for NaN and infinities, which JSON does not have.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_part(folder, name, read):
-    """`read(path)` of a file of a finished run.
+def read_part(folder: str | Path, name: str, read: Callable[[Path], Content]) -> Content:
+    """Read one file of a finished run.
+
+    Args:
+        folder: the run folder.
+        name: the file's path below it.
+        read: reads the file, given its path.
+
+    Returns:
+        what `read` returns.
 
     Raises:
-        UserError: for a file that is missing or damaged, as after a copy that was interrupted.
+        UserError: if the file is missing or damaged, for example after an interrupted copy.
     """
-    import pyarrow as pa  # only where tables are read anyway
+    import pyarrow as pa  # slow to import, and not needed by the other functions
 
     try:
         return read(Path(folder) / name)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         what = "lost its" if isinstance(error, FileNotFoundError) else "a damaged"
-        raise UserError(f"the run in {folder} has {what} {name}: copy the folder anew, or train it anew") from error
+        raise UserError(f"the run in {folder} has {what} {name}: copy the folder again, or train again") from error

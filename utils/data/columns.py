@@ -1,7 +1,11 @@
 """Finding out which column of a table is which, and reading ids, texts and labels from them."""
 
+from __future__ import annotations
+
 import ast
 import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -10,20 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from utils.core.errors import UserError
+from utils.data.tables import Table
 from utils.data.task import Task
 from utils.data.text import normalize
 
-# In the order in which they are preferred.
+if TYPE_CHECKING:
+    from utils.core.arguments import DataArguments
+
+# Column names that are recognised, the preferred ones first. A column with one of the first two names of a list is
+# taken even if its cells are 0 and 1.
 ID_NAMES = ("id", "tweet_id", "tweetid", "example_id", "guid", "uuid", "idx", "index", "unnamed: 0", "")
 TEXT_NAMES = ("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body")
 LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
-# In pairs: the cells that mean no, and those that mean yes.
+# Ways to write 0 and 1, alternating: the index in this list is even for 0, odd for 1.
 BINARY_CELLS = ["0", "1", "0.0", "1.0", "false", "true", "False", "True"]
 DELIMITERS = (",", ";", "|")
 
 
-def _is_plain(kind):
-    """Whether cells of a pyarrow type are texts, numbers or booleans, rather than lists, bytes and the like."""
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, numbers or booleans, rather than lists, bytes and the like."""
     return any(
         check(kind)
         for check in (
@@ -37,8 +46,13 @@ def _is_plain(kind):
     )
 
 
-def _binary_codes(column):
-    """0 or 1 for each cell that says so in one of the usual ways, -1 for others: int8 array `[N]`."""
+def _is_text(table: Table, name: str) -> bool:
+    kind = table.column(name).type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _binary_codes(column: pa.ChunkedArray) -> np.ndarray:
+    """0 or 1 for cells written as in BINARY_CELLS, -1 for others: int8 array `[N]`."""
     if not _is_plain(column.type):
         return np.full(len(column), -1, dtype=np.int8)
     cells = pc.utf8_trim_whitespace(column.cast(pa.string()))
@@ -46,41 +60,40 @@ def _binary_codes(column):
     return np.where(index < 0, -1, index % 2).astype(np.int8)
 
 
-def looks_binary(table, name):
-    """Whether most of the cells that are not empty are 0/1: a label column, if perhaps one with mistakes."""
+def looks_binary(table: Table, name: str) -> bool:
+    """Whether more than half of the non-empty cells are 0 or 1: a label column, perhaps with mistakes in it."""
     if not _is_plain(table.column(name).type):
         return False
     filled = pc.not_equal(table.strings(name), "").to_numpy()
     return bool(filled.any() and (_binary_codes(table.column(name))[filled] >= 0).mean() > 0.5)
 
 
-def _looks_numeric(table, name):
-    """Whether every cell that is not empty is a number."""
+def _looks_numeric(table: Table, name: str) -> bool:
+    """Whether every non-empty cell is a number."""
     filled = [cell for cell in table.strings(name).to_pylist() if cell]
     return all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", cell) for cell in filled)
 
 
-def _find_named(table, flag, name):
+# Which column is which
+
+
+def _find_named(table: Table, flag: str, name: str) -> str:
+    """Return the column that the user named with `flag`; refuse one that does not exist."""
     if name not in table.rows.column_names:
         raise UserError(f'{table.name} has no column "{name}" ({flag}); it has: {", ".join(table.rows.column_names)}')
     return name
 
 
-def _is_text(table, name):
-    kind = table.column(name).type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _find_by_name(table, known, taken=()):
-    """The column with the first of the `known` names, in any case, that is no 0/1 column; None without one."""
+def _find_by_name(table: Table, known: Sequence[str], taken: Collection[str | None] = ()) -> str | None:
+    """The column with the first of the `known` names, ignoring case, that is no 0/1 column; None if there is none."""
     by_lower = {name.lower().strip(): name for name in reversed(table.rows.column_names) if name not in taken}
     names = [by_lower[name] for name in known if name in by_lower]
-    # The first names are what they say, whatever the cells; `index` or `content` may be a label.
+    # Names such as `id` and `text` can be trusted; a 0/1 column `index` or `content` may be a label.
     return next((name for name in names if name.lower() in known[:2] or not looks_binary(table, name)), None)
 
 
-def _find_text(table, taken):
-    """The text column: by its name, or the only column of texts that are not all numbers."""
+def _find_text(table: Table, taken: Collection[str | None]) -> str:
+    """The text column: found by its name, or the only column of texts that are not all numbers."""
     found = _find_by_name(table, TEXT_NAMES, taken)
     if found is not None:
         return found
@@ -99,54 +112,28 @@ def _find_text(table, taken):
     return candidates[0]
 
 
-def find_task(table, data_args):
+def find_task(table: Table, data_args: DataArguments) -> Task:
     """Find the id, text and label columns of the training table.
 
-    Columns named in `data_args` are taken as named. Otherwise: the id and text columns by their usual names, the only
-    other column of texts failing that; every 0/1 column is a label; without one, a column of label lists.
+    Columns named in `data_args` are taken as named. Otherwise the id and text columns are found by their usual names,
+    or the text column as the only other column of texts. Every 0/1 column is a label; if there is none, a column of
+    label lists is looked for.
 
     Raises:
-        UserError: where there is no text or label column, or it is not clear which columns are the labels.
+        UserError: if there is no text or label column, or it is unclear which columns are the labels.
     """
     named_labels = [_find_named(table, "--label_columns", name) for name in data_args.label_columns or []]
     if len(set(named_labels)) < len(named_labels):
         raise UserError(f"--label_columns {' '.join(named_labels)}: a column is named twice")
-    if data_args.id_column:
-        id_column = _find_named(table, "--id_column", data_args.id_column)
+    id_column, text_column = _find_id_and_text(table, data_args, named_labels)
+    binary, listed = _find_label_columns(table, named_labels, id_column, text_column)
+    if binary:
+        labels, label_columns, delimiter = binary, binary, None
     else:
-        id_column = _find_by_name(table, ID_NAMES, named_labels)
-    if data_args.text_column:
-        text_column = _find_named(table, "--text_column", data_args.text_column)
-    else:
-        text_column = _find_text(table, {id_column, *named_labels})
-    for name in filter(None, (id_column, text_column)):
-        if not _is_plain(table.column(name).type):
-            raise UserError(f'{table.name}, column "{name}": ids and texts must be texts or numbers, not lists')
-
-    # What pandas calls the index it has written into a file.
-    unnamed = {name for name in table.rows.column_names if name.lower() in ("", "unnamed: 0")}
-    others = [name for name in table.rows.column_names if name not in {id_column, text_column} | unnamed]
-    listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
-    # A column with some cells that are not 0/1 is a label column with mistakes, and must not drop out unnoticed.
-    labels = named_labels or [name for name in others if looks_binary(table, name)]
-    if len(named_labels) == 1 and not looks_binary(table, named_labels[0]):
-        listed, labels = named_labels[0], []
-    elif not named_labels and labels and listed:
-        raise UserError(
-            f'{table.name}: "{listed}" may list the labels, and {", ".join(labels)} hold 0 and 1: '
-            "say which are the labels with --label_columns"
-        )
-    if not labels and not listed:
-        raise UserError(
-            f"{table.name} has no label column: none of {', '.join(others) or 'its columns'} holds 0 and 1; "
-            "name a column of label lists with --label_columns"
-        )
-    label_columns, delimiter = labels, None
-    if not labels:
-        label_columns = [listed]
         labels, delimiter = _find_listed_labels(table, listed, data_args.label_delimiter)
+        label_columns = [listed]
     if len(labels) == 1:
-        raise UserError(f'{table.name} has one label only, "{labels[0]}": two labels are the least')
+        raise UserError(f'{table.name} has one label only, "{labels[0]}": at least two labels are needed')
     if (id_column or "id") in labels:
         raise UserError(f'{table.name}: a label has the name of the id column, "{id_column or "id"}": rename one')
     return Task(
@@ -160,18 +147,79 @@ def find_task(table, data_args):
     )
 
 
-def _find_listed_labels(table, column, delimiter):
-    """`(labels, delimiter)` of a column of label lists."""
-    inner = getattr(table.rows.features[column], "feature", None)
-    if isinstance(inner, datasets.ClassLabel):
-        return list(inner.names), None
+def _find_id_and_text(table: Table, data_args: DataArguments, named_labels: Collection[str]) -> tuple[str | None, str]:
+    """Names of the id column (None if there is none) and of the text column."""
+    if data_args.id_column:
+        id_column = _find_named(table, "--id_column", data_args.id_column)
+    else:
+        id_column = _find_by_name(table, ID_NAMES, named_labels)
+    if data_args.text_column:
+        text_column = _find_named(table, "--text_column", data_args.text_column)
+    else:
+        text_column = _find_text(table, {id_column, *named_labels})
+    for name in filter(None, (id_column, text_column)):
+        if not _is_plain(table.column(name).type):
+            raise UserError(f'{table.name}, column "{name}": ids and texts must be texts or numbers, not lists')
+    return id_column, text_column
+
+
+def _find_label_columns(
+    table: Table, named_labels: list[str], id_column: str | None, text_column: str
+) -> tuple[list[str], str | None]:
+    """Where the labels are: `(0/1 columns, None)` or `([], column of label lists)`.
+
+    Args:
+        table: the training table.
+        named_labels: columns that the user named: several 0/1 columns, or one of either kind.
+        id_column: column of the ids, if there is one.
+        text_column: column of the texts.
+
+    Raises:
+        UserError: if both kinds are found, or neither.
+    """
+    if len(named_labels) == 1 and not looks_binary(table, named_labels[0]):
+        return [], named_labels[0]
+    if named_labels:
+        return named_labels, None
+    index = {name for name in table.rows.column_names if name.lower() in ("", "unnamed: 0")}  # written by pandas
+    others = [name for name in table.rows.column_names if name not in {id_column, text_column} | index]
+    # A column with a few cells that are not 0/1 is a label column with mistakes, and must not be dropped silently.
+    binary = [name for name in others if looks_binary(table, name)]
+    listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
+    if binary and listed:
+        raise UserError(
+            f'{table.name}: "{listed}" may list the labels, and {", ".join(binary)} hold 0 and 1: '
+            "say which are the labels with --label_columns"
+        )
+    if not binary and not listed:
+        raise UserError(
+            f"{table.name} has no label column: none of {', '.join(others) or 'its columns'} holds 0 and 1; "
+            "name a column of label lists with --label_columns"
+        )
+    return binary, listed
+
+
+def _find_listed_labels(table: Table, column: str, delimiter: str | None) -> tuple[list[str], str | None]:
+    """`(labels, delimiter)` of a column of label lists.
+
+    Args:
+        table: the training table.
+        column: name of the column.
+        delimiter: what separates the names in a cell, if the user said so.
+
+    Raises:
+        UserError: if it is unclear what separates the names, or the cells hold numbers instead of names.
+    """
+    class_label = _class_label(table, column)
+    if class_label is not None:
+        return list(class_label.names), None
     if delimiter is None and _is_text(table, column):
         cells = table.strings(column)
         cells = cells.filter(pc.invert(pc.starts_with(cells, "[")))
         used = [d for d in DELIMITERS if pc.any(pc.match_substring(cells, d)).as_py()]
         if len(used) > 1:
             raise UserError(
-                f'{table.name}, column "{column}": {" and ".join(used)} both may divide the labels: '
+                f'{table.name}, column "{column}": both {" and ".join(used)} may separate the labels: '
                 "say which with --label_delimiter"
             )
         delimiter = used[0] if used else DELIMITERS[0]
@@ -184,41 +232,53 @@ def _find_listed_labels(table, column, delimiter):
     return labels, delimiter
 
 
-def _label_lists(table, column, delimiter):
-    """Label names of each row of a column of label lists: lists, their text form `["joy", "love"]`, or delimited names.
+def _class_label(table: Table, column: str) -> datasets.ClassLabel | None:
+    """The names behind a column that lists labels as numbers; None for other columns."""
+    inner = getattr(table.rows.features[column], "feature", None)
+    return inner if isinstance(inner, datasets.ClassLabel) else None
+
+
+def _label_lists(table: Table, column: str, delimiter: str | None) -> Iterator[list[str]]:
+    """Label names of each row of a column of label lists.
 
     Raises:
-        UserError: for a cell that is none of these.
+        UserError: for a cell that is not such a list.
     """
-    inner = getattr(table.rows.features[column], "feature", None)
+    class_label = _class_label(table, column)
     for row, cell in enumerate(table.rows[column]):
-        names = cell or []
-        if isinstance(cell, str) and cell.strip().startswith("["):
-            try:
-                names = ast.literal_eval(cell.strip())
-            except (ValueError, SyntaxError):
-                names = None
-            if re.search(r"""['"]\s+['"]""", cell):  # numpy's way to print an array has no commas
-                names = None
-        elif isinstance(cell, str):
-            names = cell.split(delimiter)
-        elif isinstance(inner, datasets.ClassLabel):
-            names = inner.int2str(names)
+        names = _parse_label_list(cell, delimiter, class_label)
         if not isinstance(names, list) or any(name is None or isinstance(name, list | dict) for name in names):
             raise UserError(f'{table.where(row, column)} is no list of labels: {cell!r}; write "joy, love"')
         yield [name for name in (str(name).strip() for name in names) if name]
 
 
+def _parse_label_list(cell: Any, delimiter: str | None, class_label: datasets.ClassLabel | None) -> Any:
+    """Names in a cell that holds a list, the text form `["joy", "love"]`, or delimited names.
+
+    For other cells the result is no list of names, which the caller must check.
+    """
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        if re.search(r"""['"]\s+['"]""", cell):  # a printed numpy array: Python would join names without commas
+            return None
+        try:
+            return ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError, TypeError):
+            return None
+    if isinstance(cell, str):
+        return cell.split(delimiter)
+    return (cell or []) if class_label is None else class_label.int2str(cell or [])
+
+
 # Cells
 
 
-def read_ids(table, task):
-    """Ids of the rows as strings, `[N]`; the row numbers from 0 where there is no id column.
+def read_ids(table: Table, task: Task) -> list[str]:
+    """Ids of the rows, `[N]`; the row numbers from 0 if there is no id column.
 
-    Whether they are unique is for `check_unique_ids` to say, which sees all chunks of a table.
+    They may repeat: `check_unique_ids` looks for that in all chunks of a table together.
 
     Raises:
-        UserError: for an id that is missing.
+        UserError: for a missing id.
     """
     if task.id_column is None:
         return [str(table.start + i) for i in range(len(table.rows))]
@@ -229,45 +289,49 @@ def read_ids(table, task):
     return ids
 
 
-def hash_ids(ids):
-    """64-bit hashes of ids, uint64 array `[N]`: they stand for the ids of a file that is too large to hold them all."""
+def hash_ids(ids: Sequence[str]) -> np.ndarray:
+    """64-bit hashes of ids, uint64 array `[N]`, for files with too many ids to keep in memory."""
     return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)
 
 
-def check_unique_ids(chunks, task):
-    """Refuse ids that stand twice, in 8 bytes of memory a row.
+def check_unique_ids(chunks: Callable[[], Iterable[Table]], task: Task) -> np.ndarray:
+    """Refuse ids that repeat, in 8 bytes of memory per row.
 
     Args:
-        chunks: function that returns an iterator over the chunks of a table (one chunk, for a table at hand); called
-            once more, to find the rows, where two ids have the same hash.
+        chunks: called to iterate over the chunks of a table; a second time if two ids have the same hash, to find
+            their rows.
         task: says which column holds the ids.
 
     Returns:
-        hashes of the ids, `[N]`.
+        hashes of the ids, uint64 array `[N]`.
 
     Raises:
-        UserError: for an id that is missing or stands twice.
+        UserError: for an id that is missing or repeats.
     """
-    hashes = [hash_ids(read_ids(chunk, task)) for chunk in chunks()]
-    hashes = np.concatenate(hashes)
+    hashes = np.concatenate([hash_ids(read_ids(chunk, task)) for chunk in chunks()])
     in_order = np.sort(hashes)
-    twice = in_order[1:][in_order[1:] == in_order[:-1]]
-    if len(twice) and task.id_column is not None:
-        seen = {}
-        for chunk in chunks():
-            ids = read_ids(chunk, task)
-            for row in np.flatnonzero(np.isin(hash_ids(ids), twice)).tolist():
-                if ids[row] in seen:
-                    raise UserError(
-                        f'{chunk.where(row, task.id_column)}: the id "{ids[row]}" stands in row {seen[ids[row]]} too: '
-                        "make ids unique"
-                    )
-                seen[ids[row]] = chunk.start + row + chunk.first_row
+    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
+    if len(repeated) and task.id_column is not None:
+        _refuse_repeated_ids(chunks(), task, repeated)
     return hashes
 
 
-def read_texts(table, task):
-    """Texts of the rows, `[N]`, raw but for what the task normalises.
+def _refuse_repeated_ids(chunks: Iterable[Table], task: Task, repeated: np.ndarray) -> None:
+    """Refuse the first id that repeats; `repeated`: the hashes that occur more than once."""
+    first_rows = {}
+    for chunk in chunks:
+        ids = read_ids(chunk, task)
+        for row in np.flatnonzero(np.isin(hash_ids(ids), repeated)).tolist():
+            if ids[row] in first_rows:
+                raise UserError(
+                    f'{chunk.where(row, task.id_column)}: the id "{ids[row]}" stands in row {first_rows[ids[row]]} '
+                    "too: make ids unique"
+                )
+            first_rows[ids[row]] = chunk.start + row + chunk.first_row
+
+
+def read_texts(table: Table, task: Task) -> list[str]:
+    """Texts of the rows, `[N]`, raw except for what the task normalises.
 
     Raises:
         UserError: for a row without text.
@@ -285,24 +349,32 @@ def read_texts(table, task):
     return texts
 
 
-def read_labels(table, task):
-    """0/1 array `[N, L]` of the rows' labels, in the task's order.
+def read_labels(table: Table, task: Task) -> np.ndarray:
+    """Labels of the rows: int8 array `[N, L]` of 0 and 1, in the task's order.
 
     Raises:
-        UserError: for a missing column, a cell that is not 0/1, or a listed label that training does not know.
+        UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
     """
     for name in task.label_columns:
         _require(table, name, "label")
-    if task.labels_are_columns:
-        codes = np.column_stack([_binary_codes(table.column(name)) for name in task.labels])
-        bad = np.argwhere(codes < 0)
-        if len(bad):
-            row, column = (int(i) for i in bad[0])
-            name = task.labels[column]
-            value = table.column(name)[row].as_py()
-            shown = "is empty" if value in (None, "") else f'is "{value}"'
-            raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells)")
-        return codes
+    return _read_label_columns(table, task) if task.labels_are_columns else _read_label_lists(table, task)
+
+
+def _read_label_columns(table: Table, task: Task) -> np.ndarray:
+    """`read_labels` from one 0/1 column for each label."""
+    codes = np.column_stack([_binary_codes(table.column(name)) for name in task.labels])
+    bad = np.argwhere(codes < 0)
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        name = task.labels[column]
+        value = table.column(name)[row].as_py()
+        shown = "is empty" if value in (None, "") else f'is "{value}"'
+        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells)")
+    return codes
+
+
+def _read_label_lists(table: Table, task: Task) -> np.ndarray:
+    """`read_labels` from a column of label lists."""
     column = task.label_columns[0]
     index = {name: i for i, name in enumerate(task.labels)}
     labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
@@ -316,7 +388,8 @@ def read_labels(table, task):
     return labels
 
 
-def _require(table, name, role):
+def _require(table: Table, name: str, role: str) -> None:
+    """Refuse a table without the column `name`, which was the `role` column in training."""
     if name not in table.rows.column_names:
         raise UserError(
             f'{table.name} has no column "{name}", the {role} column in training; it has: '
@@ -324,8 +397,12 @@ def _require(table, name, role):
         )
 
 
-def check_test_columns(table, task):
-    """Refuse a table to predict that has no text or id column, or some but not all of the label columns."""
+def check_test_columns(table: Table, task: Task) -> None:
+    """Refuse a table to predict that has no text or id column, or some but not all of the label columns.
+
+    Raises:
+        UserError: for such a table.
+    """
     _require(table, task.text_column, "text")
     if task.id_column is not None:
         _require(table, task.id_column, "id")
@@ -333,5 +410,5 @@ def check_test_columns(table, task):
     if missing and len(missing) < len(task.label_columns):
         raise UserError(
             f"{table.name}: its columns differ from training's: it has some labels but not {', '.join(missing)}; "
-            "leave all label columns out, or have all"
+            "leave all label columns out, or include all of them"
         )

@@ -1,4 +1,6 @@
-"""What a run was trained to do: its labels, where they stood in the data, and how texts are read."""
+"""What a run was trained to do: its labels, the columns that held them, and how texts are read."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,10 +13,20 @@ TASK_FILE = "task.json"
 
 @dataclass
 class Task:
-    """The content of a run folder's `task.json`; its labels are in the order of the model's logits.
+    """The content of a run folder's `task.json`.
 
-    `label_columns` are the 0/1 columns, the same names as `labels`; or the one column that lists a row's labels, the
-    names divided by `label_delimiter` (None where the file format has lists of its own).
+    Args:
+        labels: names of the L labels, in the order of the model's logits.
+        text_column: column of the texts.
+        label_columns: the 0/1 columns, named like `labels`; or the one column that lists the labels of each row.
+        id_column: column of the ids; None where rows are known by their number.
+        label_delimiter: what separates the names in a column of label lists; None where the file format has lists.
+        normalize_users: whether mentions are replaced by `@user`.
+        normalize_urls: whether links are replaced by `http`.
+        max_length: tokens that a text is cut to.
+        train_rows: number of training rows.
+        train_positives: training rows of each label, `[L]`.
+        data_sha256: hash of all rows before the split, the same for every seed and fold.
     """
 
     labels: list[str]
@@ -27,18 +39,18 @@ class Task:
     max_length: int = 256
     train_rows: int = 0
     train_positives: list[int] = field(default_factory=list)
-    data_sha256: str = ""  # of all rows as they were read, before the split: the same for every seed and fold
+    data_sha256: str = ""
 
     @property
-    def labels_are_columns(self):
-        """Whether each label has a 0/1 column of its own."""
+    def labels_are_columns(self) -> bool:
+        """Whether each label has its own 0/1 column."""
         return self.label_columns == self.labels
 
-    def save(self, folder):
+    def save(self, folder: str | Path) -> None:
         """Write `task.json` into `folder`."""
         write_json(Path(folder) / TASK_FILE, asdict(self))
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | Path) -> Task:
         """Read `task.json` from `folder`."""
         return cls(**json.loads((Path(folder) / TASK_FILE).read_text(encoding="utf-8")))

@@ -1,19 +1,27 @@
-"""What may be done to a text, and when two texts count as the same.
+"""Normalising texts, and deciding when two texts count as the same.
 
-Texts go to the model raw. Hashtags and emoji are never removed: on SemEval-2018 E-c removing the hashtags costs about
-5.5 points of macro-F1.
+Texts reach the model raw unless asked. Hashtags and emoji are never removed: removing the hashtags of SemEval-2018 E-c
+costs about 5.5 points of macro-F1.
 """
+
+from __future__ import annotations
 
 import re
 
 URL = re.compile(r"https?://\S+|www\.\S+", re.IGNORECASE)
 USER = re.compile(r"(?<!\w)@\w+")
-# Also right after a letter: SemEval's tweets hold line breaks as the two characters \n, so `\n#joy` stands in them.
+# No (?<!\w) here: SemEval's tweets write a line break as the two characters \n, as in `\n#joy`.
 HASHTAG_OR_USER = re.compile(r"[#@]\w+")
 
 
-def normalize(text, users=False, urls=False):
-    """Replace mentions by `@user` and links by `http`, as the Twitter-RoBERTa models were trained; nothing else."""
+def normalize(text: str, users: bool = False, urls: bool = False) -> str:
+    """Replace mentions by `@user` and links by `http`, as in the training data of the Twitter-RoBERTa models.
+
+    Args:
+        text: the raw text.
+        users: whether to replace mentions.
+        urls: whether to replace links.
+    """
     if urls:
         text = URL.sub("http", text)
     if users:
@@ -21,10 +29,10 @@ def normalize(text, users=False, urls=False):
     return text
 
 
-def near_duplicate_key(text):
-    """The words of a text without links, mentions and hashtags, in lower case: equal for near-duplicates.
+def near_duplicate_key(text: str) -> str:
+    """The words of a text in lower case, without links, mentions and hashtags: equal for near-duplicates.
 
-    A text of which nothing is left (hashtags only, emoji only) is its own key.
+    A text that consists of nothing else (hashtags only, emoji only) is its own key.
     """
     stripped = HASHTAG_OR_USER.sub(" ", URL.sub(" ", text.replace("\\n", " ")))
     return " ".join(re.findall(r"\w+", stripped.casefold())) or text.strip()

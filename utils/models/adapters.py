@@ -1,7 +1,10 @@
 """LoRA adapters: adding, loading and merging them."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -12,16 +15,21 @@ from utils.core.files import write_json
 from utils.models.head import HEAD_PARTS
 from utils.models.loading import EMBEDDED_MINILM_ON_HUB, load_pretrained
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def add_lora(model, model_args):
-    """Freeze the model and add LoRA adapters (Hu et al. 2021); the head is trained and saved whole beside them.
+    from utils.core.arguments import ModelArguments
+
+
+def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PeftModel:
+    """Freeze the model and add LoRA adapters (Hu et al. 2021). A classifier's head is trained and saved in full.
 
     Raises:
         UserError: for a target that matches no module, and for LoRA options that PEFT refuses.
     """
     names = [name for name, _ in model.named_modules()]
     targets = model_args.lora_target_modules
-    # A single text is all-linear or a pattern, for PEFT to match; of a list each must be the end of some module's name.
+    # A single string is `all-linear` or a pattern that PEFT matches; each name in a list must end some module's name.
     listed = targets if isinstance(targets, list) else []
     missing = [target for target in listed if not any(f".{name}".endswith(f".{target}") for name in names)]
     if missing:
@@ -35,31 +43,44 @@ def add_lora(model, model_args):
         config.modules_to_save = sorted(parts | set(config.modules_to_save or []))
     try:
         return get_peft_model(model, config)
-    except (ValueError, AttributeError) as error:  # the latter for a task type that the model cannot do
+    except (ValueError, AttributeError) as error:  # AttributeError: for a task type that the model does not support
         raise UserError(f"LoRA: {error}") from error
 
 
-def name_base_on_hub(adapter_folder):
-    """Let the adapter in `adapter_folder` name its base model as the hub does, not by a path of this machine."""
+def name_base_on_hub(adapter_folder: str | Path) -> None:
+    """Make the adapter in `adapter_folder` name MiniLM, its base model, as on the hub instead of by a local path."""
     path = Path(adapter_folder) / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, config | {"base_model_name_or_path": EMBEDDED_MINILM_ON_HUB})
 
 
-def load_adapter(base, folder):
-    """`base`, the model as it was before training, with the adapter (and head) of `folder` on it."""
+def load_adapter(base: PreTrainedModel, folder: str | Path) -> PeftModel:
+    """Put the adapter (and head) in `folder` on `base`, the model as it was before training."""
     return load_pretrained(lambda path: PeftModel.from_pretrained(base, path), str(folder))
 
 
-def merge_adapter(base, dtype, tokenizer, adapter_folder, merged_folder):
-    """Write a plain 16-bit model with the adapter of `adapter_folder` merged into `base` to `merged_folder`.
+def merge_adapter(
+    base: PreTrainedModel,
+    dtype: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter_folder: str | Path,
+    merged_folder: str | Path,
+) -> None:
+    """Merge an adapter into its base model and save the result as a plain 16-bit model.
 
-    The adapter was trained on quantised weights, so these are turned back to 16 bit and merged into, not the original
-    ones: the merged model computes what the trained one did.
+    If the base is quantised, the adapter was trained on the quantised weights. So the merge uses these, dequantised,
+    instead of the original ones: the merged model computes the same as the trained one.
+
+    Args:
+        base: the model as it was before training.
+        dtype: number format of the training: `bfloat16` is kept, anything else becomes float16.
+        tokenizer: saved beside the model.
+        adapter_folder: where the adapter is.
+        merged_folder: where the merged model is saved.
     """
     if getattr(base, "is_quantized", False):
         base = base.dequantize()
     merged = PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()
-    # fp16 is finer than bf16, but models trained in bf16 may leave its range.
+    # fp16 is more precise than bf16, but weights trained in bf16 may exceed its range.
     merged.to(torch.bfloat16 if dtype == "bfloat16" else torch.float16).save_pretrained(merged_folder)
     tokenizer.save_pretrained(merged_folder)

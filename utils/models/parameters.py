@@ -1,7 +1,9 @@
-"""The parameters of a model: counted by kind, and whether training has changed them.
+"""The parameters of a model: counting them by kind, and checking that training changes them.
 
-All that knows how bitsandbytes, FSDP and DeepSpeed store a parameter is here.
+Only this module knows how bitsandbytes, FSDP and DeepSpeed store a parameter.
 """
+
+from __future__ import annotations
 
 import math
 import resource
@@ -15,23 +17,24 @@ from utils.models.head import HEAD_PARTS
 KINDS = ("LoRA", "head", "norms", "embeddings", "other weights")
 
 
-def without_adapter(model):
-    """The model below PEFT's wrapper, or the model itself where there is none."""
+def without_adapter(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside PEFT's wrapper, or the model itself if it has none."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def parameter_count(parameter):
-    """Number of weights, also where bitsandbytes packs two into a byte, or DeepSpeed ZeRO-3 has taken them away."""
+def parameter_count(parameter: torch.nn.Parameter) -> int:
+    """Number of weights, also if bitsandbytes packs two into a byte or DeepSpeed ZeRO-3 has sharded them."""
     state = getattr(parameter, "quant_state", None)
     return stored_count(parameter) if state is None else math.prod(state.shape)
 
 
-def stored_count(parameter):
+def stored_count(parameter: torch.nn.Parameter) -> int:
+    """Number of stored elements: half the number of weights where bitsandbytes packs two into a byte."""
     return getattr(parameter, "ds_numel", None) or parameter.numel()
 
 
-def parameter_kind(name):
-    """Which of KINDS a parameter is, by its name."""
+def parameter_kind(name: str) -> str:
+    """Which of KINDS a parameter belongs to, judging by its name."""
     if "lora_" in name:
         return "LoRA"
     if not set(HEAD_PARTS).isdisjoint(name.split(".")):
@@ -41,14 +44,14 @@ def parameter_kind(name):
     return "embeddings" if "embed" in name.lower() or ".wte." in name else "other weights"
 
 
-def quantized_modules(model):
-    """Names of the linear layers whose weights are 4-bit or 8-bit."""
-    # PEFT's wrappers around such layers have the same class names.
+def quantized_modules(model: torch.nn.Module) -> list[str]:
+    """Names of the linear layers with 4-bit or 8-bit weights."""
+    # By the module of the class: PEFT's wrappers around such layers have the same class names.
     return [name for name, module in model.named_modules() if type(module).__module__.startswith("bitsandbytes")]
 
 
-def count_parameters(model):
-    """`(all, trainable by kind)`: number of weights, and of the trainable ones of each of KINDS."""
+def count_parameters(model: torch.nn.Module) -> tuple[int, dict[str, int]]:
+    """`(all weights, trainable weights of each of KINDS)`."""
     total, trainable = 0, dict.fromkeys(KINDS, 0)
     for name, parameter in model.named_parameters():
         total += parameter_count(parameter)
@@ -57,21 +60,22 @@ def count_parameters(model):
     return total, trainable
 
 
-def fingerprints(model):
-    """Two sums over each trainable tensor, which any change of it changes.
+def fingerprints(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
+    """Sum and sum of squares of each trainable tensor: if the tensor changes, they change.
 
     Tensors that FSDP or DeepSpeed ZeRO-3 has sharded are gathered one by one, so all processes must call this. The sums
-    are made on the CPU: on another device, or over shards, the same numbers would give other last digits.
+    are computed on the CPU: on another device, or over shards, the same numbers would give other last digits.
     """
     result = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.is_meta:  # meta: the weights are in another process
+        if parameter.requires_grad and not parameter.is_meta:  # meta: another process has the weights
             tensor = _whole(parameter).cpu().to(torch.float64)
             result[name] = (tensor.sum().item(), tensor.square().sum().item())
     return result
 
 
-def _whole(parameter):
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The values of a parameter, gathered from all processes if it is sharded."""
     if isinstance(parameter, DTensor):  # FSDP 2
         return parameter.detach().full_tensor()
     if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
@@ -82,14 +86,16 @@ def _whole(parameter):
     return parameter.detach()
 
 
-def unchanged_tensors(before, model):
-    """Names of the trainable tensors that are as they were when `before` was taken by `fingerprints`."""
+def unchanged_tensors(before: dict[str, tuple[float, float]], model: torch.nn.Module) -> list[str]:
+    """Names of the trainable tensors that have not changed since `before` was taken by `fingerprints`."""
     return [name for name, value in fingerprints(model).items() if before.get(name) == value]
 
 
-def costs(model):
-    """What a run took, for comparisons: trainable and all parameters, and the peak of this process's memory in bytes,
-    the GPU's where there is one."""
+def costs(model: torch.nn.Module) -> dict[str, int]:
+    """What a run cost: trainable and total parameters, and the peak memory of this process in bytes.
+
+    The memory is the GPU's if the model is on one, otherwise the resident memory.
+    """
     total, trainable = count_parameters(model)
     on_gpu = torch.cuda.is_available() and next(model.parameters()).is_cuda
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

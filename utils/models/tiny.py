@@ -1,13 +1,20 @@
-"""Tiny models with random weights and a tokenizer of their own, for tests and for trying things without a download.
+"""Tiny models with random weights and their own tokenizers, for tests and for trying things without a download.
 
     python -m utils.models.tiny qwen3 outputs/tiny-qwen3
 
-The tokenizer is trained on the texts of sample_data/train.csv, or of --train_file.
+The tokenizer is trained on the texts in sample_data/train.csv, or in --train_file.
 """
+
+from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 VOCABULARY = 1000
 SHAPE = {
@@ -17,7 +24,8 @@ SHAPE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-# Qwen3's, without tools: an answer begins with an empty think block, also in training, unless thinking is switched off.
+# Qwen3's template without tools. A final answer begins with an empty think block; with thinking switched off, the
+# generation prompt ends with that block.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
     "{% if message.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
@@ -29,14 +37,14 @@ CHAT_TEMPLATE = (
 SAMPLE_FILE = Path(__file__).parents[2] / "sample_data" / "train.csv"
 
 
-def sample_texts(path=SAMPLE_FILE):
-    """Texts of a CSV file with a column Tweet."""
+def sample_texts(path: str | Path = SAMPLE_FILE) -> list[str]:
+    """Read the texts of a CSV file with a column Tweet."""
     with open(path, encoding="utf-8", newline="") as file:
         return [row["Tweet"] for row in csv.DictReader(file)]
 
 
-def train_tokenizer(kind, texts):
-    """Byte-level BPE tokenizer with the special tokens of RoBERTa or Qwen, and for Qwen3 with a chat template."""
+def train_tokenizer(kind: str, texts: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE tokenizer with the special tokens of RoBERTa or Qwen; Qwen3's has a chat template."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
@@ -62,10 +70,18 @@ def train_tokenizer(kind, texts):
     )
 
 
-def build(kind, folder, texts=None, seed=0, **shape):
-    """Save a tiny base model of `kind` (roberta, qwen2 or qwen3) and its tokenizer to `folder`; returns the folder.
+def build(kind: str, folder: str | Path, texts: Sequence[str] | None = None, seed: int = 0, **shape: int) -> str:
+    """Save a tiny base model with random weights and its tokenizer.
 
-    `shape` replaces entries of SHAPE.
+    Args:
+        kind: `roberta`, `qwen2` or `qwen3`.
+        folder: where to save.
+        texts: what the tokenizer is trained on; None for the sample data.
+        seed: decides the random weights.
+        shape: replaces entries of SHAPE.
+
+    Returns:
+        the folder.
     """
     import torch
     import transformers
@@ -94,7 +110,7 @@ def build(kind, folder, texts=None, seed=0, **shape):
     return str(folder)
 
 
-def main():
+def main() -> None:
     """Build one model from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["roberta", "qwen2", "qwen3"])

@@ -1,11 +1,16 @@
 """Pictures of scores, thresholds and trainings: arrays in, matplotlib figures out.
 
-Drawn narrow, as wide as a phone shows, so that the letters stay as large as they were meant. The colours are those of
-Okabe and Ito, which colour-blind people can tell apart; form says the same as colour throughout.
+They are as narrow as a phone's screen, so that the text is not scaled down there. The colours are those of Okabe and
+Ito, which colour-blind people can tell apart; shapes always say the same as colours.
 """
+
+from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -13,10 +18,13 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#767676", "#333333"
 WIDTH = 4.4  # inches
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures are the same everywhere
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, so pictures are the same everywhere
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -27,8 +35,8 @@ STYLE = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "text.parse_math": False,  # a dollar sign in the name of a label is one
-    "svg.hashsalt": "pictures",  # the same picture is the same file
+    "text.parse_math": False,  # label names may contain dollar signs
+    "svg.hashsalt": "pictures",  # ids in the file do not change from run to run
 }
 MOST_LABELS_IN_F1 = 40
 MOST_LABELS_IN_CURVES = 12
@@ -36,31 +44,49 @@ MOST_LABELS_IN_MATRIX = 12
 MOST_POINTS_OF_A_CURVE = 300
 
 
-def _figure(height, rows=1, columns=1, **options):
+def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of `height` inches and its axes `[rows, columns]`; `options` go to `Figure.subplots`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, axes
 
 
-def _short(name, length=18):
-    """At most `length` letters of a name, its beginning and its end: names may differ in either."""
+def _short(name: str, length: int = 18) -> str:
+    """Shorten a name to `length` characters, keeping its beginning and its end: names may differ in either."""
     end = length // 2 - 1
     return name if len(name) <= length else f"{name[: length - end - 1]}…{name[len(name) - end :]}"
 
 
-def most_frequent(truth, most):
-    """Columns of the labels with the most rows, at most `most`, in the order of `truth` `[N, L]`."""
+def most_frequent(truth: np.ndarray, most: int) -> np.ndarray:
+    """Columns of the `most` labels with the most rows, in the order of `truth` `[N, L]`."""
     support = np.asarray(truth).sum(axis=0)
     return np.sort(np.argsort(-support, kind="stable")[:most])
 
 
-def _which(shown, all_labels):
+def _which(shown: int, all_labels: int) -> str:
+    """Say which labels a picture shows."""
     return f"the {shown} most frequent of {all_labels} labels" if shown < all_labels else f"{all_labels} labels"
 
 
-def _intervals(axis, names, values, low, high, best=None):
-    """A dot with its interval for each name, the first at the top."""
+def _intervals(
+    axis: Axes,
+    names: Sequence[str],
+    values: Sequence[float] | np.ndarray,
+    low: Sequence[float] | np.ndarray,
+    high: Sequence[float] | np.ndarray,
+    best: int | None = None,
+) -> None:
+    """Draw a dot with its interval for each name, the first at the top.
+
+    Args:
+        axis: where to draw.
+        names: written beside the dots, `[R]`.
+        values: where the dots are, `[R]`.
+        low: lower ends of the intervals, `[R]`.
+        high: upper ends of the intervals, `[R]`.
+        best: the one to mark; values then have three decimals instead of two.
+    """
     places = np.arange(len(names))[::-1]
     for place, value, left, right in zip(places, values, low, high):
         colour = ORANGE if len(names) - 1 - place == best else BLUE
@@ -74,7 +100,7 @@ def _intervals(axis, names, values, low, high, best=None):
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color="#333333",
+            color=DARK,
         )
     axis.set_yticks(places, names)
     axis.set_ylim(-0.7, len(names) - 0.3)
@@ -82,8 +108,16 @@ def _intervals(axis, names, values, low, high, best=None):
     axis.tick_params(axis="y", length=0)
 
 
-def label_f1(labels, f1, low, high, support):
-    """F1 of each label with its interval, the best at the top; all arrays `[L]`."""
+def label_f1(labels: Sequence[str], f1: np.ndarray, low: np.ndarray, high: np.ndarray, support: np.ndarray) -> Figure:
+    """F1 of each label with its interval, the best at the top.
+
+    Args:
+        labels: names, `[L]`.
+        f1: scores, `[L]`.
+        low: lower ends of the intervals, `[L]`.
+        high: upper ends of the intervals, `[L]`.
+        support: number of rows that have each label, `[L]`.
+    """
     support = np.asarray(support)
     shown = np.sort(np.argsort(-support, kind="stable")[:MOST_LABELS_IN_F1])
     order = shown[np.argsort(-np.asarray(f1)[shown], kind="stable")]
@@ -92,13 +126,22 @@ def label_f1(labels, f1, low, high, support):
         names = [f"{_short(labels[i])} ({int(support[i]):,})" for i in order]
         _intervals(axes[0, 0], names, np.asarray(f1)[order], np.asarray(low)[order], np.asarray(high)[order])
         axes[0, 0].set_xlim(0, 1)
-        axes[0, 0].set_xlabel("F1, 95 % interval; in brackets the true rows")
+        axes[0, 0].set_xlabel("F1, 95 % interval; number of true rows in brackets")
         axes[0, 0].set_title(_which(len(order), len(labels)), loc="left")
     return figure
 
 
-def score_intervals(names, values, low, high):
-    """Macro-F1 of several runs with intervals, the first (the best) marked; all arrays `[R]`."""
+def score_intervals(
+    names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> Figure:
+    """Macro-F1 of several runs with intervals; the first one, the best, is marked.
+
+    Args:
+        names: of the runs, `[R]`.
+        values: macro-F1, `[R]`.
+        low: lower ends of the intervals, `[R]`.
+        high: upper ends of the intervals, `[R]`.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(0.8 + 0.27 * len(names))
         _intervals(axes[0, 0], [_short(name, 26) for name in names], values, low, high, best=0)
@@ -106,12 +149,15 @@ def score_intervals(names, values, low, high):
     return figure
 
 
-def precision_recall(labels, truth, probabilities, thresholds):
-    """Precision over recall of each label, a dot at its threshold.
+def precision_recall(
+    labels: Sequence[str], truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray
+) -> Figure:
+    """Precision over recall of each label, with a diamond at its threshold.
 
     Args:
         labels: names, `[L]`.
-        truth, probabilities: `[N, L]`.
+        truth: 0/1, `[N, L]`.
+        probabilities: `[N, L]`.
         thresholds: `[L]`.
     """
     truth, probabilities = np.asarray(truth), np.asarray(probabilities)
@@ -124,32 +170,45 @@ def precision_recall(labels, truth, probabilities, thresholds):
         for axis, i in zip(axes.flat, shown):
             axis.set_title(f"{_short(labels[i], 16)}", loc="left", fontsize=9, pad=3)
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            if not truth[:, i].any():
-                axis.text(0.5, 0.5, "no true row", ha="center", va="center", color=GREY)
-                continue
-            precision, recall, _ = precision_recall_curve(truth[:, i], probabilities[:, i])
-            at = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS_OF_A_CURVE).astype(int))
-            axis.step(recall[at], precision[at], where="post", color=BLUE, linewidth=1.3)
-            axis.axhline(truth[:, i].mean(), color=GREY, linewidth=0.9, linestyle=":")
-            given = probabilities[:, i] >= thresholds[i]
-            if given.any():
-                hits = (given & (truth[:, i] == 1)).sum()
-                axis.plot(hits / truth[:, i].sum(), hits / given.sum(), "D", color=ORANGE, markersize=5)
-            # Above the dotted line in a corner where curves seldom come.
-            area = average_precision_score(truth[:, i], probabilities[:, i])
-            axis.set_title(f"AP {area:.2f}", loc="right", fontsize=8, color="#333333", pad=3)
+            _precision_recall_of_label(axis, truth[:, i], probabilities[:, i], thresholds[i])
         figure.supxlabel("recall", fontsize=9)
         figure.supylabel("precision", fontsize=9)
         figure.suptitle(f"{_which(len(shown), len(labels))}; diamond: the chosen threshold", fontsize=9)
     return figure
 
 
-def co_occurrence(labels, truth, predictions):
-    """How often two labels stand together: true below the diagonal, predicted above it, in rows.
+def _precision_recall_of_label(axis: Axes, truth: np.ndarray, probabilities: np.ndarray, threshold: float) -> None:
+    """Draw the curve of one label.
+
+    Args:
+        axis: where to draw.
+        truth: 0/1, `[N]`.
+        probabilities: `[N]`.
+        threshold: where the diamond is.
+    """
+    if not truth.any():
+        axis.text(0.5, 0.5, "no true row", ha="center", va="center", color=GREY)
+        return
+    precision, recall, _ = precision_recall_curve(truth, probabilities)
+    drawn = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS_OF_A_CURVE).astype(int))
+    axis.step(recall[drawn], precision[drawn], where="post", color=BLUE, linewidth=1.3)
+    axis.axhline(truth.mean(), color=GREY, linewidth=0.9, linestyle=":")  # precision of predicting the label always
+    predicted = probabilities >= threshold
+    if predicted.any():
+        hits = (predicted & (truth == 1)).sum()
+        axis.plot(hits / truth.sum(), hits / predicted.sum(), "D", color=ORANGE, markersize=5)
+    axis.set_title(
+        f"AP {average_precision_score(truth, probabilities):.2f}", loc="right", fontsize=8, color=DARK, pad=3
+    )
+
+
+def co_occurrence(labels: Sequence[str], truth: np.ndarray, predictions: np.ndarray) -> Figure:
+    """Number of rows that have both of two labels: true ones below the diagonal, predicted ones above it.
 
     Args:
         labels: names, `[L]`.
-        truth, predictions: 0/1, `[N, L]`.
+        truth: 0/1, `[N, L]`.
+        predictions: 0/1, `[N, L]`.
     """
     shown = most_frequent(truth, MOST_LABELS_IN_MATRIX)
     truth, predictions = (np.asarray(array)[:, shown].astype(np.int64) for array in (truth, predictions))
@@ -160,19 +219,7 @@ def co_occurrence(labels, truth, predictions):
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(1.5 + 0.27 * len(shown))
         axis = axes[0, 0]
-        highest = max(1.0, np.nanmax(counts))
-        axis.imshow(counts, cmap="Blues", vmin=0, vmax=highest * 1.15, aspect="auto")
-        for (row, column), count in np.ndenumerate(counts):
-            if not np.isnan(count):
-                axis.text(
-                    column,
-                    row,
-                    f"{count:.0f}" if count < 10_000 else f"{count / 1000:.0f}k",
-                    ha="center",
-                    va="center",
-                    fontsize=7.5 if highest < 1000 else 6,
-                    color="white" if count > 0.6 * highest else "#222222",
-                )
+        _counts(axis, counts)
         axis.plot([-0.5, len(shown) - 0.5], [-0.5, len(shown) - 0.5], color=GREY, linewidth=0.8)
         axis.set_xticks(range(len(shown)), names, rotation=60, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(shown)), names)
@@ -184,14 +231,35 @@ def co_occurrence(labels, truth, predictions):
     return figure
 
 
-def calibration_bins(truth, probabilities, bins=10):
-    """Cells by their probability, in bins of equal width.
+def _counts(axis: Axes, counts: np.ndarray) -> None:
+    """Draw a matrix of counts: numbers on cells that are darker for larger ones; NaN cells stay empty."""
+    highest = max(1.0, np.nanmax(counts))
+    axis.imshow(counts, cmap="Blues", vmin=0, vmax=highest * 1.15, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        if not np.isnan(count):
+            axis.text(
+                column,
+                row,
+                f"{count:.0f}" if count < 10_000 else f"{count / 1000:.0f}k",
+                ha="center",
+                va="center",
+                fontsize=7.5 if highest < 1000 else 6,
+                color="white" if count > 0.6 * highest else "#222222",
+            )
+
+
+def calibration_bins(
+    truth: np.ndarray, probabilities: np.ndarray, bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Group cells by their probability, in bins of equal width, over all labels together.
 
     The expected calibration error is the mean distance of probability and truth over the bins, weighted by their cells
     (Naeini, Cooper and Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning, AAAI 2015).
 
     Args:
-        truth, probabilities: `[N, L]`, all cells taken together.
+        truth: 0/1, `[N, L]`.
+        probabilities: `[N, L]`.
+        bins: number of bins.
 
     Returns:
         `(mean probability, share of true cells, number of cells, error)`: three arrays `[bins]`, NaN in the first two
@@ -205,8 +273,8 @@ def calibration_bins(truth, probabilities, bins=10):
     return *means, counts, float(np.abs(sums[0] - sums[1]).sum() / counts.sum())
 
 
-def calibration(truth, probabilities):
-    """Reliability diagram of all cells `[N, L]` with the number of cells in each bin below it."""
+def calibration(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
+    """Reliability diagram of all cells `[N, L]`, with the number of cells in each bin below it."""
     predicted, true, counts, error = calibration_bins(truth, probabilities)
     filled = counts > 0
     with matplotlib.rc_context(STYLE):
@@ -214,20 +282,12 @@ def calibration(truth, probabilities):
         upper, lower = axes[:, 0]
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=":", label="as it should be")
         hits = np.rint(true[filled] * counts[filled]).astype(int)
-        of_bins = [
+        intervals = [
             binomtest(k, n).proportion_ci(0.95, "wilson") for k, n in zip(hits.tolist(), counts[filled].tolist())
         ]
-        upper.vlines(predicted[filled], [one.low for one in of_bins], [one.high for one in of_bins], color=BLUE, lw=1)
-        upper.plot(
-            predicted[filled],
-            true[filled],
-            "o-",
-            color=BLUE,
-            markersize=4.5,
-            lw=1.3,
-            clip_on=False,
-            label="cells, 95 %",
-        )
+        upper.vlines(predicted[filled], [ci.low for ci in intervals], [ci.high for ci in intervals], color=BLUE, lw=1)
+        style = {"color": BLUE, "markersize": 4.5, "lw": 1.3, "clip_on": False}
+        upper.plot(predicted[filled], true[filled], "o-", label="cells, 95 %", **style)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of them true")
         upper.set_title(f"expected calibration error {error:.3f}, all labels together", loc="left")
         upper.legend(loc="upper left", fontsize=8)
@@ -238,43 +298,45 @@ def calibration(truth, probabilities):
     return figure
 
 
-def has_training_curves(log_history):
-    """Whether `log_history` (of trainer_state.json) holds something to draw."""
+# Training
+
+# `(key in the log history, name, colour, form)` of the lines in each panel.
+LOSS_LINES = (("loss", "training", BLUE, "-"), ("eval_loss", "validation", ORANGE, "o--"))
+F1_LINES = (
+    ("eval_f1_macro", "at 0.5", BLUE, "s-"),
+    ("eval_f1_macro_tuned", "tuned", ORANGE, "o--"),
+    ("eval_f1_macro_decoded", "decoded", GREEN, "^:"),
+)
+
+
+def has_training_curves(log_history: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether there is something to draw in `log_history`, from trainer_state.json."""
     return any("loss" in entry or "eval_loss" in entry or "eval_f1_macro" in entry for entry in log_history)
 
 
-def training_curves(log_history, best_step=None):
-    """Loss, and validation macro-F1, over the optimizer's steps.
+def training_curves(log_history: Sequence[Mapping[str, Any]], best_step: int | None = None) -> Figure:
+    """Loss, and macro-F1 on the validation rows, over the optimizer's steps.
 
     Args:
-        log_history: list of dicts, of trainer_state.json.
-        best_step: step of the checkpoint that was kept, marked where known.
+        log_history: from trainer_state.json.
+        best_step: step of the checkpoint that was kept, which is marked; None if unknown.
     """
 
-    def series(name):
-        points = [(entry["step"], entry[name]) for entry in log_history if entry.get(name) is not None]
-        return np.array(points, dtype=float).reshape(-1, 2).T
+    def points(key: str) -> np.ndarray:
+        """Steps and values of one line, `[2, points]`."""
+        pairs = [(entry["step"], entry[key]) for entry in log_history if entry.get(key) is not None]
+        return np.array(pairs, dtype=float).reshape(-1, 2).T
 
-    panels = [
-        ("loss", [("loss", "training", BLUE, "-"), ("eval_loss", "validation", ORANGE, "o--")]),
-        (
-            "validation macro-F1",
-            [
-                ("eval_f1_macro", "at 0.5", BLUE, "s-"),
-                ("eval_f1_macro_tuned", "tuned", ORANGE, "o--"),
-                ("eval_f1_macro_decoded", "decoded", GREEN, "^:"),
-            ],
-        ),
-    ]
-    panels = [(title, [line for line in lines if series(line[0]).size]) for title, lines in panels]
+    panels = [("loss", LOSS_LINES), ("validation macro-F1", F1_LINES)]
+    panels = [(title, [line for line in lines if points(line[0]).size]) for title, lines in panels]
     panels = [(title, lines) for title, lines in panels if lines]
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(0.5 + 2.2 * max(1, len(panels)), max(1, len(panels)), 1, sharex=True)
         for axis, (title, lines) in zip(axes[:, 0], panels):
-            for name, label, colour, form in lines:
-                steps, values = series(name)
+            for key, name, colour, form in lines:
+                steps, values = points(key)
                 form = form if len(steps) > 1 else "o"
-                axis.plot(steps, values, form, color=colour, linewidth=1.3, markersize=3.5, label=label)
+                axis.plot(steps, values, form, color=colour, linewidth=1.3, markersize=3.5, label=name)
             if best_step:
                 axis.axvline(best_step, color=GREY, linewidth=0.9, linestyle=":", label="checkpoint kept")
             axis.set_title(title, loc="left")
@@ -286,16 +348,16 @@ def training_curves(log_history, best_step=None):
 # Saving
 
 
-def save_png(figure, path):
-    """Write a figure as a PNG of 200 dots an inch, atomically."""
+def save_png(figure: Figure, path: str | Path) -> None:
+    """Save a figure as a PNG with 200 dots per inch, atomically."""
     from utils.core.files import atomic_path
 
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=200)
 
 
-def data_uri(figure):
-    """A figure as an SVG inside a `data:` address, for the `src` of an image."""
+def data_uri(figure: Figure) -> str:
+    """A figure as SVG in a `data:` URI, for the `src` of an image."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

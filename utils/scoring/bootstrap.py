@@ -1,26 +1,36 @@
-"""How much of a score, or of a difference of scores, is luck of the rows: the bootstrap.
+"""The bootstrap: how much a score, or a difference of scores, depends on the rows that happen to be in the data.
 
 Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. Paired comparison of two
 systems on the same rows: Koehn, Statistical significance tests for machine translation evaluation, EMNLP 2004;
 Berg-Kirkpatrick, Burkett and Klein, An empirical investigation of statistical significance in NLP, EMNLP 2012.
 
-What is drawn anew is the rows, and the rows alone. The luck of the training (seed, order of the batches) is not in
-these intervals: train several seeds to see it. Rows count as independent: near-duplicates make intervals too narrow.
+Only the rows are resampled. The intervals do not contain the randomness of the training (seed, order of the batches):
+train several seeds to see it. Rows are treated as independent, so near-duplicates make the intervals too narrow.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 LEVEL = 0.95
 SCORES = ("f1_macro", "f1_micro", "jaccard")
-# Cells of the weight matrix [resamples, N] held at a time: 64 MiB as float32.
+# Cells of the weight matrix [resamples, N] in memory at a time: 64 MiB as float32.
 CELLS_AT_A_TIME = 2**24
 
 
 @dataclass
 class Resampled:
-    """Scores of `B` resamples of the rows; `f1` is `[B, L]`, the others `[B]`."""
+    """Scores of B resamples of the rows.
+
+    Args:
+        f1_macro: `[B]`.
+        f1_micro: `[B]`.
+        jaccard: `[B]`, mean over the rows.
+        f1: of each label, `[B, L]`.
+    """
 
     f1_macro: np.ndarray
     f1_micro: np.ndarray
@@ -28,14 +38,14 @@ class Resampled:
     f1: np.ndarray
 
 
-def _scores(weights, hits, sizes, jaccard):
-    """Scores where row n counts `weights[b, n]` times.
+def _scores(weights: np.ndarray, hits: np.ndarray, sizes: np.ndarray, jaccard: np.ndarray) -> Resampled:
+    """Scores if row n counts `weights[b, n]` times in resample b.
 
     Args:
         weights: float array `[B, N]`.
         hits: `[N, L]`, 1 where a label is both true and predicted.
         sizes: `[N, L]`, true + predicted, so that F1 = 2 hits / sizes.
-        jaccard: `[N]`.
+        jaccard: Jaccard index of each row, `[N]`.
     """
     hits, sizes = weights @ hits, weights @ sizes
     f1 = np.divide(2 * hits, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
@@ -44,18 +54,23 @@ def _scores(weights, hits, sizes, jaccard):
     return Resampled(f1.mean(axis=1), micro, weights @ jaccard / weights.sum(axis=1), f1)
 
 
-def _counts(truth, predictions, dtype):
+def _counts(truth: np.ndarray, predictions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(hits [N, L], sizes [N, L], jaccard [N])` as `_scores` takes them, in `dtype`.
+
+    Raises:
+        ValueError: if the two shapes differ.
+    """
     truth, predictions = np.asarray(truth, dtype=bool), np.asarray(predictions, dtype=bool)
     if truth.shape != predictions.shape:
         raise ValueError(f"truth has the shape {truth.shape}, the predictions {predictions.shape}")
     union = (truth | predictions).sum(axis=1)
-    # A row with no label that is given none counts 1, as in utils.scoring.metrics.
+    # A row without labels counts 1 if none is predicted, as in utils.scoring.metrics.
     jaccard = np.divide((truth & predictions).sum(axis=1), union, out=np.ones(len(union)), where=union > 0)
     return (truth & predictions).astype(dtype), truth.astype(dtype) + predictions, jaccard.astype(dtype)
 
 
-def plain_scores(truth, predictions):
-    """Scores of 0/1 predictions `[N, L]` on all rows as they are.
+def plain_scores(truth: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
+    """Scores of 0/1 predictions `[N, L]` on all rows, without resampling.
 
     Returns:
         dict with `f1_macro`, `f1_micro`, `jaccard` (floats, as `utils.scoring.metrics` defines them) and `f1` (`[L]`).
@@ -66,11 +81,20 @@ def plain_scores(truth, predictions):
     return overall | {"f1": scores.f1[0]}
 
 
-def resample(truth, predictions, resamples, seed):
-    """Scores of 0/1 predictions `[N, L]` on `resamples` draws of N rows with replacement.
+def resample(truth: np.ndarray, predictions: np.ndarray, resamples: int, seed: int) -> Resampled:
+    """Scores on B draws of N rows with replacement.
 
-    The draws depend on N, `resamples` and `seed` alone: two calls with other predictions for the same rows in the same
-    order see the same draws, which is what makes a comparison of the two a paired one.
+    The draws depend only on N, `resamples` and `seed`. So two systems' predictions for the same rows in the same order
+    are scored on the same draws, as `paired_difference` needs.
+
+    Args:
+        truth: 0/1 array `[N, L]`.
+        predictions: 0/1 array `[N, L]`.
+        resamples: B.
+        seed: decides the draws.
+
+    Raises:
+        ValueError: if the shapes of `truth` and `predictions` differ.
     """
     counts = _counts(truth, predictions, np.float32)
     rows = len(counts[0])
@@ -78,16 +102,23 @@ def resample(truth, predictions, resamples, seed):
     parts = []
     for start in range(0, resamples, max(1, CELLS_AT_A_TIME // rows)):
         draws = min(resamples - start, max(1, CELLS_AT_A_TIME // rows))
-        # How often each row is drawn: a multinomial, counted from row numbers, which is faster than drawing it.
+        # How often each row is drawn is multinomial; counting drawn row numbers is faster than drawing from it.
         drawn = rng.integers(rows, size=(draws, rows)) + rows * np.arange(draws)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float32)
         parts.append(_scores(weights, *counts))
-    names = Resampled.__dataclass_fields__
-    return Resampled(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    return Resampled(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Resampled)))
 
 
-def interval(values, level=LEVEL):
-    """Percentile interval over the first axis of resampled values: `(low, high)`, floats or arrays."""
+def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of resampled values.
+
+    Args:
+        values: `[B]` or `[B, L]`.
+        level: share of the values in the interval.
+
+    Returns:
+        `(low, high)`: floats, or arrays `[L]`.
+    """
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
@@ -96,8 +127,12 @@ def interval(values, level=LEVEL):
 class Difference:
     """A score minus that of another system on the same rows.
 
-    `p_value`: two-sided, twice the share of resamples in which the difference has the other sign or is 0, with one
-    counted on top, so that it is never 0; 1 for systems that predict the same.
+    Args:
+        value: the difference on all rows.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        p_value: two-sided: twice the share of resamples in which the difference is 0 or has the other sign. One such
+            resample is added, so it is never 0. It is 1 for systems that predict the same.
     """
 
     value: float
@@ -106,24 +141,24 @@ class Difference:
     p_value: float
 
     @property
-    def is_noise(self):
-        """Whether 0 lies in the interval: other rows could as well have shown no difference, or the opposite one."""
+    def is_noise(self) -> bool:
+        """Whether 0 is in the interval: with other rows there might be no difference, or the opposite one."""
         return self.low <= 0 <= self.high
 
 
-def paired_difference(value, other, values, others, level=LEVEL):
-    """Compare two systems from their scores on all rows and those of the same resamples, `[B]` each."""
+def paired_difference(
+    value: float, other: float, values: np.ndarray, others: np.ndarray, level: float = LEVEL
+) -> Difference:
+    """Compare two systems by their scores on the same rows and the same resamples.
+
+    Args:
+        value: score of the first system on all rows.
+        other: score of the second system on all rows.
+        values: scores of the first system on the resamples, `[B]`.
+        others: scores of the second system on the same resamples, `[B]`.
+        level: share of the resampled differences in the interval.
+    """
     differences = np.asarray(values) - np.asarray(others)
     low, high = interval(differences, level)
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     return Difference(value - other, low, high, float(min(1.0, 2 * (tail + 1) / (len(differences) + 1))))
-
-
-def paired_bootstrap(truth, predictions, other_predictions, resamples, seed, score="f1_macro", level=LEVEL):
-    """`Difference` in `score` of two 0/1 predictions `[N, L]` for the same rows, in the same order.
-
-    `score`: `f1_macro`, `f1_micro` or `jaccard`.
-    """
-    values = [plain_scores(truth, array)[score] for array in (predictions, other_predictions)]
-    drawn = [getattr(resample(truth, array, resamples, seed), score) for array in (predictions, other_predictions)]
-    return paired_difference(*values, *drawn, level)

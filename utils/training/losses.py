@@ -1,19 +1,26 @@
-"""Losses for multi-label classification, and the weight of the positive cells."""
+"""Losses for multi-label classification, and weights of the positive cells."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
 
-def positive_weights(labels, setting, cap):
-    """Weight of the positive cells of each label.
+
+def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray:
+    """Weight of each label's positive cells in the loss.
 
     Args:
         labels: 0/1 array `[N, L]`, the training rows.
-        setting: `none` (1), `balanced` (negatives / positives), `sqrt` (its square root), or a number.
-        cap: weights are kept within 1 / cap and cap, so that a label without positive (or negative) rows stays finite.
+        setting: `none` (1), `balanced` (negatives / positives), `sqrt` (the square root of that), or a number.
+        cap: `balanced` and `sqrt` weights are clipped to 1 / cap and cap, so that they stay finite and positive for a
+            label without positive or negative rows.
 
     Returns:
         float array `[L]`.
@@ -29,19 +36,57 @@ def positive_weights(labels, setting, cap):
     return np.full(len(positives), float(setting))
 
 
-def bce(logits, labels, pos_weight):
-    """Binary cross-entropy of each cell, positives weighted: `[N, L]`."""
+def bce(logits: torch.Tensor, labels: torch.Tensor, pos_weight: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of each cell.
+
+    Args:
+        logits: `[N, L]`.
+        labels: 0/1, `[N, L]`.
+        pos_weight: factor on the loss of each label's positive cells, `[L]`.
+
+    Returns:
+        losses, `[N, L]`.
+    """
     return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=pos_weight, reduction="none")
 
 
-def focal(logits, labels, pos_weight, gamma):
-    """Focal loss of each cell, `[N, L]` (Lin et al. 2017, eq. 4): cells that are right already count less."""
+def focal(logits: torch.Tensor, labels: torch.Tensor, pos_weight: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Focal loss of each cell (Lin et al. 2017, eq. 4): the more certain a right prediction, the less it counts.
+
+    Args:
+        logits: `[N, L]`.
+        labels: 0/1, `[N, L]`.
+        pos_weight: factor on the loss of each label's positive cells, `[L]`.
+        gamma: how strongly certain cells are played down; 0 gives `bce`.
+
+    Returns:
+        losses, `[N, L]`.
+    """
     probability_of_truth = torch.sigmoid(torch.where(labels > 0.5, logits, -logits))
     return (1 - probability_of_truth).clamp(min=1e-8) ** gamma * bce(logits, labels, pos_weight)
 
 
-def asymmetric(logits, labels, pos_weight, gamma_positive, gamma_negative, clip):
-    """Asymmetric loss of each cell, `[N, L]` (Ridnik et al. 2021, eq. 7): easy negatives count less or not at all."""
+def asymmetric(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    pos_weight: torch.Tensor,
+    gamma_positive: float,
+    gamma_negative: float,
+    clip: float,
+) -> torch.Tensor:
+    """Asymmetric loss of each cell (Ridnik et al. 2021, eq. 7): easy negatives count less or not at all.
+
+    Args:
+        logits: `[N, L]`.
+        labels: 0/1, `[N, L]`.
+        pos_weight: factor on the loss of each label's positive cells, `[L]`.
+        gamma_positive: how strongly certain positive cells are played down, as in `focal`.
+        gamma_negative: the same for negative cells.
+        clip: subtracted from the probabilities of negative cells; those below it have no loss.
+
+    Returns:
+        losses, `[N, L]`.
+    """
     probability = torch.sigmoid(logits)
     shifted = (probability - clip).clamp(min=0)
     positive = pos_weight * (1 - probability).clamp(min=1e-8) ** gamma_positive * F.logsigmoid(logits)
@@ -53,9 +98,17 @@ def asymmetric(logits, labels, pos_weight, gamma_positive, gamma_negative, clip)
 class MultiLabelLoss:
     """Trainer's `compute_loss_func` for logits and labels `[B, L]`.
 
-    The sum over the cells is divided by the number of cells in the whole global batch, which Trainer counts over
-    accumulation steps and processes. So the gradient is the same however that batch is cut. Trainer's stock path
-    divides by neither for a multi-label head: with accumulation 2 on 2 processes its gradient is 4 times too large.
+    The sum over the cells is divided by the number of cells in the global batch, which Trainer counts over accumulation
+    steps and processes. So the gradient does not depend on how the batch is divided among them. Trainer's own loss for
+    a multi-label head ignores both: with accumulation 2 on 2 processes its gradient is 4 times too large.
+
+    Args:
+        name: `bce`, `focal` or `asl`.
+        pos_weight: factor on the loss of each label's positive cells, `[L]`.
+        focal_gamma: `gamma` of `focal`.
+        asl_gamma_positive: `gamma_positive` of `asymmetric`.
+        asl_gamma_negative: `gamma_negative` of `asymmetric`.
+        asl_clip: `clip` of `asymmetric`.
     """
 
     name: str
@@ -65,7 +118,16 @@ class MultiLabelLoss:
     asl_gamma_negative: float
     asl_clip: float
 
-    def __call__(self, outputs, labels, num_items_in_batch=None):
+    def __call__(
+        self, outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Loss of one forward pass.
+
+        Args:
+            outputs: what the model returned, with `logits` `[B, L]`.
+            labels: 0/1, `[B, L]`.
+            num_items_in_batch: cells in the global batch; None (in evaluation) gives the mean over these cells.
+        """
         logits, labels = outputs.logits.float(), labels.float()
         pos_weight = self.pos_weight.to(logits.device)
         if self.name == "focal":

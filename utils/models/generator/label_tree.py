@@ -1,29 +1,39 @@
 """The answers a label generator may give, as a tree of the decisions that tell them apart.
 
 An answer is a list of labels in a fixed order, each at most once, or the word for no label; then the end token. Most of
-its tokens are forced by those before them: a model has to be asked only where two valid answers part. Whether to end or
-to go on, and with what, are asked in one pass, by feeding what would go on (a comma, say) without waiting.
+its tokens are forced by those before them, so the model is asked only where valid answers part. Whether the answer ends
+or goes on, and how it goes on, is asked in one pass: the token that would go on (a comma, say) is fed without waiting.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.core.errors import UserError
 
-# What a choice leads to, besides the number of a node.
+if TYPE_CHECKING:
+    from utils.models.generator.prompts import AnswerTokens
+
+# What a choice leads to, if not to a node by its number.
 END = -1  # the end of the answer
 ON = -2  # the next decision of the same node
-# What may be complete in a trie, besides the number of a label.
+# What a step of a trie completes, if not a label by its number.
 _END_TOKEN, _NONE = -3, -4
 
 
 @dataclass
 class Decision:
-    """A choice between K tokens after token number `position` of the node's tokens (-1: after the prompt).
+    """A choice between K tokens.
 
-    `columns` `[K]`: where the tokens stand in `LabelTree.token_ids`; `targets` `[K]`: what each leads to; `gained`
-    `[K]`: the labels that each makes certain, as numbers in the written order.
+    Args:
+        position: the model decides after this token of the node's tokens (-1: after the prompt).
+        columns: positions of the K tokens in `LabelTree.token_ids`, `[K]`.
+        targets: what each choice leads to, `[K]`: the number of a node, END or ON.
+        gained: the labels that each choice makes certain, as numbers in the written order, `[K]`.
     """
 
     position: int
@@ -34,8 +44,10 @@ class Decision:
 
 @dataclass
 class Node:
-    """Tokens to feed in one pass, and the decisions to take on what the model says after them; only the last one leads
-    to other nodes."""
+    """Tokens to feed in one pass and the decisions to take on the resulting logits.
+
+    Only the last decision leads to other nodes; those before it lead to END or ON.
+    """
 
     tokens: list[int]
     decisions: list[Decision]
@@ -43,8 +55,11 @@ class Node:
 
 @dataclass
 class LabelTree:
-    """All valid answers over `size` labels. The first decision of node `root` comes right after the prompt, unless all
-    answers begin with the same tokens."""
+    """All valid answers over `size` labels.
+
+    The first decision of the node `root` comes right after the prompt, unless all answers begin with the same tokens.
+    `token_ids` are all tokens that are chosen between.
+    """
 
     nodes: list[Node]
     root: int
@@ -54,15 +69,28 @@ class LabelTree:
 
 @dataclass
 class _Step:
-    """A step in a trie of token ids; `complete`: what is complete with it, if anything."""
+    """A step in a trie of token ids.
 
-    children: dict[int, "_Step"] = field(default_factory=dict)
+    `complete`: the label that ends here (its number), _NONE or _END_TOKEN; None in the middle of a word.
+    """
+
+    children: dict[int, _Step] = field(default_factory=dict)
     complete: int | None = None
 
+    @property
+    def label(self) -> tuple[int, ...]:
+        """The label that ends here, if one does."""
+        return (self.complete,) if self.complete is not None and self.complete >= 0 else ()
 
-def _trie(parts):
+
+# The step that a token leads to, and the labels that are certain then.
+_Choice = tuple[_Step, tuple[int, ...]]
+
+
+def _trie(words: Iterable[tuple[list[int], int]]) -> _Step:
+    """Root of the trie of words, given as pairs of their token ids and what they complete."""
     root = _Step()
-    for tokens, what in parts:
+    for tokens, what in words:
         step = root
         for token in tokens:
             step = step.children.setdefault(token, _Step())
@@ -72,45 +100,79 @@ def _trie(parts):
     return root
 
 
-def build_label_tree(answers):
-    """The `LabelTree` of `utils.models.generator.prompts.AnswerTokens`.
+class _TreeBuilder:
+    """Collects the nodes of a `LabelTree`, following the tries of what may come next in an answer."""
 
-    Raises:
-        UserError: for labels that the tokenizer does not tell apart.
-    """
-    size = len(answers.first)
-    finish = ([answers.end], _END_TOKEN)
-    after = {_NONE: _trie([finish])}
-    for i in range(size):
-        after[i] = _trie([finish, *((answers.later[j], j) for j in range(i + 1, size))])
-    start = _trie([(answers.none, _NONE), *((answers.first[j], j) for j in range(size))])
-    nodes, known = [], {}
+    def __init__(self, answers: AnswerTokens) -> None:
+        size = len(answers.first)
+        finish = ([answers.end], _END_TOKEN)
+        # `after[i]`: what may follow label i, the end or a later label.
+        self.after = {_NONE: _trie([finish])}
+        for i in range(size):
+            self.after[i] = _trie([finish, *((answers.later[j], j) for j in range(i + 1, size))])
+        self.start = _trie([(answers.none, _NONE), *((answers.first[j], j) for j in range(size))])
+        self.size = size
+        self.nodes: list[Node] = []
+        # By the id of a step: what it leads to, and the labels that are certain on the way.
+        self.resolved: dict[int, tuple[int, tuple[int, ...]]] = {}
 
-    def certain(step):
-        # Where a longer label begins with this one, it is certain only when something else follows.
-        return (step.complete,) if step.complete is not None and step.complete >= 0 and not step.children else ()
+    def build(self) -> LabelTree:
+        """Build all nodes and number the tokens that are chosen between."""
+        # From the last label to the first: what a label leads to is then resolved already, and recursion stays shallow.
+        for i in reversed(range(self.size)):
+            for token, child in self.after[i].children.items():
+                if child.complete != _END_TOKEN:
+                    self.resolve([token], child)
+        root, _ = self.resolve([], self.start)
+        token_ids = sorted({token for node in self.nodes for decision in node.decisions for token in decision.columns})
+        place = {token: i for i, token in enumerate(token_ids)}
+        for node in self.nodes:
+            for decision in node.decisions:
+                decision.columns = np.array([place[token] for token in decision.columns])
+                decision.gained = [tuple(labels) for labels in decision.gained]
+        return LabelTree(self.nodes, root, token_ids, self.size)
 
-    def choices(step):
-        """`{token: (step it leads to, labels certain then)}`."""
+    def choices(self, step: _Step) -> dict[int, _Choice]:
+        """The tokens that may follow a step.
+
+        Raises:
+            UserError: if a token may both go on with a label and follow after it.
+        """
+
+        def certain(child: _Step) -> tuple[int, ...]:
+            # If a longer label begins with this one, only the next token shows which of the two it is.
+            return () if child.children else child.label
+
         found = {token: (child, certain(child)) for token, child in step.children.items()}
         if step.complete is not None:
-            gained = (step.complete,) if step.complete >= 0 and step.children else ()
-            for token, child in after[step.complete].children.items():
+            gained = step.label if step.children else ()
+            for token, child in self.after[step.complete].children.items():
                 if token in found:
                     raise UserError("the tokenizer does not tell a label from the beginning of another: rename one")
                 found[token] = (child, gained + certain(child))
         return found
 
-    def resolve(tokens, step):
-        """`(target, labels certain on the way to it)` of the step that `tokens` lead to."""
-        if id(step) in known:
-            return known[id(step)]
-        begun_at, tokens, decisions = id(step), list(tokens), []
+    def resolve(self, tokens: list[int], step: _Step) -> tuple[int, tuple[int, ...]]:
+        """Build the node that begins at a step, and the nodes it leads to.
+
+        Args:
+            tokens: the token that leads to the step, if any: the node's first one.
+            step: where the node begins.
+
+        Returns:
+            the node's number, or END if the rest of the answer is forced; and the labels that are certain before its
+            first decision.
+        """
+        if id(step) in self.resolved:
+            return self.resolved[id(step)]
+        begin, tokens, decisions = step, list(tokens), []
+        # `gained` is the list that forced labels are appended to: first the one to return, later that of the last
+        # decision's choice to go on.
         gained = on_the_way = []
         while True:
-            found = choices(step)
+            found = self.choices(step)
             ends = [token for token, (child, _) in found.items() if child.complete == _END_TOKEN]
-            if len(found) == 1:
+            if len(found) == 1:  # forced
                 ((token, (step, labels)),) = found.items()
                 gained += labels
                 if ends:
@@ -118,39 +180,36 @@ def build_label_tree(answers):
                         decisions[-1].targets[-1] = END
                     break
                 tokens.append(token)
-            elif len(found) == 2 and ends:
+            elif len(found) == 2 and ends:  # end or go on
                 (on,) = found.keys() - set(ends)
                 end_labels, (step, labels) = found[ends[0]][1], found[on]
                 gained = list(labels)
                 decisions.append(Decision(len(tokens) - 1, [ends[0], on], [END, ON], [end_labels, gained]))
                 tokens.append(on)
             else:
-                # The end itself is no node; what other choices lead to may be reached already.
-                led_to = [
-                    (END, ()) if child.complete == _END_TOKEN else resolve([token], child)
-                    for token, (child, _) in found.items()
-                ]
-                labels = [sure + more for (_, sure), (_, more) in zip(found.values(), led_to)]
-                decisions.append(Decision(len(tokens) - 1, list(found), [target for target, _ in led_to], labels))
+                decisions.append(self.branch(len(tokens) - 1, found))
                 break
         target = END
         if decisions:
-            target = len(nodes)
-            nodes.append(Node(tokens[: decisions[-1].position + 1], decisions))
-        known[begun_at] = (target, tuple(on_the_way))
-        return known[begun_at]
+            target = len(self.nodes)
+            self.nodes.append(Node(tokens[: decisions[-1].position + 1], decisions))
+        self.resolved[id(begin)] = (target, tuple(on_the_way))
+        return self.resolved[id(begin)]
 
-    # From the last label to the first, so that what a label leads to is known already and nothing recurses deeply.
-    for i in reversed(range(size)):
-        for token, child in after[i].children.items():
-            if child.complete != _END_TOKEN:
-                resolve([token], child)
-    root, _ = resolve([], start)
+    def branch(self, position: int, found: dict[int, _Choice]) -> Decision:
+        """The decision after token `position` between choices that lead to other nodes, or to the end."""
+        led_to = [
+            (END, ()) if child.complete == _END_TOKEN else self.resolve([token], child)
+            for token, (child, _) in found.items()
+        ]
+        labels = [sure + more for (_, sure), (_, more) in zip(found.values(), led_to)]
+        return Decision(position, list(found), [target for target, _ in led_to], labels)
 
-    token_ids = sorted({token for node in nodes for decision in node.decisions for token in decision.columns})
-    place = {token: i for i, token in enumerate(token_ids)}
-    for node in nodes:
-        for decision in node.decisions:
-            decision.columns = np.array([place[token] for token in decision.columns])
-            decision.gained = [tuple(labels) for labels in decision.gained]
-    return LabelTree(nodes, root, token_ids, size)
+
+def build_label_tree(answers: AnswerTokens) -> LabelTree:
+    """Build the tree of all valid answers.
+
+    Raises:
+        UserError: for labels that the tokenizer does not tell apart.
+    """
+    return _TreeBuilder(answers).build()

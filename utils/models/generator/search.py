@@ -1,15 +1,19 @@
-"""What a label generator says of a text: its answer, and the probability that each label is in its answer.
+"""Scoring with a label generator: its answer for a text, and the probability that each label is in the answer.
 
-The model is restricted to valid answers (`label_tree` beside this): at each decision its probabilities of the tokens
-that may follow are taken relative to each other. So the probabilities of all answers add up to 1, and P(label) is
-the sum over the answers that hold it. Answers form a tree, which is searched best first; the nodes of a row are fed to
-the model together, as branches that share the row's keys and values (an attention mask with a line for each
-token, as in tree attention: Miao et al. 2024, SpecInfer, section 4.2).
+The model is restricted to valid answers (see `label_tree`): at each decision the probabilities of the tokens that may
+follow are normalised to 1. So the probabilities of all answers add up to 1, and P(label) is the sum over the answers
+that hold the label. The answers form a tree, which is searched best first. Several nodes of a row are fed to the model
+in one pass, as branches that share the row's keys and values: each token has its own line in the attention mask (tree
+attention; Miao et al. 2024, SpecInfer, section 4.2).
 """
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,19 +21,27 @@ from transformers import DynamicCache, GenerationConfig
 
 from utils.core.errors import UserError
 from utils.models.encoding import first_position
-from utils.models.generator.label_tree import END, ON
-from utils.models.generator.prompts import left_padded
+from utils.models.generator.label_tree import END, ON, LabelTree, Node
+from utils.models.generator.prompts import Prompt, left_padded
 
-# Nodes of one row that are fed at a time: bounds the memory of a pass, and the padding of rows that want few.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Nodes of one row fed at a time. Limits the memory of a pass, and the padding of rows that need few nodes.
 NODES_PER_PASS = 16
-# Mass that counts as nothing: what rounding leaves of 1.
+# Probability mass that counts as zero: rounding may leave this much of 1.
 NEGLIGIBLE = 1e-9
 
 
 @dataclass
 class Scores:
-    """Of N rows, in the written order of the labels: `decoded` 0/1 `[N, L]`, the greedy answer; `probabilities`
-    `[N, L]`; `covered` `[N]`, the mass of the answers that were reached (1: probabilities are exact)."""
+    """Scores of N rows, labels in the written order.
+
+    Args:
+        decoded: the greedy answer, 0/1 `[N, L]`.
+        probabilities: probability that each label is in the answer, `[N, L]`.
+        covered: mass of the answers that were reached, `[N]`; where it is 1, `probabilities` are exact.
+    """
 
     decoded: np.ndarray
     probabilities: np.ndarray
@@ -42,7 +54,7 @@ class _Branch:
 
     node: int
     mass: float  # probability of the choices that lead here
-    labels: tuple[int, ...]  # that every answer from here on holds
+    labels: tuple[int, ...]  # labels that every answer below this node holds
     seen: list[int]  # places of its ancestors' tokens in the cache
     depth: int  # tokens between the prompt and its first one
     greedy: bool  # whether each choice on the way was the likeliest
@@ -54,15 +66,17 @@ class _Search:
 
     branches: list[_Branch] = field(default_factory=list)
     reached: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)  # answers: mass, labels
-    decoded: tuple[int, ...] | None = None
-    fed: int = 0
+    decoded: tuple[int, ...] | None = None  # labels of the greedy answer
+    fed: int = 0  # number of nodes
 
-    def take(self, branch, node, logits, places):
-        """Go on from a branch that has been fed.
+    def take(self, branch: _Branch, node: Node, logits: np.ndarray, places: list[int]) -> None:
+        """Add the answers and branches that a branch leads to, after it has been fed.
 
         Args:
-            logits: `[D, C]`, of the tokens that are chosen between (C), for each decision (D) of the node.
-            places: where the node's tokens lie in the cache.
+            branch: the branch.
+            node: its node in the label tree, with D decisions.
+            logits: for each decision, those of all C tokens that the tree chooses between, `[D, C]`.
+            places: where the node's tokens are in the cache.
         """
         mass, labels, greedy = branch.mass, branch.labels, branch.greedy
         for decision, row in zip(node.decisions, logits):
@@ -85,10 +99,15 @@ class _Search:
             if on is not None:
                 mass, labels, greedy = on
 
-    def next_branches(self, coverage, max_nodes):
-        """Take out the branches to feed next: the largest, until the rest is within 1 - coverage, and the greedy one.
+    def next_branches(self, coverage: float, max_nodes: int) -> list[_Branch]:
+        """Remove and return the branches to feed next.
 
-        Best first would feed all of these too before it could stop, so doing it in one pass costs no more nodes.
+        These are the ones with the most mass, until the rest has at most 1 - coverage, and the greedy one. A search
+        that feeds one at a time, best first, must feed all of them too, so feeding them together costs no extra nodes.
+
+        Args:
+            coverage: mass of the answers to reach.
+            max_nodes: nodes to feed for this row in all; the greedy branch is fed beyond that.
         """
         self.branches.sort(key=lambda branch: -branch.mass)
         left = sum(branch.mass for branch in self.branches)
@@ -102,8 +121,11 @@ class _Search:
         self.fed += len(taken)
         return taken
 
-    def summary(self, size):
-        """`(decoded [L], probabilities [L], covered)`; an open branch counts for the labels that it is certain of."""
+    def summary(self, size: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """`(decoded [L], probabilities [L], covered)` for L = `size` labels.
+
+        A branch that was not fed counts for the labels that all its answers hold.
+        """
         decoded, probabilities = np.zeros(size, dtype=np.int8), np.zeros(size)
         decoded[list(self.decoded)] = 1
         for mass, labels in self.reached + [(branch.mass, branch.labels) for branch in self.branches]:
@@ -112,14 +134,14 @@ class _Search:
 
 
 @contextmanager
-def _narrow_head(model, token_ids):
-    """Let the model compute the logits of these tokens alone; gives the columns in which they then stand.
+def _narrow_head(model: PreTrainedModel, token_ids: list[int]) -> Iterator[torch.Tensor]:
+    """Make the model compute the logits of these tokens only; gives their columns in the logits.
 
-    The model's own forward runs, with whatever scaling or capping it does to logits.
+    The model's own forward runs, including any scaling or capping of logits.
     """
     head = model.get_output_embeddings()
     ids = torch.tensor(token_ids, device=head.weight.device)
-    # Sharded or quantised weights have no rows to take: then all logits are computed.
+    # Rows cannot be taken out of sharded or quantised weights: then all logits are computed.
     plain = type(head) is torch.nn.Linear and type(head.weight) is torch.nn.Parameter
     if not plain or hasattr(head.weight, "ds_id"):
         yield ids
@@ -135,51 +157,65 @@ def _narrow_head(model, token_ids):
         model.set_output_embeddings(head)
 
 
-def check_scorable(model, decoding, max_length):
-    """Refuse a model whose answers cannot be scored, or decoded.
+def check_scorable(model: PreTrainedModel, decoding: str, max_length: int) -> None:
+    """Refuse a model whose answers cannot be scored or decoded.
 
-    Branches are told apart by a mask and by position ids, so the model must take both, and must look at all of
-    `max_length` tokens (prompt, text and answer).
+    Branches are told apart by an attention mask and by position ids, so the model must accept both, and must attend to
+    all tokens of a row.
+
+    Args:
+        model: causal language model.
+        decoding: `constrained` or `free`.
+        max_length: tokens of prompt, text and answer together.
 
     Raises:
-        UserError: for attention that takes no mask of its own or places tokens by itself (alibi), layers that keep a
-            state instead of keys and values, a window that is too short, and free decoding of RoBERTa, whose positions
-            transformers' `generate` counts otherwise than its training.
+        UserError: for a model that takes no position ids (alibi) or no mask of this form, has layers that keep a state
+            instead of keys and values, or looks back too few tokens; and for free decoding of RoBERTa, whose positions
+            transformers' `generate` counts differently from its training.
     """
     config = model.config.get_text_config()
     if "position_ids" not in inspect.signature(type(model).forward).parameters or getattr(config, "alibi", False):
         raise UserError(
-            f"{config.model_type} models place tokens by themselves, so labels cannot be scored: use another"
+            f"{config.model_type} models place tokens by themselves, so labels cannot be scored: use another model"
         )
     windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_window")]
     windows = [window for window in windows if isinstance(window, int) and 0 < window < max_length]
     if windows and getattr(config, "use_sliding_window", True):
-        raise UserError(
-            f"the model looks back {windows[0]} tokens only, less than the {max_length} of --max_length: lower it"
-        )
+        raise UserError(f"the model looks back {windows[0]} tokens only, less than --max_length {max_length}: lower it")
     if decoding == "free" and first_position(model.config) > 0:
         raise UserError(f"--decoding free does not work with {model.config.model_type} models: leave it out")
     implementation = getattr(model.config, "_attn_implementation", None)
     if implementation not in ("sdpa", "eager"):
-        raise UserError(f"labels are scored with sdpa or eager attention, not {implementation}: leave it out")
+        raise UserError(
+            f"labels are scored with sdpa or eager attention, not {implementation}: leave --attn_implementation out"
+        )
     kinds = set(getattr(config, "layer_types", None) or [])
     if kinds - {"full_attention", "sliding_attention"}:
-        raise UserError(f"a model with {', '.join(sorted(kinds))} layers cannot score labels: use another")
+        raise UserError(f"a model with {', '.join(sorted(kinds))} layers cannot score labels: use another model")
 
 
 @torch.inference_mode()
-def score_labels(model, tree, prompt, texts, pad_id, batch_size, coverage, max_nodes):
-    """Score rows given as token ids of their texts, a batch of `batch_size` at a time in the order given.
+def score_labels(
+    model: PreTrainedModel,
+    tree: LabelTree,
+    prompt: Prompt,
+    texts: list[list[int]],
+    pad_id: int,
+    batch_size: int,
+    coverage: float,
+    max_nodes: int,
+) -> Scores:
+    """Score texts, in batches in the given order.
 
     Args:
         model: causal language model, on its device, in evaluation mode.
-        prompt: `utils.models.generator.prompts.Prompt`.
-        texts: list of lists of token ids.
-        coverage: mass of the answers to reach; 1 reaches all and makes probabilities exact, 0 decodes only.
-        max_nodes: nodes of the tree to feed at most for each row; the greedy answer is followed to its end even so.
-
-    Returns:
-        `Scores`.
+        tree: the valid answers.
+        prompt: the tokens around a text.
+        texts: token ids of the N texts.
+        pad_id: token id to pad with.
+        batch_size: texts in a batch.
+        coverage: mass of the answers to reach; 1 reaches all and makes probabilities exact, 0 only decodes.
+        max_nodes: nodes of the tree to feed at most for each row. The greedy answer is completed even beyond that.
     """
     rows = [ids + prompt.tail + tree.nodes[tree.root].tokens for ids in texts]
     summaries = []
@@ -187,15 +223,14 @@ def score_labels(model, tree, prompt, texts, pad_id, batch_size, coverage, max_n
         shared = _run_shared(model, prompt.head)
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            for search in _search_batch(model, tree, shared, batch, columns, pad_id, coverage, max_nodes):
-                summaries.append(search.summary(tree.size))
+            summaries += _BatchSearch(model, tree, columns, pad_id, shared, batch).run(coverage, max_nodes)
     if not summaries:
         return Scores(np.zeros((0, tree.size), dtype=np.int8), np.zeros((0, tree.size)), np.zeros(0))
     decoded, probabilities, covered = zip(*summaries)
     return Scores(np.array(decoded), np.array(probabilities), np.array(covered))
 
 
-def _run_shared(model, head):
+def _run_shared(model: PreTrainedModel, head: list[int]) -> DynamicCache:
     """Keys and values of the prompt's head, which all rows share."""
     if not head:
         return DynamicCache()
@@ -204,87 +239,160 @@ def _run_shared(model, head):
     return model(input_ids=ids, position_ids=positions, past_key_values=DynamicCache(), use_cache=True).past_key_values
 
 
-def _search_batch(model, tree, shared, rows, columns, pad_id, coverage, max_nodes):
-    """Searches `[B]` of one batch of rows."""
-    device = model.device
-    head_length = shared.get_seq_length()
-    copies = [(keys.expand(len(rows), *[-1] * 3), values.expand(len(rows), *[-1] * 3)) for keys, values, *_ in shared]
-    cache = DynamicCache(copies) if head_length else DynamicCache()
-    ids, real = left_padded(rows, pad_id)
-    visible = torch.cat([torch.ones(len(rows), head_length, dtype=real.dtype), real], dim=1)
-    begin_at = head_length + first_position(model.config)
-    positions = begin_at + (real.cumsum(dim=1) - 1).clamp(min=0)
-    root = tree.nodes[tree.root]
-    first = min(decision.position for decision in root.decisions)
-    logits = model(
-        input_ids=ids.to(device),
-        attention_mask=visible.to(device),
-        position_ids=positions.to(device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=len(root.tokens) - first,
-    ).logits[..., columns]  # fmt: skip
-    logits = logits.float().cpu().numpy()
-    searches = [_Search() for _ in rows]
-    next_positions = [begin_at + len(row) for row in rows]
-    for search, row in zip(searches, logits):
-        branch = _Branch(tree.root, 1.0, (), [], 0, True)
-        search.take(branch, root, row[[decision.position - first for decision in root.decisions]], [])
+class _BatchSearch:
+    """The searches of a batch of B rows, which share passes of the model and a cache of keys and values.
 
-    # From here on the cache holds, behind the prompts, the tokens of the nodes that were fed: `width` places.
-    visible, width = visible.bool(), 0
-    active = list(range(len(rows)))  # the rows of the cache
-    while True:
-        taken = [searches[i].next_branches(coverage, max_nodes) for i in active]
+    The cache holds the prompts and behind them, in `width` places, the tokens of the nodes that were fed. Its rows are
+    `active`, numbers of rows of the batch: when many rows are finished, they are dropped from the cache.
+
+    Args:
+        model: causal language model.
+        tree: the valid answers.
+        columns: positions of the tokens in `tree.token_ids` in the model's logits.
+        pad_id: token id to pad with.
+        shared: keys and values of the prompt's head.
+        rows: token ids of each row behind the head, those of the tree's root included.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tree: LabelTree,
+        columns: torch.Tensor,
+        pad_id: int,
+        shared: DynamicCache,
+        rows: list[list[int]],
+    ) -> None:
+        self.model, self.tree, self.columns, self.pad_id = model, tree, columns, pad_id
+        head_length = shared.get_seq_length()
+        copies = [(key.expand(len(rows), *[-1] * 3), value.expand(len(rows), *[-1] * 3)) for key, value, *_ in shared]
+        self.cache = DynamicCache(copies) if head_length else DynamicCache()
+        self.active, self.width = list(range(len(rows))), 0
+        begin_at = head_length + first_position(model.config)
+        self.next_positions = [begin_at + len(row) for row in rows]
+        ids, real = left_padded(rows, pad_id)
+        positions = begin_at + (real.cumsum(dim=1) - 1).clamp(min=0)
+        mask = torch.cat([torch.ones(len(rows), head_length, dtype=real.dtype), real], dim=1)
+        self.visible = mask.bool()  # tokens of the prompts, without the padding
+        self.searches = [_Search() for _ in rows]
+        self._feed_prompts(ids, positions, mask)
+
+    def run(self, coverage: float, max_nodes: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
+        """Search to the end; gives the summary of each row. See `score_labels` for the arguments."""
+        while self._feed_nodes(coverage, max_nodes):
+            pass
+        return [search.summary(self.tree.size) for search in self.searches]
+
+    def _feed_prompts(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> None:
+        """Run the prompts (token ids and positions `[B, T]`, mask `[B, head + T]`) and take the root's decisions."""
+        root = self.tree.nodes[self.tree.root]
+        first = min(decision.position for decision in root.decisions)
+        logits = self._forward(ids, positions, mask, logits_to_keep=len(root.tokens) - first)
+        for search, row in zip(self.searches, logits):
+            branch = _Branch(self.tree.root, 1.0, (), [], 0, True)
+            search.take(branch, root, row[[decision.position - first for decision in root.decisions]], [])
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, **options: int) -> np.ndarray:
+        """Run tokens through the model and into the cache; gives their logits `[B, T, C]`."""
+        device = self.model.device
+        logits = self.model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=positions.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+            **options,
+        ).logits[..., self.columns]
+        return logits.float().cpu().numpy()
+
+    def _feed_nodes(self, coverage: float, max_nodes: int) -> bool:
+        """Feed the next branches of all rows in one pass and take their decisions; False if none are left."""
+        taken = [self.searches[i].next_branches(coverage, max_nodes) for i in self.active]
         busy = [at for at, branches in enumerate(taken) if branches]
         if not busy:
-            return searches
-        if len(busy) < 0.75 * len(active):  # copying the cache pays only when it gets clearly smaller
-            keep = torch.tensor(busy, device=device)
-            cache.batch_select_indices(keep)
-            visible = visible[busy]
-            active, taken = [active[at] for at in busy], [taken[at] for at in busy]
-        nodes = [[tree.nodes[branch.node] for branch in branches] for branches in taken]
+            return False
+        if len(busy) < 0.75 * len(self.active):  # copying the cache only pays if it gets clearly smaller
+            taken = [taken[at] for at in busy]
+            self._keep(busy)
+        ids, positions, sees = self._layout(taken)
+        logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions), self._mask(sees))
+        for at, branches in enumerate(taken):
+            begin = 0
+            for branch in branches:
+                node = self.tree.nodes[branch.node]
+                places = list(range(self.width + begin, self.width + begin + len(node.tokens)))
+                decisions = [begin + decision.position for decision in node.decisions]
+                self.searches[self.active[at]].take(branch, node, logits[at, decisions], places)
+                begin += len(node.tokens)
+        self.width += ids.shape[1]
+        return True
+
+    def _keep(self, kept: list[int]) -> None:
+        """Drop all rows of the cache but these, given by their numbers in it."""
+        self.cache.batch_select_indices(torch.tensor(kept, device=self.model.device))
+        self.visible = self.visible[kept]
+        self.active = [self.active[at] for at in kept]
+
+    def _layout(self, taken: list[list[_Branch]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lay the tokens of the branches' nodes side by side, one line for each row of the cache.
+
+        Args:
+            taken: branches of each row of the cache.
+
+        Returns:
+            token ids `[B, T]`; their positions `[B, T]`; and which of the nodes' tokens, those in the cache and these,
+            each token sees: its ancestors', those before it in its node, and itself, `[B, T, width + T]`.
+        """
+        nodes = [[self.tree.nodes[branch.node] for branch in branches] for branches in taken]
         count = max(sum(len(node.tokens) for node in row) for row in nodes)
-        ids = np.full((len(active), count), pad_id)
-        positions = np.zeros((len(active), count), dtype=np.int64)
-        # Which of the nodes' tokens each token sees: its ancestors', those before it in its node, and itself.
-        sees = np.zeros((len(active), count, width + count), dtype=bool)
-        sees[:, np.arange(count), width + np.arange(count)] = True
+        ids = np.full((len(taken), count), self.pad_id)
+        positions = np.zeros((len(taken), count), dtype=np.int64)
+        sees = np.zeros((len(taken), count, self.width + count), dtype=bool)
+        sees[:, np.arange(count), self.width + np.arange(count)] = True
         for at, (branches, row) in enumerate(zip(taken, nodes)):
             begin = 0
             for branch, node in zip(branches, row):
                 end = begin + len(node.tokens)
                 ids[at, begin:end] = node.tokens
-                positions[at, begin:end] = next_positions[active[at]] + branch.depth + np.arange(end - begin)
+                position = self.next_positions[self.active[at]] + branch.depth
+                positions[at, begin:end] = position + np.arange(end - begin)
                 sees[at, begin:end, branch.seen] = True
                 for k in range(begin + 1, end):
-                    sees[at, k, width + begin : width + k] = True
+                    sees[at, k, self.width + begin : self.width + k] = True
                 begin = end
-        mask = torch.cat([visible[:, None].expand(-1, count, -1), torch.from_numpy(sees)], dim=2)[:, None].to(device)
-        if model.config._attn_implementation != "sdpa":  # which alone takes yes and no
-            mask = torch.where(mask, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
-        logits = model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=mask,
-            position_ids=torch.from_numpy(positions).to(device),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[..., columns]
-        logits = logits.float().cpu().numpy()
-        for at, (branches, row) in enumerate(zip(taken, nodes)):
-            begin = 0
-            for branch, node in zip(branches, row):
-                places = list(range(width + begin, width + begin + len(node.tokens)))
-                decisions = [begin + decision.position for decision in node.decisions]
-                searches[active[at]].take(branch, node, logits[at, decisions], places)
-                begin += len(node.tokens)
-        width += count
+        return ids, positions, sees
+
+    def _mask(self, sees: np.ndarray) -> torch.Tensor:
+        """Attention mask `[B, 1, T, cache + T]`: the prompt, and what `sees` says of the nodes' tokens."""
+        prompts = self.visible[:, None].expand(-1, sees.shape[1], -1)
+        mask = torch.cat([prompts, torch.from_numpy(sees)], dim=2)[:, None].to(self.model.device)
+        if self.model.config._attn_implementation == "sdpa":  # the only one that takes a boolean mask
+            return mask
+        return torch.where(mask, 0.0, torch.finfo(self.model.dtype).min).to(self.model.dtype)
 
 
 @torch.inference_mode()
-def decode_freely(model, tokenizer, prompt, texts, batch_size, max_new_tokens):
-    """What the model answers when nothing holds it to valid answers: greedy texts `[N]`."""
+def decode_freely(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    texts: list[list[int]],
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[str]:
+    """Decode greedily without restricting the model to valid answers.
+
+    Args:
+        model: causal language model, on its device, in evaluation mode.
+        tokenizer: turns its answers into text.
+        prompt: the tokens around a text.
+        texts: token ids of the N texts.
+        batch_size: texts in a batch.
+        max_new_tokens: tokens of an answer at most.
+
+    Returns:
+        the answers, `[N]`.
+    """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=prompt.end, pad_token_id=tokenizer.pad_token_id
     )
