@@ -1,9 +1,10 @@
-"""pyproject.toml and the requirements files name the same packages at the same versions, and these are installed."""
+"""pyproject.toml, the requirements files and the workflow name the same packages, versions and Pythons."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+import yaml
 
 from conftest import ROOT
 
@@ -43,3 +44,11 @@ def test_these_versions_are_installed(name):
         except PackageNotFoundError:
             pytest.fail(f"{requirement} is not installed: make install")
         assert installed == wanted, requirement
+
+
+def test_workflow_runs_the_oldest_and_the_newest_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    oldest, newest = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    after_newest = f"3.{int(newest.removeprefix('3.')) + 1}"
+    assert PROJECT["requires-python"] == f">={oldest},<{after_newest}"
+    assert workflow["jobs"]["test"]["steps"][-1]["run"] == "make test"
