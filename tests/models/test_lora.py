@@ -24,7 +24,7 @@ from utils.models.loading import load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules
 from utils.runs.folder import load_task
 from utils.runs.inference import load_run, predict_table
-from utils.training.batches import MultiLabelTrainer
+from utils.training.classifier import MultiLabelTrainer
 from utils.training.preflight import Texts, check_weights
 
 LABELS = list(pd.read_csv(SAMPLE / "sample_submission.csv").columns[1:])

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from utils.scoring.evaluation import evaluate
+from utils.scoring import bootstrap, scores
+from utils.scoring.evaluation import evaluate, metric_names, summary_table
 from utils.scoring.metrics import MultiLabelMetric
 from utils.scoring.predictions import Predictions
+from utils.scoring.scores import WITH_INTERVAL
 from utils.scoring.thresholds import ThresholdRule
 
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]])
@@ -18,24 +20,24 @@ def compute():
 
 
 def test_scores_by_hand():
-    scores = compute()
-    assert scores["f1/a"] == pytest.approx(0.5)
-    assert scores["f1/b"] == pytest.approx(1.0)
-    assert scores["f1/c"] == 0  # neither present nor predicted
-    assert scores["f1_macro"] == pytest.approx(0.5)
-    assert scores["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    found = compute()
+    assert found["f1/a"] == pytest.approx(0.5)
+    assert found["f1/b"] == pytest.approx(1.0)
+    assert found["f1/c"] == 0  # neither present nor predicted
+    assert found["f1_macro"] == pytest.approx(0.5)
+    assert found["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     # Rows: right; one of two; no label and none given, which is right; one too many.
-    assert scores["jaccard"] == pytest.approx((1 + 1 / 2 + 1 + 1 / 2) / 4)
-    assert scores["f1_samples"] == pytest.approx((1 + 2 / 3 + 1 + 2 / 3) / 4)
-    assert scores["exact_match"] == pytest.approx(0.5)
-    assert scores["support/a"] == 2
+    assert found["jaccard"] == pytest.approx((1 + 1 / 2 + 1 + 1 / 2) / 4)
+    assert found["f1_samples"] == pytest.approx((1 + 2 / 3 + 1 + 2 / 3) / 4)
+    assert found["exact_match"] == pytest.approx(0.5)
+    assert found["support/a"] == 2
 
 
 def test_ranking_scores():
-    scores = compute()
+    found = compute()
     precisions = [metrics.average_precision_score(TRUTH[:, i], SCORES[:, i]) for i in (0, 1)]
-    assert scores["map"] == pytest.approx(np.mean(precisions))
-    assert scores["lrap"] == pytest.approx(metrics.label_ranking_average_precision_score(TRUTH, SCORES))
+    assert found["map"] == pytest.approx(np.mean(precisions))
+    assert found["lrap"] == pytest.approx(metrics.label_ranking_average_precision_score(TRUTH, SCORES))
 
 
 def test_evaluation_has_both_figures_and_never_the_flattering_one():
@@ -55,3 +57,22 @@ def test_evaluation_has_both_figures_and_never_the_flattering_one():
     fixed = evaluate(rows, ThresholdRule("fixed", 0))
     assert "f1_macro_tuned" not in fixed.metrics
     assert fixed.metrics["f1_macro"] == pytest.approx(at_half)
+
+
+def test_labels_that_a_score_leaves_out_are_named():
+    truth = np.column_stack([TRUTH, np.ones(4, dtype=int)])  # c is never true, d always
+    rows = Predictions(list("abcd"), list("1234"), list("wxyz"), truth, np.random.default_rng(0).random(truth.shape))
+    evaluation = evaluate(rows, ThresholdRule("fixed", 0))
+    assert evaluation.metrics["left_out/map"] == 1
+    assert "mAP is the mean without the labels that no row has: 1 left out." in summary_table(evaluation.metrics)
+    whole = evaluate(rows.in_order(["a", "b", "d"]), ThresholdRule("fixed", 0))
+    assert "left_out/map" not in whole.metrics
+    assert "left out" not in summary_table(whole.metrics)
+
+
+def test_every_score_of_the_table_is_in_an_evaluation_and_has_its_interval():
+    rows = Predictions(list("abc"), list("1234"), list("wxyz"), TRUTH, SCORES)
+    evaluation = evaluate(rows, ThresholdRule("global", 0))
+    assert set(evaluation.metrics) - {"left_out/map"} == metric_names(list("abc"), ThresholdRule("global", 0))
+    assert {score.name for score in WITH_INTERVAL} == set(bootstrap.SCORES)
+    assert all(score.title in summary_table(evaluation.metrics) for score in scores.SCORES)

@@ -12,7 +12,7 @@ from utils.core.tables import format_bytes, format_seconds, format_share, format
 from utils.runs.comparison import COMPARED_OF_PROBABILITIES, Board
 from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
-from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL
+from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL, left_out, left_out_notes
 
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
@@ -91,11 +91,12 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         )
     elif any(entry.arguments.get("load_best_model_at_end") for entry in board.entries):
         chosen = " Checkpoints were chosen on these rows, so expect a little less on new ones."
+    notes = "".join(f" {note}" for note in left_out_notes(left_out(board.truth), MORE_SCORES))
     rows = f"{len(board.truth):,} {'held' if held else 'validation'} rows, {len(board.labels)} labels."
     return (
         f"{rows} {what} micro-F1, Jaccard and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
         f"rows ({resamples:,} resamples); ±: standard deviation over seeds or folds. Folds are scored together, their "
-        f"training times added up.{chosen}"
+        f"training times added up.{chosen}{notes}"
     )
 
 

@@ -12,7 +12,17 @@ from utils.core.tables import format_table
 from utils.data.examples import Examples
 from utils.scoring.metrics import MultiLabelMetric
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import AT_HALF, DECODED, KINDS, OF_PREDICTIONS, OF_PROBABILITIES, PER_LABEL, TUNED
+from utils.scoring.scores import (
+    AT_HALF,
+    DECODED,
+    KINDS,
+    OF_PREDICTIONS,
+    OF_PROBABILITIES,
+    PER_LABEL,
+    TUNED,
+    left_out,
+    left_out_notes,
+)
 from utils.scoring.thresholds import ThresholdRule, Thresholds
 
 
@@ -86,7 +96,7 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
     thresholds = rule.fit(probabilities, truth)
     metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
-    return Evaluation(predictions, metrics | predictions.figures, thresholds)
+    return Evaluation(predictions, metrics | left_out(truth) | predictions.figures, thresholds)
 
 
 def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:
@@ -110,7 +120,8 @@ def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:
     for score in OF_PROBABILITIES:
         values = {DECODED: "", AT_HALF: metrics[score.name], TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
-    return format_table(["score", *(KINDS[kind] for kind in kinds)], rows, markdown)
+    table = format_table(["score", *(KINDS[kind] for kind in kinds)], rows, markdown)
+    return "\n\n".join([table, *left_out_notes(metrics)])
 
 
 def label_table(metrics: dict[str, float], labels: list[str], markdown: bool = False) -> str:

@@ -32,6 +32,8 @@ class Score:
         compared: whether comparisons of runs show it.
         interval: whether comparisons and reports show its bootstrap interval; `utils.scoring.bootstrap` computes it.
         higher_is_better: which checkpoint `--metric_for_best_model` picks.
+        labels: function of truth that says which labels the mean is over, `[L]` of booleans; None for all.
+        without: what the other labels are, in words.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Score:
     compared: bool = False
     interval: bool = False
     higher_is_better: bool = True
+    labels: Callable[[np.ndarray], np.ndarray] | None = None
+    without: str = ""
 
 
 def f1_per_label(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -49,8 +53,12 @@ def f1_per_label(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     return metrics.f1_score(truth, predictions, average=None, zero_division=0.0)
 
 
+def _present(truth: np.ndarray) -> np.ndarray:
+    return np.asarray(truth).any(axis=0)
+
+
 def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    present = truth.any(axis=0)
+    present = _present(truth)
     if not present.any():
         return 0.0
     return metrics.average_precision_score(truth[:, present], probabilities[:, present])
@@ -95,12 +103,36 @@ SCORES = (
         interval=True,
     ),
     Score("exact_match", "exact match", metrics.accuracy_score),
-    Score("map", "mAP", _mean_average_precision, of_probabilities=True, logged=True),  # over labels with a positive row
+    Score(
+        "map",
+        "mAP",
+        _mean_average_precision,
+        of_probabilities=True,
+        logged=True,
+        labels=_present,
+        without="that no row has",
+    ),
     Score("lrap", "LRAP", _ranking_precision, of_probabilities=True),
 )
 OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
 OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
 WITH_INTERVAL = tuple(score for score in SCORES if score.interval)
+
+
+def left_out(truth: np.ndarray) -> dict[str, int]:
+    """How many labels of truth `[N, L]` a score leaves out of its mean: `left_out/x` for each score x that does."""
+    counts = {score.name: int((~score.labels(truth)).sum()) for score in SCORES if score.labels is not None}
+    return {f"left_out/{name}": count for name, count in counts.items() if count}
+
+
+def left_out_notes(counts: dict[str, float], scores: tuple[Score, ...] = SCORES) -> list[str]:
+    """What to say below a table of scores: which of them leave labels out, given what `left_out` gives, or metrics that
+    hold it."""
+    return [
+        f"{score.title} is the mean without the labels {score.without}: {counts[name]} left out."
+        for score in scores
+        if (name := f"left_out/{score.name}") in counts
+    ]
 
 
 def higher_is_better(metric: str) -> bool:
