@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from sklearn import metrics
 
 from utils.scoring import bootstrap, scores
 from utils.scoring.evaluation import evaluate, metric_names, summary_table
 from utils.scoring.metrics import MultiLabelMetric
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import WITH_INTERVAL
+from utils.scoring.scores import WITH_INTERVAL, left_out
 from utils.scoring.thresholds import ThresholdRule
 
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]])
@@ -40,6 +43,30 @@ def test_ranking_scores():
     assert found["lrap"] == pytest.approx(metrics.label_ranking_average_precision_score(TRUTH, SCORES))
 
 
+@given(
+    hnp.arrays(np.int8, st.tuples(st.integers(1, 12), st.integers(2, 4)), elements=st.integers(0, 1)),
+    st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_roc_auc_is_the_share_of_pairs_in_the_right_order(truth, seed):
+    scores = np.random.default_rng(seed).integers(0, 4, truth.shape) / 4  # coarse, so that ties are common
+
+    def by_pairs(labels, values):
+        pairs = [(p > n) + 0.5 * (p == n) for p in values[labels == 1] for n in values[labels == 0]]
+        return np.mean(pairs) if pairs else None
+
+    areas = [area for area in map(by_pairs, truth.T, scores.T) if area is not None]
+    labels = list("abcd"[: truth.shape[1]])
+    found = MultiLabelMetric(keep_in_memory=True).compute(
+        predictions=truth, scores=scores, references=truth, label_names=labels
+    )
+    assert found["roc_auc_macro"] == pytest.approx(np.mean(areas) if areas else 0.5)
+    whole = by_pairs(truth.ravel(), scores.ravel())
+    assert found["roc_auc_micro"] == pytest.approx(0.5 if whole is None else whole)
+    left = left_out(truth).get("left_out/roc_auc_macro", 0)
+    assert left == len(labels) - len(areas)
+
+
 def test_evaluation_has_both_figures_and_never_the_flattering_one():
     rng = np.random.default_rng(1)
     labels = (rng.random((120, 4)) < [0.4, 0.2, 0.1, 0.05]).astype(np.int8)
@@ -64,15 +91,18 @@ def test_labels_that_a_score_leaves_out_are_named():
     rows = Predictions(list("abcd"), list("1234"), list("wxyz"), truth, np.random.default_rng(0).random(truth.shape))
     evaluation = evaluate(rows, ThresholdRule("fixed", 0))
     assert evaluation.metrics["left_out/map"] == 1
+    assert evaluation.metrics["left_out/roc_auc_macro"] == 2
     assert "mAP is the mean without the labels that no row has: 1 left out." in summary_table(evaluation.metrics)
-    whole = evaluate(rows.in_order(["a", "b", "d"]), ThresholdRule("fixed", 0))
-    assert "left_out/map" not in whole.metrics
+    whole = evaluate(rows.in_order(["a", "b"]), ThresholdRule("fixed", 0))
+    assert not [name for name in whole.metrics if name.startswith("left_out")]
     assert "left out" not in summary_table(whole.metrics)
 
 
 def test_every_score_of_the_table_is_in_an_evaluation_and_has_its_interval():
     rows = Predictions(list("abc"), list("1234"), list("wxyz"), TRUTH, SCORES)
     evaluation = evaluate(rows, ThresholdRule("global", 0))
-    assert set(evaluation.metrics) - {"left_out/map"} == metric_names(list("abc"), ThresholdRule("global", 0))
+    assert set(evaluation.metrics) - {"left_out/map", "left_out/roc_auc_macro"} == metric_names(
+        list("abc"), ThresholdRule("global", 0)
+    )
     assert {score.name for score in WITH_INTERVAL} == set(bootstrap.SCORES)
     assert all(score.title in summary_table(evaluation.metrics) for score in scores.SCORES)

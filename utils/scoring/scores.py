@@ -64,6 +64,22 @@ def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> flo
     return metrics.average_precision_score(truth[:, present], probabilities[:, present])
 
 
+def _two_classes(truth: np.ndarray) -> np.ndarray:
+    truth = np.asarray(truth)
+    return truth.any(axis=0) & ~truth.all(axis=0)
+
+
+def _roc_auc_macro(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean of the labels' areas under the ROC curve, 0.5 where no label has both classes."""
+    usable = _two_classes(truth)
+    return metrics.roc_auc_score(truth[:, usable], probabilities[:, usable]) if usable.any() else 0.5
+
+
+def _roc_auc_micro(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Area under the ROC curve of all cells together, 0.5 where all are of one class."""
+    return metrics.roc_auc_score(truth, probabilities, average="micro") if len(np.unique(truth)) > 1 else 0.5
+
+
 def _ranking_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
     with warnings.catch_warnings():
         # A row whose cells are all 0 or all 1 has no ranking to get wrong: scikit-learn counts it as 1 and warns.
@@ -113,6 +129,17 @@ SCORES = (
         without="that no row has",
     ),
     Score("lrap", "LRAP", _ranking_precision, of_probabilities=True),
+    Score(
+        "roc_auc_macro",
+        "macro ROC-AUC",
+        _roc_auc_macro,
+        of_probabilities=True,
+        logged=True,
+        compared=True,
+        labels=_two_classes,
+        without="of which all rows or none are true",
+    ),
+    Score("roc_auc_micro", "micro ROC-AUC", _roc_auc_micro, of_probabilities=True, logged=True, compared=True),
 )
 OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
 OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
