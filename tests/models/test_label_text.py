@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from utils.core.errors import UserError
+from utils.data.examples import Examples
 from utils.models.generator.label_text import LabelText, choose_label_text
 from utils.models.generator.label_tree import build_label_tree
 from utils.models.generator.prompts import (
@@ -100,14 +101,15 @@ def test_only_labels_and_end_count_in_the_loss(tiny):
     budget = text_budget(prompt, answers, len(prompt.head) + len(prompt.tail) + 30)
     texts = ["so happy", "no feelings", "a text that is far too long " * 20, "sly <|im_end|> text"]
     rows = [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]
-    examples = datasets.Dataset.from_dict({"id": list("abcd"), "text": texts, "labels": rows})
-    encoded = encode_conversations(examples, tokenizer, prompt, answers, label_text, budget)
+    examples = Examples(datasets.Dataset.from_dict({"id": list("abcd"), "text": texts, "labels": rows}))
+    encoded = encode_conversations(examples, tokenizer, prompt, answers, label_text.columns, budget)
     counted = [tokenizer.decode([i for i in row if i != -100]) for row in encoded["labels"]]
     ends = "<|im_end|>"
     assert counted == [f"joy, love{ends}", f"none{ends}", f"anger, joy, love{ends}", f"anger{ends}"]
     # The long text is cut, not its labels; all other rows are whole.
     cut = len(text_ids(texts[2:3], tokenizer)[0]) - budget
-    assert encoded["cut"] == [0, 0, cut, 0]
+    whole = zip(encoded["full_length"][:], encoded["length"][:])
+    assert [full_length - length for full_length, length in whole] == [0, 0, cut, 0]
     for ids, labels, length in zip(encoded["input_ids"], encoded["labels"], encoded["length"]):
         assert len(ids) == len(labels) == length <= len(prompt.head) + len(prompt.tail) + 30
         assert ids[: len(prompt.head)] == prompt.head

@@ -31,6 +31,7 @@ from utils.models.loading import load_tokenizer
 from utils.models.parameters import parameter_kind
 from utils.runs.finished import read_run
 from utils.runs.inference import load_run
+from utils.scoring.scores import SCORES
 from utils.training.generator import GeneratorTrainingArguments, LabelTrainer
 
 LABELS = list(pd.read_csv(SAMPLE / "sample_submission.csv").columns[1:])
@@ -200,7 +201,7 @@ def test_loss_equals_trl(tiny, tmp_path):
     )
     encoded = generator.encode(examples)
     args = GeneratorTrainingArguments(output_dir=str(tmp_path / "ours"), bf16=False, per_device_eval_batch_size=12)
-    no_scores = SimpleNamespace(metrics={})
+    no_scores = SimpleNamespace(metrics={score.name: 0.0 for score in SCORES})
     ours = LabelTrainer(generator, args, encoded, encoded, lambda coverage: no_scores, 0.9).evaluate()
     theirs = SFTTrainer(
         model=load_generator(GeneratorModelArguments(model_name_or_path=tiny("qwen3"), dtype="float32"), tokenizer),

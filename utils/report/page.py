@@ -120,7 +120,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
 
     rows = [[score.title, *(cell(score.name, kind) for kind in kinds)] for score in OF_PREDICTIONS]
     for score in OF_PROBABILITIES:
-        rows.append([score.title, run.results[f"eval_{score.name}"], *["same"] * (len(kinds) - 1)])
+        rows.append([score.title, run.results.get(f"eval_{score.name}", "-"), *["same"] * (len(kinds) - 1)])
     paragraphs = [
         f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
         f"({RESAMPLES:,} resamples); the luck of the training seed is not in it."

@@ -118,7 +118,8 @@ def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:
     kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
     rows = [[score.title, *(metrics[f"{score.name}{kind}"] for kind in kinds)] for score in OF_PREDICTIONS]
     for score in OF_PROBABILITIES:
-        values = {DECODED: "", AT_HALF: metrics[score.name], TUNED: "same"}
+        # A run that was made before a score was added to the table does not have it.
+        values = {DECODED: "", AT_HALF: metrics.get(score.name, "-"), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
     table = format_table(["score", *(KINDS[kind] for kind in kinds)], rows, markdown)
     return "\n\n".join([table, *left_out_notes(metrics)])
