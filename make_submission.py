@@ -3,7 +3,7 @@
     python make_submission.py --model outputs/roberta --test_file test.csv --output_file submission.csv
 
 The run folder says what the labels and columns are, how texts are read, and the thresholds. Probabilities of several
-runs are averaged, with --weights if you like; their thresholds are chosen anew on the average of their validation
+runs are averaged, with --weights if you like; new thresholds are chosen on the average of their validation
 predictions. The folds of one training count as one run, with the predictions of the rows that each has held out.
 
 The test file is read, predicted and written chunk by chunk, so it may be of any length. Under `accelerate launch` the

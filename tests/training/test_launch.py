@@ -16,9 +16,9 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 
 import run_classifier
 from conftest import ROOT, run_script, start_script, training_flags
-from utils.core.arguments import ModelArguments
+from utils.core.arguments import ModelArguments, ThresholdArguments
 from utils.core.errors import UserError
-from utils.training.arguments import TaskTrainingArguments
+from utils.training.arguments import TaskTrainingArguments, fill_in
 from utils.training.launch import check_checkpoint, check_launch
 
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -135,6 +135,7 @@ def test_four_bit_weights_are_packed_so_that_fsdp_can_shard_them(tmp_path):
     model_args, training_args = arguments(tmp_path, QLORA, bf16=True)
     training_args.use_cpu = False  # what is refused last
     with patch_environment(**FSDP):
+        fill_in(model_args, ThresholdArguments(), training_args)
         check_launch(model_args, training_args)
     assert (model_args.bnb_4bit_quant_storage, model_args.dtype) == ("bfloat16", "bfloat16")
     assert training_args.optim == "adamw_torch_fused"

@@ -199,7 +199,7 @@ class RunArguments:
 
     preflight_only: bool = option(False, "print what would be trained, with checks and estimated memory, and stop")
     merge_adapter: bool = option(False, "also write OUTPUT_DIR/merged, a 16-bit model with the adapter merged in")
-    overwrite: bool = option(False, "train anew in an --output_dir that holds a finished or other run")
+    overwrite: bool = option(False, "train again in an --output_dir that holds a finished or other run")
     report: bool = option(True, "write pictures and report.html into the folder of the run")
     keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
     early_stopping_patience: int | None = option(

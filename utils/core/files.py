@@ -25,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         UserError: if `path` cannot be written; before the block runs, if the problem shows by then.
     """
     path = Path(path)
-    with told_if_unwritable(path):
+    with unwritable_as_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -37,17 +37,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         except OSError as error:
             # A full disk names no file. Errors about other files are not about `path` and pass through.
             if error.filename == str(temporary) or error.errno in (errno.ENOSPC, errno.EDQUOT):
-                with told_if_unwritable(path):
+                with unwritable_as_user_error(path):
                     raise
             raise
-        with told_if_unwritable(path):
+        with unwritable_as_user_error(path):
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def told_if_unwritable(path: str | Path) -> Iterator[None]:
+def unwritable_as_user_error(path: str | Path) -> Iterator[None]:
     """Turn an OSError in the block into a `UserError` that names `path`, the file or folder being written.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a person at the terminal is told while a script works."""
+"""Messages for the person at the terminal, while a script works."""
 
 import os
 import sys

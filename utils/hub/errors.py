@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from utils.core.errors import UserError
 
 WHAT_TO_DO = {
-    401: "log in anew by `hf auth login`, or set HF_TOKEN to a token that is valid",
+    401: "log in again by `hf auth login`, or set HF_TOKEN to a token that is valid",
     403: "the token may not write there: give it the right to, or choose another --hub_model_id",
     404: "no such repository or account, or the token may not see it: check the name, and log in by `hf auth login`",
     409: "somebody else is changing the repository: try again",

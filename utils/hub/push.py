@@ -267,7 +267,7 @@ def _hub_card(folder: str | Path, content: dict[str, bytes], name: str, push: Pu
         now,
         load_task(folder),
         results,
-        name=Path(folder).resolve().name,
+        name=name.split("/")[-1],
         address=name,
         pictures=present_pictures(folder),
         on_hub=True,

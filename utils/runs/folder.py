@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
-from utils.core.files import read_json, read_part, told_if_unwritable, write_json
+from utils.core.files import read_json, read_part, unwritable_as_user_error, write_json
 from utils.data.task import TASK_FILE, Task
 from utils.models.approaches import ADAPTER_FILE, APPROACHES
 
@@ -150,7 +150,7 @@ def begin_run(output_dir: str | Path, arguments: dict[str, Any], task: Task, res
         resuming: whether complete checkpoints stay.
     """
     output_dir = Path(output_dir)
-    with told_if_unwritable(output_dir):
+    with unwritable_as_user_error(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(output_dir / STAGING_FOLDER, ignore_errors=True)
     # Results first: from here on the folder is not a finished run any more.

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from utils.core.errors import UserError
-from utils.core.files import atomic_path, told_if_unwritable
+from utils.core.files import atomic_path, unwritable_as_user_error
 from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
 from utils.data.tables import Table, read_chunks
@@ -298,7 +298,7 @@ def predict_runs(
                 predictions = predict_table(run, chunk, batch_size).in_order(task.labels)
                 if main_process:
                     if average is None:
-                        with told_if_unwritable(output_file):
+                        with unwritable_as_user_error(output_file):
                             Path(output_file).parent.mkdir(parents=True, exist_ok=True)
                         average = ProbabilityFile(Path(output_file).parent, len(task.labels))
                     average.add(chunk.start, predictions.probabilities * weight)

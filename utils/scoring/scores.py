@@ -15,7 +15,7 @@ from sklearn import metrics
 AT_HALF, TUNED, DECODED = "", "_tuned", "_decoded"
 KINDS = {DECODED: "answers", AT_HALF: "at 0.5", TUNED: "tuned (cross-fitted)"}
 
-# Of each label, at the thresholds in use, under names such as `f1/joy`.
+# Scores of single labels, at the thresholds in use, under names such as `f1/joy`.
 PER_LABEL = ("precision", "recall", "f1", "support")
 
 

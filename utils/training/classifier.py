@@ -59,7 +59,7 @@ class MultiLabelTrainer(LengthGroupedBatches, Trainer):
         use_readable_log(self)
 
     def predict_in_order(self, tokens: datasets.Dataset) -> np.ndarray:
-        """Probabilities `[N, L]` of encoded examples, in their order, whatever the number of processes."""
+        """Probabilities `[N, L]` of encoded examples, in their order, with any number of processes."""
         order = longest_first(tokens["length"][:])
         return _in_order(self.predict(tokens.select(order), metric_key_prefix="eval").predictions, order)
 

@@ -178,8 +178,8 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Loss and token accuracy, then the labels' scores: added here, early stopping and the trackers see them.
 
-        Loss and accuracy are over all answer tokens of the rows, whatever the batches: Trainer would take the mean of
-        the batches' means.
+        Loss and accuracy are means over all answer tokens of the rows, and do not depend on how these are batched;
+        Trainer would take the mean of the batches' means.
         """
         self._evaluated = torch.zeros(5, dtype=torch.float64)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)

@@ -197,13 +197,13 @@ def check_checkpoint(checkpoint: str | None, training_args: TrainingArguments) -
     if engine != written_by:
         raise UserError(
             f"{checkpoint} was saved by another engine ({written_by}, now it is {engine}): launch as before, or begin "
-            "anew with --overwrite"
+            "again from the start with --overwrite"
         )
     processes = len(list(Path(checkpoint).glob("rng_state*.pth")))
     if engine == "DeepSpeed" and processes != state.num_processes:
         raise UserError(
             f"{checkpoint} holds DeepSpeed's shards of {processes} processes, now there are {state.num_processes}: "
-            f"launch with --num_processes {processes}, or begin anew with --overwrite"
+            f"launch with --num_processes {processes}, or begin again from the start with --overwrite"
         )
 
 
