@@ -7,9 +7,9 @@ a row.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
-from sklearn import metrics
 
 # What may follow the name of a score of 0/1 predictions: which predictions it is a score of.
 AT_HALF, TUNED, DECODED = "", "_tuned", "_decoded"
@@ -48,9 +48,16 @@ class Score:
     without: str = ""
 
 
+def _sklearn() -> ModuleType:
+    """scikit-learn's metrics. They take a second to load, and most readers of the table compute nothing."""
+    from sklearn import metrics
+
+    return metrics
+
+
 def f1_per_label(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """F1 of each label, 0 for one that is neither present nor predicted: `[L]`."""
-    return metrics.f1_score(truth, predictions, average=None, zero_division=0.0)
+    return _sklearn().f1_score(truth, predictions, average=None, zero_division=0.0)
 
 
 def _present(truth: np.ndarray) -> np.ndarray:
@@ -61,7 +68,7 @@ def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> flo
     present = _present(truth)
     if not present.any():
         return 0.0
-    return metrics.average_precision_score(truth[:, present], probabilities[:, present])
+    return _sklearn().average_precision_score(truth[:, present], probabilities[:, present])
 
 
 def _two_classes(truth: np.ndarray) -> np.ndarray:
@@ -72,19 +79,19 @@ def _two_classes(truth: np.ndarray) -> np.ndarray:
 def _roc_auc_macro(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean of the labels' areas under the ROC curve, 0.5 where no label has both classes."""
     usable = _two_classes(truth)
-    return metrics.roc_auc_score(truth[:, usable], probabilities[:, usable]) if usable.any() else 0.5
+    return _sklearn().roc_auc_score(truth[:, usable], probabilities[:, usable]) if usable.any() else 0.5
 
 
 def _roc_auc_micro(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Area under the ROC curve of all cells together, 0.5 where all are of one class."""
-    return metrics.roc_auc_score(truth, probabilities, average="micro") if len(np.unique(truth)) > 1 else 0.5
+    return _sklearn().roc_auc_score(truth, probabilities, average="micro") if len(np.unique(truth)) > 1 else 0.5
 
 
 def _ranking_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
     with warnings.catch_warnings():
         # A row whose cells are all 0 or all 1 has no ranking to get wrong: scikit-learn counts it as 1 and warns.
         warnings.simplefilter("ignore")
-        return metrics.label_ranking_average_precision_score(truth, probabilities)
+        return _sklearn().label_ranking_average_precision_score(truth, probabilities)
 
 
 # A row that has no label and is given none counts 1 in samples-F1 and Jaccard.
@@ -100,7 +107,7 @@ SCORES = (
     Score(
         "f1_micro",
         "micro-F1",
-        lambda truth, predictions: metrics.f1_score(truth, predictions, average="micro", zero_division=0.0),
+        lambda truth, predictions: _sklearn().f1_score(truth, predictions, average="micro", zero_division=0.0),
         logged=True,
         compared=True,
         interval=True,
@@ -108,17 +115,21 @@ SCORES = (
     Score(
         "f1_samples",
         "samples-F1",
-        lambda truth, predictions: metrics.f1_score(truth, predictions, average="samples", zero_division=1.0),
+        lambda truth, predictions: _sklearn().f1_score(truth, predictions, average="samples", zero_division=1.0),
     ),
     Score(
         "jaccard",
         "Jaccard",  # what SemEval-2018 E-c calls accuracy
-        lambda truth, predictions: metrics.jaccard_score(truth, predictions, average="samples", zero_division=1.0),
+        lambda truth, predictions: _sklearn().jaccard_score(truth, predictions, average="samples", zero_division=1.0),
         logged=True,
         compared=True,
         interval=True,
     ),
-    Score("exact_match", "exact match", metrics.accuracy_score),
+    Score(
+        "exact_match",
+        "exact match",
+        lambda truth, predictions: _sklearn().accuracy_score(truth, predictions),
+    ),
     Score(
         "map",
         "mAP",
