@@ -53,7 +53,6 @@ def main(args):
     from utils.report.tables import comparison_tables, write_csv
     from utils.runs.comparison import make_boards, validation_entries
     from utils.runs.finished import read_runs
-    from utils.runs.held_labels import score_on_held_labels
 
     targets = {name: getattr(args, name) for name in ("markdown", "csv", "html")}
     check_targets(targets, [*args.runs, args.truth, args.test_file], args.overwrite)
@@ -73,6 +72,8 @@ def main(args):
 
     # Score
     if args.truth:
+        from utils.runs.held_labels import score_on_held_labels  # loads datasets, and torch to predict
+
         files = (args.truth, args.test_file, args.csv_quoting)
         entries, left_out = score_on_held_labels(runs, submissions, *files, args.per_device_eval_batch_size)
     else:
