@@ -81,13 +81,9 @@ class Predictions:
         numbers = np.arange(len(self))[rows]
 
         def pick(values: list | np.ndarray | None) -> list | np.ndarray | None:
-            return (
-                [values[i] for i in numbers]
-                if isinstance(values, list)
-                else values
-                if values is None
-                else values[numbers]
-            )
+            if values is None:
+                return None
+            return [values[i] for i in numbers] if isinstance(values, list) else values[numbers]
 
         arrays = ("ids", "texts", "truth", "probabilities", "decoded", "folds", "groups")
         return replace(self, **{name: pick(getattr(self, name)) for name in arrays})
@@ -115,9 +111,9 @@ class Predictions:
             values = [getattr(part, name) for part in parts]
             if any(value is None for value in values):
                 return None
-            return (
-                [item for value in values for item in value] if isinstance(values[0], list) else np.concatenate(values)
-            )
+            if isinstance(values[0], list):
+                return [item for value in values for item in value]
+            return np.concatenate(values)
 
         arrays = {name: join(name) for name in ("ids", "texts", "truth", "probabilities", "decoded")}
         folds = np.repeat(np.arange(len(parts)), [len(part) for part in parts])

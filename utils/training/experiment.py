@@ -65,7 +65,7 @@ class Experiment:
         training_args: TaskTrainingArguments,
         eval_only: bool = False,
     ):
-        self.script, self.run_args, self.training_args, self.eval_only = script, run_args, training_args, eval_only
+        self.script, self.run_args, self.training_args = script, run_args, training_args
         fill_in(model_args, threshold_args, training_args, eval_only)
         self.rule = ThresholdRule.asked_for(threshold_args)
         self.output_dir = training_args.output_dir
