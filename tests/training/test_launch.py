@@ -285,8 +285,8 @@ def test_two_nodes_give_the_result_of_one_process(model_without_dropout, one_pro
 SHARED_FOLDER_CHECK = """
 import sys
 from pathlib import Path
-from utils import launch
 from utils.core.errors import UserError
+from utils.training import launch
 
 launch.SHARED_FOLDER_TIMEOUT = 1
 state = launch.this_process()
