@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -15,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 import make_submission
 import run_sft_labels
-from conftest import ROOT, SAMPLE, training_flags
+from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 from utils.core.arguments import GeneratorModelArguments
 from utils.models.generator.generator import Generation, build_generator
 from utils.models.generator.loading import load_generator
@@ -105,7 +104,7 @@ def test_a_new_process_answers_the_same(runs, key, tmp_path):
         "found = predict_labels(run.model.eval(), run.generator, texts, 7, torch.float32)\n"
         "print(json.dumps([found.probabilities.tolist(), found.decoded.tolist()]))"
     )
-    command = [sys.executable, "-c", code, str(folder), str(SAMPLE / "validation.csv")]
+    command = [WARM_PYTHON, "-c", code, str(folder), str(SAMPLE / "validation.csv")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     probabilities, decoded = map(np.array, json.loads(done.stdout.splitlines()[-1]))
@@ -131,7 +130,7 @@ def test_folder_and_card(runs, key):
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
     text = pd.read_csv(SAMPLE / "validation.csv")["Tweet"][5]
     snippet = snippet.replace('"so happy for you!! #proud"', repr(text))
-    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=False)
+    done = subprocess.run([WARM_PYTHON, "-c", snippet], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     run = load_run(folder)
     ids = text_ids([text], run.tokenizer)
