@@ -6,32 +6,80 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
-# Before anything is imported: no network, and caches that leave no trace.
-CACHE = tempfile.mkdtemp(prefix="test-cache-")
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HOME": CACHE,
-    "WANDB_MODE": "disabled",
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "CUDA_VISIBLE_DEVICES": "",
-}
+# Before anything is imported: no network, and caches that leave no trace. The workers of xdist share what the process
+# that started them has set.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": tempfile.mkdtemp(prefix="test-cache-"),
+        "WANDB_MODE": "disabled",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
 
-import pytest  # noqa: E402
+import pytest
+from filelock import FileLock
+
+import warm_python
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "sample_data"
+CACHE = Path(os.environ["HF_HOME"])
+WARM_COMMANDS = CACHE / "bin"  # `python` and `accelerate` that have their imports already; see warm_python.py
+WARM_PYTHON = str(WARM_COMMANDS / "python")
 
 
-# Files that take minutes come first, so that they do not end up on one worker while the other has nothing to do.
-LONGEST = ("test_quickstart.py", "test_readme.py", "test_same_result.py", "test_lora.py", "test_sft.py")
+# The longest files come first, so that none ends up on one worker while the other has nothing to do.
+LONGEST = (
+    *("test_quickstart.py", "test_same_result.py", "test_readme.py", "test_lora.py", "test_benchmarks.py"),
+    *("test_launch.py", "test_sweeps.py", "test_sft.py", "test_classifier.py", "test_tracking.py", "test_hub.py"),
+)
 
 
+def pytest_configure(config):
+    """Start the warm Python once for a test run; it imports nothing before its first command."""
+    if not hasattr(config, "workerinput"):
+        warm_python.write_commands(WARM_COMMANDS, Path(sys.prefix))
+        config.add_cleanup(lambda: shutil.rmtree(CACHE, ignore_errors=True))
+        config.add_cleanup(warm_python.start(CACHE))  # ended first
+
+
+# Fixtures that train in a new process, which has a Hub or a tracker of its own.
+TRAINED_ELSEWHERE = {"pushed", "tracked"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
-    """Put the longest files first."""
+    """Mark what trains elsewhere, and put the longest files first."""
+    for item in items:
+        if TRAINED_ELSEWHERE & set(item.fixturenames):
+            item.add_marker("processes")
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that the first test process to need it makes, for all of them: `made_once(name, make)` calls
+    `make(folder)`. Tests copy it before they change anything."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+    def get(name, make):
+        folder, finished = shared / name, shared / f"{name}.finished"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                make(folder)
+                finished.touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +98,21 @@ def fresh_copy(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
+def tiny(made_once):
     """Folder of a tiny base model: `tiny("roberta")`."""
     from utils.models.tiny import build
 
-    built = {}
-
-    def get(kind):
-        if kind not in built:
-            built[kind] = build(kind, tmp_path_factory.mktemp("models") / kind)
-        return built[kind]
-
-    return get
+    return cache(lambda kind: str(made_once(f"models/{kind}", lambda folder: build(kind, folder))))
 
 
-def start_script(script, *arguments, processes=None, launcher=()):
-    """Start a script in a new process, with `processes` through `accelerate launch`, given flags `launcher`."""
-    command = [sys.executable, script]
+def start_script(script, *arguments, processes=None, launcher=(), warm=True):
+    """Start a script in a new process, with `processes` through `accelerate launch`, given flags `launcher`; `warm`:
+    by an interpreter that has its imports already."""
+    python = WARM_PYTHON if warm else sys.executable
+    command = [python, script]
     if processes:
         config = f"accelerate_configs/cpu{'_2_processes' if processes > 1 else ''}.yaml"
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+        launch = [python, "-m", "accelerate.commands.launch", "--config_file", config]
         command = [*launch, "--num_processes", str(processes), *launcher, str(script)]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
@@ -108,24 +151,60 @@ def refused(capsys):
 
 
 @pytest.fixture(scope="session")
-def model_without_dropout(tiny, tmp_path_factory):
+def model_without_dropout(tiny, made_once):
     """A tiny RoBERTa whose training does not depend on how it draws random numbers."""
-    folder = tmp_path_factory.mktemp("models") / "roberta"
-    shutil.copytree(tiny("roberta"), folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+
+    def make(folder):
+        shutil.copytree(tiny("roberta"), folder)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return made_once("models/without_dropout/roberta", make)
+
+
+def files_of(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of every file of a folder: what shows that one was changed."""
+    states = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
 
 
 @pytest.fixture(scope="session")
-def trained(tiny, tmp_path_factory):
-    """A finished run of tiny RoBERTa on the sample data."""
+def trained(tiny, made_once):
+    """A finished run of tiny RoBERTa on the sample data. All tests have this one: copy it before you change it."""
     from run_classifier import main
 
-    output_dir = tmp_path_factory.mktemp("runs") / "trained"
-    main(training_flags(tiny("roberta"), output_dir))
-    return output_dir
+    folder = made_once("runs/trained", lambda folder: main(training_flags(tiny("roberta"), folder)))
+    before = files_of(folder)
+    yield folder
+    assert files_of(folder) == before, "a test has changed the run that all share"
+
+
+def undivided_flags(model, folder, micro_batch, accumulation=1, **more):
+    """Flags of a short training that gives the same result however its batches of 8 rows are cut."""
+    return training_flags(
+        model,
+        folder,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        max_train_samples=64,
+        per_device_eval_batch_size=31,  # divides the 124 rows, so that the mean validation loss is comparable
+        logging_steps=1,
+        bf16=False,
+        learning_rate=1e-3,
+        **more,
+    )
+
+
+@pytest.fixture(scope="session")
+def undivided(model_without_dropout, made_once):
+    """A finished run of one process with 8 rows a step and its checkpoints: what divided ones are compared with."""
+    from run_classifier import main
+
+    def make(folder):
+        main(undivided_flags(model_without_dropout, folder, 8, keep_checkpoints=True, save_total_limit=2))
+
+    return made_once("runs/undivided", make)
 
 
 def training_flags(model, output_dir, **flags):

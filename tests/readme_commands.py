@@ -1,4 +1,4 @@
-"""The commands of README.md, and a fresh copy to run them in."""
+"""The commands of README.md, run in a fresh copy."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from conftest import ROOT
+from warm_python import write_commands
 
 MARKS = ("needs the hub", "needs a GPU", "the test suite itself")
 BLOCK = re.compile(r"(?:<!-- (?P<mark>.*?) -->\n)?```bash\n(?P<code>.*?)```", re.DOTALL)
@@ -16,12 +17,26 @@ def blocks():
     return [match.groupdict() for match in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))]
 
 
+def warm_up(environment: Path) -> None:
+    """Make the link `environment` a virtual environment with the same packages, whose Python has its imports already.
+
+    Its `activate`, which README.md's commands source, is made for the new place.
+    """
+    environment.unlink()
+    commands = write_commands(environment / "bin", Path(sys.prefix))
+    activate = commands / "activate"
+    text = activate.read_text(encoding="utf-8")
+    text = re.sub(r"^( *(?:export )?VIRTUAL_ENV=).*$", rf'\1"{environment}"', text, flags=re.MULTILINE)
+    activate.unlink()  # a link to the one of the tests' environment
+    activate.write_text(text, encoding="utf-8")
+
+
 def run_block(code, folder):
     # The environment is there already, so `make` need not install it; the generator's scores are not looked at; and one
     # fold is as good as five.
     environment = os.environ | {
         "MAKEFLAGS": "-o .venv/installed GENERATOR_EPOCHS=1",
-        "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}",
         "FOLDS": "0",
     }
     done = subprocess.run(

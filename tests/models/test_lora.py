@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, pipeline
 
 import run_classifier
-from conftest import ROOT, SAMPLE, training_flags
+from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 from finished_runs import load_predictions
 from utils.core.arguments import ModelArguments
 from utils.data.tables import read_table
@@ -96,7 +95,7 @@ def predicted_elsewhere(runs, tmp_path_factory):
     ]
     calls = [[str(word) for word in call] for call in calls]
     code = "import json, sys, make_submission\nfor call in json.loads(sys.argv[1]): make_submission.main(call)"
-    command = [sys.executable, "-c", code, json.dumps(calls)]
+    command = [WARM_PYTHON, "-c", code, json.dumps(calls)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -155,7 +154,7 @@ def test_snippet_of_the_card_works_with_plain_peft(runs, key):
     snippet = snippet.replace("import torch\n", "import torch\ntorch.set_printoptions(precision=8)\n", 1)
     text = pd.read_csv(SAMPLE / "validation.csv")["Tweet"][5]
     snippet = snippet.replace('"so happy for you!! #proud"', repr(text)) + "\nprint(probabilities[0].tolist())"
-    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=False)
+    done = subprocess.run([WARM_PYTHON, "-c", snippet], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     probabilities = json.loads(done.stdout.splitlines()[-1])
     expected = load_predictions(folder, LABELS)[PROBABILITIES].to_numpy()[5]

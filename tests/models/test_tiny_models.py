@@ -1,10 +1,9 @@
 import subprocess
-import sys
 
 import pytest
 from transformers import AutoModel, AutoTokenizer
 
-from conftest import ROOT
+from conftest import ROOT, WARM_PYTHON
 
 
 @pytest.mark.parametrize("kind", ["roberta", "qwen2", "qwen3"])
@@ -20,7 +19,7 @@ def test_tiny_models_load(tiny, kind):
 
 
 def test_command_line(tmp_path):
-    command = [sys.executable, "-m", "utils.models.tiny", "qwen3", str(tmp_path / "model")]
+    command = [WARM_PYTHON, "-m", "utils.models.tiny", "qwen3", str(tmp_path / "model")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model" / "config.json").exists()

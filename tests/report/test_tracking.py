@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 import run_classifier
-from conftest import ROOT, SAMPLE, training_flags
+from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 from hub_server import MiniHub, online
 from utils.core.tables import format_table
 from utils.models.generator.label_text import LabelText
@@ -184,7 +184,7 @@ def test_trackers_that_cannot_track_are_refused_before_the_model_is_loaded(refus
     environment = os.environ | {"WANDB_MODE": "online", "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
     environment.pop("WANDB_API_KEY", None)
     done = subprocess.run(
-        [sys.executable, "run_classifier.py", *flags, "--report_to", "wandb"],
+        [WARM_PYTHON, "run_classifier.py", *flags, "--report_to", "wandb"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 2

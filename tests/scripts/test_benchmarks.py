@@ -2,19 +2,22 @@
 
 import json
 import subprocess
-import sys
+
+import pytest
 
 import run_sft_labels
-from conftest import ROOT, SAMPLE, training_flags
+from benchmarks import growth
+from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 
 
 def run_benchmark(name, *arguments):
-    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+    command = [WARM_PYTHON, "-m", f"benchmarks.{name}", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
+@pytest.mark.processes
 def test_encoder_throughput(tiny, tmp_path):
     results = tmp_path / "results.json"
     run_benchmark(
@@ -27,6 +30,7 @@ def test_encoder_throughput(tiny, tmp_path):
         assert content["ratios"][f"{figure} ours/bare"] == speeds[0] / speeds[1]
 
 
+@pytest.mark.processes
 def test_qlora_head(tiny, tmp_path):
     results = tmp_path / "results.json"
     model = tiny("qwen2")
@@ -38,9 +42,12 @@ def test_qlora_head(tiny, tmp_path):
     assert content["tokens_with_padding"] > 4 * 8
 
 
-def test_growth(tmp_path):
+@pytest.mark.processes
+def test_growth(tmp_path, monkeypatch):
     results = tmp_path / "results.json"
-    run_benchmark("growth", "--training_rows", 100, "--prediction_rows", 50, "--results", results)
+    words = ["growth", "--training_rows", "100", "--prediction_rows", "50", "--results", str(results)]
+    monkeypatch.setattr("sys.argv", words)
+    growth.main()  # here, as it measures new interpreters
     figures = json.loads(results.read_text())["figures"]
     assert {name: list(rows) for name, rows in figures.items()} == {
         "training": ["100"],

@@ -3,12 +3,14 @@
 import re
 
 import pandas as pd
+import pytest
 from sklearn.metrics import f1_score
 
 from conftest import SAMPLE
 from readme_commands import blocks, run_block
 
 
+@pytest.mark.processes
 def test_quickstart(fresh_copy):
     output = run_block(next(block["code"] for block in blocks() if "quickstart" in block["code"]), fresh_copy)
     assert "macro-F1" in output

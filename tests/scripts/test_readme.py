@@ -3,10 +3,11 @@
 import re
 
 import pandas as pd
+import pytest
 import yaml
 
 from conftest import ROOT, SAMPLE
-from readme_commands import MARKS, blocks, run_block
+from readme_commands import MARKS, blocks, run_block, warm_up
 
 
 def test_unmarked_commands_are_the_ones_below():
@@ -14,7 +15,9 @@ def test_unmarked_commands_are_the_ones_below():
     assert sum(block["mark"] is None for block in blocks()) == 12
 
 
+@pytest.mark.processes
 def test_other_commands(fresh_copy):
+    warm_up(fresh_copy / ".venv")  # the quick start's test starts the scripts as a user does; there are many more here
     # With fewer rows and epochs than a person would take: it is the commands that are tested here.
     for recipe in (fresh_copy / "recipes").glob("minilm_*.yaml"):
         values = yaml.safe_load(recipe.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import ROOT, SAMPLE
+from conftest import ROOT, SAMPLE, WARM_COMMANDS
 from finished_runs import copy_run
 from utils.core.parser import ArgumentParser
 
@@ -223,6 +223,7 @@ def test_a_sweep_that_is_told_to_stop_lets_the_training_save(tmp_path, kill, num
     assert log.read_text().splitlines() == ["began", f"saved {received}"]  # each once, and no other run
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_sweep_goes_on_where_it_was(tiny, trained, tmp_path, number):
     """With real trainings: killed, or stopped by Ctrl-C, in the second run, after the first."""
@@ -244,7 +245,8 @@ def test_a_stopped_sweep_goes_on_where_it_was(tiny, trained, tmp_path, number):
     assert not (tmp_path / "seed2" / "all_results.json").exists()
     before = (tmp_path / "seed1" / "all_results.json").stat().st_mtime_ns
 
-    environment = os.environ | changed
+    # Only the stopped sweep needs the processes that `accelerate launch` has.
+    environment = os.environ | changed | {"PATH": f"{WARM_COMMANDS}:{os.environ['PATH']}"}
     second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
     assert "seed1 is finished: skipped" in second.stdout

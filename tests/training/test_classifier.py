@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pytest
 
 import make_submission
 import run_classifier
-from conftest import SAMPLE, run_script, training_flags
+from conftest import SAMPLE, WARM_PYTHON, run_script, training_flags
 from finished_runs import load_predictions
 from utils.runs.folder import load_task
 from utils.runs.inference import load_run, predict_table
@@ -93,18 +92,18 @@ def test_model_learns_the_sample_data(tiny, tmp_path):
     assert json.loads((tmp_path / "run" / "all_results.json").read_text())["eval_f1_macro"] > 0.9
 
 
-def test_snippet_of_the_card_works(trained):
+def test_snippet_of_the_card_works(trained, tmp_path):
     card = (trained / "README.md").read_text(encoding="utf-8")
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
-    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=False)
+    done = subprocess.run([WARM_PYTHON, "-c", snippet], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     scores = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}
     assert set(scores) <= set(LABELS)
     rows = pd.DataFrame({"ID": ["1"], "Tweet": ["so happy for you!! #proud"]})
-    rows.to_csv(trained.parent / "one.csv", index=False)
+    rows.to_csv(tmp_path / "one.csv", index=False)
     from utils.data.tables import read_table
 
-    probabilities = predict_table(load_run(trained), read_table(trained.parent / "one.csv"), 1).probabilities[0]
+    probabilities = predict_table(load_run(trained), read_table(tmp_path / "one.csv"), 1).probabilities[0]
     thresholds = Thresholds.load(trained, LABELS).values
     expected = {label for label, p, t in zip(LABELS, probabilities, thresholds) if p >= t + 0.01}
     assert expected <= set(scores)

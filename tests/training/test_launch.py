@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, pa
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 import run_classifier
-from conftest import ROOT, run_script, start_script, training_flags
+from conftest import ROOT, WARM_PYTHON, run_script, start_script, training_flags, undivided_flags
 from utils.core.arguments import ModelArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.training.arguments import TaskTrainingArguments, fill_in
@@ -166,7 +165,7 @@ def test_packed_weights_compute_the_same(tiny):
 def test_fsdp_from_the_command_line(tmp_path):
     """The real launcher, as far as it goes without a GPU: our own refusal, told once."""
     config = ROOT / "accelerate_configs" / "fsdp2.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", 1]
+    command = [WARM_PYTHON, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", 1]
     done = subprocess.run(
         [*map(str, command), "run_classifier.py", *training_flags("m", tmp_path / "run")],
         cwd=ROOT,
@@ -212,20 +211,6 @@ def test_checkpoints_of_another_engine(tmp_path):
 # Nodes
 
 
-def spread_flags(model, folder, micro_batch, **more):
-    return training_flags(
-        model,
-        folder,
-        per_device_train_batch_size=micro_batch,
-        per_device_eval_batch_size=31,
-        max_train_samples=64,
-        logging_steps=1,
-        bf16=False,
-        learning_rate=1e-3,
-        **more,
-    )
-
-
 def final_scores(folder):
     results = json.loads((Path(folder) / "all_results.json").read_text())
     return {name: value for name, value in results.items() if isinstance(value, float) and name.startswith("eval_")}
@@ -239,22 +224,16 @@ def assert_same_scores(folder, expected):
             assert scores[name] == pytest.approx(others[name], abs=1e-4), name
 
 
-@pytest.fixture(scope="module")
-def one_process(model_without_dropout, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    run_classifier.main(spread_flags(model_without_dropout, folder, 8, keep_checkpoints=True, save_total_limit=2))
-    return folder
-
-
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def test_two_nodes_give_the_result_of_one_process(model_without_dropout, one_process, tmp_path):
+@pytest.mark.processes
+def test_two_nodes_give_the_result_of_one_process(model_without_dropout, undivided, tmp_path):
     """Two launchers on this machine that take each other for two nodes, with a process each."""
-    flags = spread_flags(model_without_dropout, tmp_path / "run", 4)
+    flags = undivided_flags(model_without_dropout, tmp_path / "run", 4)
     where = [
         "--num_machines",
         2,
@@ -265,20 +244,26 @@ def test_two_nodes_give_the_result_of_one_process(model_without_dropout, one_pro
         "--same_network",
     ]
     nodes = [
-        start_script("run_classifier.py", *flags, processes=2, launcher=[*map(str, where), "--machine_rank", str(rank)])
+        start_script(
+            "run_classifier.py",
+            *flags,
+            processes=2,
+            launcher=[*map(str, where), "--machine_rank", str(rank)],
+            warm=False,  # at least one launch starts its interpreters as a user's does
+        )
         for rank in (0, 1)
     ]
     for node in nodes:
         _, errors = node.communicate(timeout=180)
         assert node.returncode == 0, errors
-    assert_same_scores(tmp_path / "run", one_process)
+    assert_same_scores(tmp_path / "run", undivided)
     steps = [
         [
             entry["loss"]
             for entry in json.loads((run / "trainer_state.json").read_text())["log_history"]
             if "loss" in entry
         ]
-        for run in (tmp_path / "run", one_process)
+        for run in (tmp_path / "run", undivided)
     ]
     assert steps[0] == pytest.approx(steps[1], abs=1e-4)
 
@@ -286,8 +271,8 @@ def test_two_nodes_give_the_result_of_one_process(model_without_dropout, one_pro
 SHARED_FOLDER_CHECK = """
 import sys
 from pathlib import Path
-from utils import launch
 from utils.core.errors import UserError
+from utils.training import launch
 
 launch.SHARED_FOLDER_TIMEOUT = 1
 state = launch.this_process()
@@ -310,7 +295,7 @@ def test_nodes_without_a_shared_folder_are_refused(tmp_path):
         (tmp_path / str(rank)).mkdir()
     (tmp_path / "1" / "run_args.json").write_text("left by an earlier run")
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-c", SHARED_FOLDER_CHECK, str(tmp_path), str(tmp_path / "{rank}")]
+    command = [WARM_PYTHON, "-c", SHARED_FOLDER_CHECK, str(tmp_path), str(tmp_path / "{rank}")]
     processes = [
         subprocess.Popen(
             command,
@@ -327,14 +312,15 @@ def test_nodes_without_a_shared_folder_are_refused(tmp_path):
         assert "must lie on a file system that they share" in refused
 
 
-def test_resuming_with_another_number_of_processes(model_without_dropout, one_process, tmp_path):
+@pytest.mark.processes
+def test_resuming_with_another_number_of_processes(model_without_dropout, undivided, tmp_path):
     """Begun by one process with 8 rows a step, killed after the first epoch, ended by two with 4 each."""
     folder = tmp_path / "run"
-    shutil.copytree(one_process, folder)
+    shutil.copytree(undivided, folder)
     (folder / "all_results.json").unlink()
     shutil.rmtree(folder / "checkpoint-16")
     assert (folder / "checkpoint-8" / "rng_state.pth").exists()
-    done = run_script("run_classifier.py", *spread_flags(model_without_dropout, folder, 4), processes=2)
+    done = run_script("run_classifier.py", *undivided_flags(model_without_dropout, folder, 4), processes=2)
     assert done.returncode == 0, done.stderr
     assert f"resuming from {folder / 'checkpoint-8'}" in done.stderr
-    assert_same_scores(folder, one_process)
+    assert_same_scores(folder, undivided)

@@ -9,8 +9,11 @@ import pytest
 
 import run_classifier
 import run_sft_labels
-from conftest import SAMPLE, run_script, start_script, training_flags
+from conftest import SAMPLE, run_script, start_script, training_flags, undivided_flags
 from utils.training import loop as training
+
+# Rows of each process at once, accumulation steps and processes: 8 rows a step in all.
+CUTS = [(4, 1, 2), (2, 2, 2)]
 
 
 def training_curve(folder):
@@ -21,38 +24,22 @@ def training_curve(folder):
     return steps, scores
 
 
-def flags_for(model, folder, micro_batch, accumulation):
-    return training_flags(
-        model,
-        folder,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=accumulation,
-        max_train_samples=64,
-        per_device_eval_batch_size=31,  # divides the 124 rows, so that the mean validation loss is comparable
-        logging_steps=1,
-        bf16=False,
-        learning_rate=1e-3,
-        keep_checkpoints=True,
-    )
-
-
 @pytest.fixture(scope="module")
-def reference_curve(model_without_dropout, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "8x1"
-    run_classifier.main(flags_for(model_without_dropout, folder, 8, 1))
-    steps, scores = training_curve(folder)
+def reference_curve(undivided):
+    steps, scores = training_curve(undivided)
     assert len(steps) == 16
     assert steps[-1][0] < steps[0][0]
     return steps, scores
 
 
 @pytest.mark.parametrize(
-    ("micro_batch", "accumulation", "processes"), [(4, 2, 1), (2, 4, 1), (8, 1, 1), (4, 1, 2), (2, 2, 2)]
+    ("micro_batch", "accumulation", "processes"),
+    [(4, 2, 1), (2, 4, 1), (8, 1, 1), *(pytest.param(*cut, marks=pytest.mark.processes) for cut in CUTS)],
 )
 def test_gradient_does_not_depend_on_the_cut(
     model_without_dropout, reference_curve, tmp_path, micro_batch, accumulation, processes
 ):
-    flags = flags_for(model_without_dropout, tmp_path / "run", micro_batch, accumulation)
+    flags = undivided_flags(model_without_dropout, tmp_path / "run", micro_batch, accumulation, keep_checkpoints=True)
     if processes == 1:
         run_classifier.main(flags)
     else:
@@ -66,7 +53,7 @@ def test_gradient_does_not_depend_on_the_cut(
 
 
 def generator_flags(model, folder, micro_batch, accumulation):
-    return flags_for(model, folder, micro_batch, accumulation) + [
+    return undivided_flags(model, folder, micro_batch, accumulation, keep_checkpoints=True) + [
         *("--max_eval_samples", "24", "--per_device_eval_batch_size", "12", "--max_nodes", "20")
     ]
 
@@ -85,7 +72,10 @@ def load_predictions(folder):
     return pd.read_parquet(folder / "predictions" / "validation.parquet")
 
 
-@pytest.mark.parametrize(("micro_batch", "accumulation", "processes"), [(4, 2, 1), (4, 1, 2), (2, 2, 2)])
+@pytest.mark.parametrize(
+    ("micro_batch", "accumulation", "processes"),
+    [(4, 2, 1), *(pytest.param(*cut, marks=pytest.mark.processes) for cut in CUTS)],
+)
 def test_generator_does_not_depend_on_the_cut(
     tiny, generator_reference, tmp_path, micro_batch, accumulation, processes
 ):
@@ -133,6 +123,7 @@ def assert_same_results(folder, expected):
         assert value == (pytest.approx(others[name], abs=1e-4) if isinstance(value, float) else others[name])
 
 
+@pytest.mark.processes
 def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused, undisturbed_run):
     folder = tmp_path / "killed"
     flags = long_run_flags(tiny("roberta"), folder)
@@ -207,6 +198,7 @@ def stop_in_the_second_epoch(script, flags, folder, processes=None):
     assert results["train_samples_per_second"] * results["train_runtime"] == pytest.approx(rows, rel=0.01)
 
 
+@pytest.mark.processes
 def test_run_that_is_told_to_stop_resumes_to_the_same_result(tiny, tmp_path, undisturbed_run):
     folder = tmp_path / "stopped"
     stop_in_the_second_epoch("run_classifier.py", long_run_flags(tiny("roberta"), folder), folder)
@@ -232,6 +224,7 @@ def test_a_second_signal_counts_only_some_seconds_after_the_first(monkeypatch, c
     assert capsys.readouterr().err == "SIGTERM: saving a checkpoint after this step\n"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("script", ["run_classifier.py", "run_sft_labels.py"])
 def test_two_processes_that_are_told_to_stop_go_on_with_the_same_rows(tiny, model_without_dropout, tmp_path, script):
     """Compared with one process that was not disturbed: the same loss at every step, before and after."""
@@ -270,6 +263,7 @@ def test_overwriting_a_finished_run(tiny, tmp_path):
     assert not (folder / "merged").exists()
 
 
+@pytest.mark.processes
 def test_three_processes_predict_every_row_once_and_in_order(tiny, trained, tmp_path):
     """A classifier and a label generator together."""
     generator = tmp_path / "generator"

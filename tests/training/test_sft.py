@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import datasets
@@ -16,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 import make_submission
 import run_sft_labels
-from conftest import ROOT, SAMPLE, training_flags
+from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 from finished_runs import load_predictions
 from utils.core.arguments import GeneratorModelArguments
 from utils.data.examples import Examples
@@ -110,7 +109,7 @@ def test_a_new_process_answers_the_same(runs, key, tmp_path):
         "found = answer_texts(run.model.eval(), run.form, texts, 7, torch.float32)\n"
         "print(json.dumps([found.probabilities.tolist(), found.decoded.tolist()]))"
     )
-    command = [sys.executable, "-c", code, str(folder), str(SAMPLE / "validation.csv")]
+    command = [WARM_PYTHON, "-c", code, str(folder), str(SAMPLE / "validation.csv")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     probabilities, decoded = map(np.array, json.loads(done.stdout.splitlines()[-1]))
@@ -136,7 +135,7 @@ def test_folder_and_card(runs, key):
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
     text = pd.read_csv(SAMPLE / "validation.csv")["Tweet"][5]
     snippet = snippet.replace('"so happy for you!! #proud"', repr(text))
-    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=False)
+    done = subprocess.run([WARM_PYTHON, "-c", snippet], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     run = load_run(folder)
     ids = text_ids([text], run.tokenizer)
