@@ -14,7 +14,7 @@ from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, pa
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 import run_classifier
-from conftest import ROOT, WARM_PYTHON, run_script, start_script, training_flags, undivided_flags
+from conftest import ROOT, WARM_PYTHON, assert_close, run_script, start_script, training_flags, undivided_flags
 from utils.core.arguments import ModelArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.training.arguments import TaskTrainingArguments, fill_in
@@ -218,10 +218,9 @@ def final_scores(folder):
 
 def assert_same_scores(folder, expected):
     scores, others = final_scores(folder), final_scores(expected)
-    assert scores.keys() == others.keys()
-    for name in scores:
-        if "runtime" not in name and "per_second" not in name:
-            assert scores[name] == pytest.approx(others[name], abs=1e-4), name
+    assert_close(
+        *({n: v for n, v in one.items() if "runtime" not in n and "per_second" not in n} for one in (scores, others))
+    )
 
 
 def free_port():
