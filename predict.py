@@ -107,8 +107,11 @@ def json_line(text: str, labels: list[str], probabilities: np.ndarray, threshold
     given = [name for name, p, t in zip(labels, probabilities, thresholds) if p >= t]
     scores = {name: round(float(p), 6) for name, p in zip(labels, probabilities)}
     row = {"text": text, "labels": given, "probabilities": scores}
-    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    return json.dumps(row, ensure_ascii=not unicode)
+    return json.dumps(row, ensure_ascii=not _prints_unicode())
+
+
+def _prints_unicode() -> bool:
+    return "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
 
 
 def read_lines(args: PredictArguments) -> Iterator[str]:
@@ -163,8 +166,8 @@ def main(args):
     run = load_run(local_folder(args.model))
     task = run.task
     thresholds = Thresholds.load(run.name, task.labels).values
-    if sys.stdout is not None:
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot print a sign shows a question mark
+    if not _prints_unicode():
+        sys.stdout.reconfigure(errors="replace")  # a question mark for each sign that it does not have
     columns = get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
     lines = read_lines(args)
     while texts := list(islice(lines, LINES_AT_A_TIME)):

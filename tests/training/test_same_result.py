@@ -49,7 +49,7 @@ def test_gradient_does_not_depend_on_the_cut(
     for step, expected in zip(steps, reference_curve[0], strict=True):
         assert step == pytest.approx(expected, abs=1e-4, rel=1e-4)
     for evaluation, expected in zip(scores, reference_curve[1], strict=True):
-        assert_close(evaluation, expected)
+        assert evaluation == pytest.approx(expected, abs=1e-4)
 
 
 def generator_flags(model, folder, micro_batch, accumulation):
@@ -89,7 +89,7 @@ def test_generator_does_not_depend_on_the_cut(
     for step, expected in zip(steps, generator_reference[0], strict=True):
         assert step == pytest.approx(expected, abs=1e-4, rel=1e-4)
     for evaluation, expected in zip(scores, generator_reference[1], strict=True):
-        assert_close(evaluation, expected)
+        assert evaluation == pytest.approx(expected, abs=1e-4)
     predictions, expected = load_predictions(tmp_path / "run"), generator_reference[2]
     assert list(predictions["id"]) == list(expected["id"])
     columns = [name for name in predictions if name.startswith("probability/")]
@@ -134,10 +134,6 @@ def test_killed_run_resumes_to_the_same_result(tiny, tmp_path, refused, undistur
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    for path in folder.glob("checkpoint-*/trainer_state.json"):  # as one that was saved before times were kept
-        state = json.loads(path.read_text())
-        del state["stateful_callbacks"]["TrainingTime"]
-        path.write_text(json.dumps(state))
     assert not (folder / "all_results.json").exists()
     # What a kill while saving leaves behind.
     (folder / "checkpoint-9999").mkdir()
@@ -206,7 +202,7 @@ def test_run_that_is_told_to_stop_resumes_to_the_same_result(tiny, tmp_path, und
 
 def test_a_second_signal_counts_only_some_seconds_after_the_first(monkeypatch, capsys):
     ended = []
-    monkeypatch.setattr(training, "SECONDS_OF_ONE_ORDER", 60)
+    monkeypatch.setattr(training, "SECONDS_OF_ONE_STOP", 60)
     earlier = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     callback = training.StopOnSignal()
     callback.on_train_begin(None, None, None)
@@ -214,7 +210,7 @@ def test_a_second_signal_counts_only_some_seconds_after_the_first(monkeypatch, c
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
         assert (callback.received, ended) == (signal.SIGTERM, [])
-        monkeypatch.setattr(training, "SECONDS_OF_ONE_ORDER", 0)
+        monkeypatch.setattr(training, "SECONDS_OF_ONE_STOP", 0)
         signal.raise_signal(signal.SIGTERM)
         assert ended == [signal.SIGTERM]  # what would have ended the process
     finally:
