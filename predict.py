@@ -148,7 +148,7 @@ def read_lines(args: PredictArguments) -> Iterator[str]:
 
 
 @script(__doc__, [PredictArguments], words="texts")
-def main(args):
+def main(args: PredictArguments) -> None:
     """Load the run, predict, print."""
     # Imported here because they load torch, and --help should not.
     import numpy as np

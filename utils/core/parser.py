@@ -9,7 +9,7 @@ import functools
 import json
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,7 +90,9 @@ class ArgumentParser(TrlParser):
         """Raise what argparse would print."""
         raise UserError(message)
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does, with the words that belong to no flag in their field."""
         namespace, words = super().parse_known_args(args, namespace)
         if self.words:

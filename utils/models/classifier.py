@@ -193,7 +193,13 @@ class Classifier:
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
-        """What the model card says of this approach; arguments as for `load`."""
+        """What the model card says of this approach.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+        """
         return {
             "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
             "pipeline_tag": "text-classification",

@@ -63,7 +63,6 @@ class SetEpoch(TrainerCallback):
         self.sampler = sampler
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         self.sampler.set_epoch(int(state.epoch + 1e-6))
 
 

@@ -86,7 +86,6 @@ class TrainingTime(TrainerCallback, ExportableState):
         return {"args": {"earlier": self.earlier + since}, "attributes": {}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         self.begun = time.monotonic()
 
 
@@ -114,11 +113,9 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         self.handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         if args.world_size > 1:
             # The processes must stop after the same step, and not all of them may have got the signal yet.
             received = torch.tensor(self.received, device=args.device)
@@ -129,12 +126,10 @@ class StopOnSignal(TrainerCallback):
             args.save_total_limit = None  # else Trainer deletes all but the best checkpoint when training ends
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         # After part of an epoch an evaluation would be one that the undisturbed run does not make.
         if self.received and state.epoch % 1:
             control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         if not self.received:
             self._restore()

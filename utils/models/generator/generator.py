@@ -197,7 +197,13 @@ class LabelGenerator:
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
-        """What the model card says of this approach; arguments as for `load`."""
+        """What the model card says of this approach.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+        """
         made = "as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
         form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
         return {
