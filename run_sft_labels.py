@@ -90,7 +90,7 @@ def main(
     arguments = (model_args, data_args, generation_args, generator.form.generation, threshold_args)
 
     # Score the model as it is
-    if eval_only:
+    if train is None or eval_only:
         if not run_args.preflight_only:
             place(generator.model)
             experiment.begin(task, *arguments)
