@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from utils.core.arguments import ModelArguments
 from utils.data.task import Task
@@ -35,8 +35,8 @@ APPROACHES = {
 class Approach(Protocol):
     """What each approach provides; the classes themselves say more. No class inherits from this."""
 
-    model_arguments: type[ModelArguments]  # its flags on which model to load
-    files: tuple[str, ...]  # what a prediction needs from a run's folder besides weights
+    model_arguments: ClassVar[type[ModelArguments]]  # its flags on which model to load
+    files: ClassVar[tuple[str, ...]]  # what a prediction needs from a run's folder besides weights
     name: str  # of the model or run, for messages
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
