@@ -46,7 +46,7 @@ class CompareArguments:
 
 
 @script(__doc__, [CompareArguments], words="runs")
-def main(args):
+def main(args: CompareArguments) -> None:
     """Read, score, compare, show, write."""
     # Imported here because they load pandas and scikit-learn, and --help should not.
     from utils.core.files import check_targets, write_text

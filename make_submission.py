@@ -74,7 +74,7 @@ class SubmissionArguments:
 
 
 @script(__doc__, [SubmissionArguments])
-def main(args):
+def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
     # Imported here because they load pandas and datasets, and --help should not.
     from utils.core.files import check_targets

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import UserError
 from utils.core.parser import option, script
@@ -34,7 +34,7 @@ class PredictArguments:
     """What to predict, and with what."""
 
     texts: list[str] | None = option(None, "texts to predict; the flag itself may be left out")
-    model: str | None = option(None, "folder of a finished run, or its name on the Hub")
+    model: str = option(None, "folder of a finished run, or its name on the Hub")
     file: str | None = option(None, "file with a text in every line")
     json: bool = option(False, "a line of JSON for each text: text, labels, probabilities")
     batch_size: int = option(32, "texts predicted at a time")
@@ -132,7 +132,8 @@ def read_lines(args: PredictArguments) -> Iterator[str]:
         except OSError as error:
             raise UserError(f"--file {args.file}: {error.strerror}") from error
     else:
-        name, lines = "standard input", sys.stdin
+        name = "standard input"
+        lines: Any = sys.stdin
         if lines is None:
             raise UserError("standard input is closed: give texts, or --file")
         lines.reconfigure(encoding="utf-8-sig", errors="strict")  # -sig: without a byte order mark
@@ -151,7 +152,7 @@ def read_lines(args: PredictArguments) -> Iterator[str]:
 
 
 @script(__doc__, [PredictArguments], words="texts")
-def main(args):
+def main(args: PredictArguments) -> None:
     """Load the run, predict, print."""
     # Imported here because they load torch, and --help should not.
     import numpy as np
@@ -166,9 +167,10 @@ def main(args):
     run = load_run(local_folder(args.model))
     task = run.task
     thresholds = Thresholds.load(run.name, task.labels).values
+    terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():
-        sys.stdout.reconfigure(errors="replace")  # a question mark for each sign that it does not have
-    columns = get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+        terminal.reconfigure(errors="replace")  # a question mark for each sign that it does not have
+    columns = get_terminal_size().columns if terminal is not None and terminal.isatty() else None
     lines = read_lines(args)
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]

@@ -12,15 +12,38 @@ Columns are found by themselves: an id, a text, and every 0/1 column is a label.
 model, thresholds for each label, validation predictions and scores; make_submission.py takes it from there.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from utils.core.arguments import DataArguments, LossArguments, ModelArguments, RunArguments, ThresholdArguments
 from utils.core.parser import script
+
+if TYPE_CHECKING:  # loading it takes torch
+    from utils.training.arguments import TaskTrainingArguments
 
 ARGUMENTS = [ModelArguments, DataArguments, LossArguments, ThresholdArguments, RunArguments]
 
 
 @script(__doc__, ARGUMENTS, trainer="utils.training.arguments:TaskTrainingArguments")
-def main(model_args, data_args, loss_args, threshold_args, run_args, training_args):
-    """Train, evaluate and save one run."""
+def main(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    loss_args: LossArguments,
+    threshold_args: ThresholdArguments,
+    run_args: RunArguments,
+    training_args: TaskTrainingArguments,
+) -> None:
+    """Train, evaluate and save one run.
+
+    Args:
+        model_args: which model, in full or with LoRA.
+        data_args: where the rows are and how they are read.
+        loss_args: what the training minimises.
+        threshold_args: how probabilities become yes and no.
+        run_args: what happens in the output folder.
+        training_args: Trainer's arguments.
+    """
     # Imported here because they load torch, and --help should not.
     import transformers
 

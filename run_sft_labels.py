@@ -14,6 +14,10 @@ P(label in the answer) is the sum over the lists that hold the label: so thresho
 work as for a classifier. Data, columns and the folder of the run are as in run_classifier.py.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from utils.core.arguments import (
     DataArguments,
     GenerationArguments,
@@ -23,12 +27,31 @@ from utils.core.arguments import (
 )
 from utils.core.parser import script
 
+if TYPE_CHECKING:  # loading it takes torch
+    from utils.training.generator import GeneratorTrainingArguments
+
 ARGUMENTS = [GeneratorModelArguments, DataArguments, GenerationArguments, ThresholdArguments, RunArguments]
 
 
 @script(__doc__, ARGUMENTS, trainer="utils.training.generator:GeneratorTrainingArguments")
-def main(model_args, data_args, generation_args, threshold_args, run_args, training_args):
-    """Train, evaluate and save one run; or, with --eval_only, score a model as it is."""
+def main(
+    model_args: GeneratorModelArguments,
+    data_args: DataArguments,
+    generation_args: GenerationArguments,
+    threshold_args: ThresholdArguments,
+    run_args: RunArguments,
+    training_args: GeneratorTrainingArguments,
+) -> None:
+    """Train, evaluate and save one run; or, with --eval_only, score a model as it is.
+
+    Args:
+        model_args: which model, in full or with LoRA.
+        data_args: where the rows are and how they are read.
+        generation_args: how labels are asked for, written and scored.
+        threshold_args: how probabilities become yes and no.
+        run_args: what happens in the output folder.
+        training_args: Trainer's arguments.
+    """
     # Imported here because they load torch, and --help should not.
     import transformers
 
@@ -67,7 +90,7 @@ def main(model_args, data_args, generation_args, threshold_args, run_args, train
     arguments = (model_args, data_args, generation_args, generator.form.generation, threshold_args)
 
     # Score the model as it is
-    if eval_only:
+    if train is None or eval_only:
         if not run_args.preflight_only:
             place(generator.model)
             experiment.begin(task, *arguments)

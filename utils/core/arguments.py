@@ -5,6 +5,7 @@ Trainer's own flags are in `utils.training.arguments`.
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import ModelConfig
 
@@ -18,7 +19,7 @@ class ModelArguments(ModelConfig):
 
     _argument_group_name = "model"
 
-    model_name_or_path: str | None = option(
+    model_name_or_path: str = option(
         None, "hub name or folder of the model; embedded-minilm is the one of requirements-quickstart.txt"
     )
     dtype: str | None = option(
@@ -34,7 +35,8 @@ class ModelArguments(ModelConfig):
     pooling: str = option("last", "what a decoder's head sees: last real token, or mean", choices=["last", "mean"])
 
     def __post_init__(self):
-        self.lora_target_modules = self.lora_target_modules or "all-linear"  # PEFT's default would be q and v alone
+        targets: Any = self.lora_target_modules or "all-linear"  # PEFT's default would be q and v alone
+        self.lora_target_modules = targets
         if not self.model_name_or_path:
             raise UserError("give the model to start from by --model_name_or_path")
         if self.lora_r < 1:
@@ -45,7 +47,7 @@ class ModelArguments(ModelConfig):
             raise UserError(str(error)) from error
         # TRL unpacks a list of one; PEFT would take the name for a pattern of the whole path.
         if self.lora_target_modules != "all-linear" and str(self.lora_target_modules).isidentifier():
-            self.lora_target_modules = [self.lora_target_modules]
+            self.lora_target_modules = [str(self.lora_target_modules)]
 
 
 @dataclass
@@ -98,7 +100,7 @@ class DataArguments:
             raise UserError(f"--validation_fraction {self.validation_fraction}: must lie between 0 and 1")
         if (self.num_folds is None) != (self.fold is None):
             raise UserError("--num_folds and --fold belong together: give both")
-        if self.num_folds is not None and not 0 <= self.fold < self.num_folds >= 2:
+        if self.num_folds is not None and self.fold is not None and not 0 <= self.fold < self.num_folds >= 2:
             raise UserError(
                 f"--num_folds {self.num_folds} --fold {self.fold}: there must be 2 or more folds, numbered from 0"
             )
@@ -115,7 +117,7 @@ class LossArguments:
     _argument_group_name = "loss"
 
     loss: str = option("bce", "binary cross-entropy, focal or asymmetric loss", choices=["bce", "focal", "asl"])
-    pos_weight: str | None = option(
+    pos_weight: str = option(
         None,
         "weight of the positive cells: none, sqrt (of negatives / positives), balanced (negatives / positives) or a "
         "number; left out: sqrt with bce, none with the others",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ Content = TypeVar("Content")
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Generator[Path]:
     """Give a temporary path beside `path`; when the block ends without an error, it replaces `path`.
 
     Missing folders are created. After an error the temporary file is deleted and `path` is unchanged.
@@ -47,7 +47,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def unwritable_as_user_error(path: str | Path) -> Iterator[None]:
+def unwritable_as_user_error(path: str | Path) -> Generator[None]:
     """Turn an OSError in the block into a `UserError` that names `path`, the file or folder being written.
 
     Raises:

@@ -9,7 +9,7 @@ import functools
 import json
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,7 +36,9 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
 
 
-def script(description: str, arguments: list[type], trainer: str | None = None, words: str | None = None) -> Callable:
+def script(
+    description: str, arguments: Sequence[type], trainer: str | None = None, words: str | None = None
+) -> Callable:
     """Decorate the `main` of a script: it is called with the parsed dataclasses.
 
     `--help` is answered without loading torch, and a `UserError` ends the script with one line and exit status 2.
@@ -78,7 +80,7 @@ class ArgumentParser(TrlParser):
         words: the field that takes the words that belong to no flag; without it such words are refused.
     """
 
-    def __init__(self, dataclass_types: list[type], words: str | None = None, **kwargs: Any):
+    def __init__(self, dataclass_types: Sequence[Any], words: str | None = None, **kwargs: Any):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self.words, self.words_behind_dashes = words, []
         for action in self._actions:
@@ -90,7 +92,7 @@ class ArgumentParser(TrlParser):
         """Raise what argparse would print."""
         raise UserError(message)
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse does, with the words that belong to no flag in their field."""
         namespace, words = super().parse_known_args(args, namespace)
         if self.words:
@@ -153,7 +155,8 @@ class ArgumentParser(TrlParser):
         for word in argv:
             if word.startswith("--") and word.split("=", 1)[0] not in flags:
                 self._unknown(word.split("=", 1)[0], word.split("=", 1)[0])
-        *parsed, words = self.parse_args_and_config(argv, return_remaining_strings=True)
+        parsed: list[Any] = list(self.parse_args_and_config(argv, return_remaining_strings=True))
+        words = parsed.pop()
         if words:
             self.error(f"unexpected words {' '.join(words)}: a flag begins with --")
         return parsed
@@ -185,7 +188,7 @@ class ArgumentParser(TrlParser):
             self.error(f"{path}: env must hold lines of the form `NAME: value`")
 
 
-def print_help(description: str, dataclass_types: list[type], epilog: str | None = None) -> None:
+def print_help(description: str, dataclass_types: Sequence[type], epilog: str | None = None) -> None:
     """Print the flags of some dataclasses.
 
     Args:
@@ -201,4 +204,4 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = action.default not in (None, False, argparse.SUPPRESS) and action.option_strings
-        return action.help + (" (default: %(default)s)" if shown else "")
+        return (action.help or "") + (" (default: %(default)s)" if shown else "")

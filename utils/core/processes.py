@@ -1,7 +1,7 @@
 """The processes of a launch: which one this is, and how they wait for each other."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -21,7 +21,7 @@ def this_process() -> PartialState:
 
 
 @contextmanager
-def local_main_first() -> Iterator[None]:
+def local_main_first() -> Generator[None]:
     """Let the first process of each node run the block before the others, which then find its files in the cache.
 
     Unlike accelerate's own, the others go on also when the first one fails: they meet the same mistake, and end.

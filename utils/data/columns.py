@@ -127,7 +127,7 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         raise UserError(f"--label_columns {' '.join(named_labels)}: a column is named twice")
     id_column, text_column = _find_id_and_text(table, data_args, named_labels)
     binary, listed = _find_label_columns(table, named_labels, id_column, text_column)
-    if binary:
+    if listed is None:
         labels, label_columns, delimiter = binary, binary, None
     else:
         labels, delimiter = _find_listed_labels(table, listed, data_args.label_delimiter)
@@ -291,7 +291,7 @@ def read_ids(table: Table, task: Task) -> list[str]:
 
 def hash_ids(ids: Sequence[str]) -> np.ndarray:
     """64-bit hashes of ids, uint64 array `[N]`, for files with too many ids to keep in memory."""
-    return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)
+    return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)  # ty: ignore[not-callable] (made on import)
 
 
 def check_unique_ids(chunks: Callable[[], Iterable[Table]], task: Task) -> np.ndarray:

@@ -148,7 +148,7 @@ def cache_key(data_fingerprint: str, options: dict[str, Any], *modules: ModuleTy
         options: what the result depends on besides the data.
         modules: whose code does the work.
     """
-    code = [Path(module.__file__).read_bytes() for module in modules]
+    code = [Path(str(module.__file__)).read_bytes() for module in modules]
     return Hasher.hash([data_fingerprint, json.dumps(options, sort_keys=True), code])
 
 
@@ -207,9 +207,9 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
 
     if data_args.num_folds:
         rows = train
-        if validation is not None:
+        if validation is not None and validation_table is not None:
             rows = _join(train, validation, task, (train_table.name, validation_table.name))
-        train, validation = _hold_out_fold(rows, data_args, seed)
+        train, validation = _hold_out_fold(rows, data_args.num_folds, data_args.fold, seed)
     elif validation is None:
         train, validation = _hold_out_fraction(train, data_args.validation_fraction, seed, train_table.name)
     else:
@@ -240,14 +240,14 @@ def _read_tables(data_args: DataArguments) -> tuple[Table, Table | None]:
     return train, read_table(file, data_args.csv_quoting) if file else None
 
 
-def _hold_out_fold(rows: Examples, data_args: DataArguments, seed: int) -> tuple[Examples, Examples]:
+def _hold_out_fold(rows: Examples, folds: int, fold: int | None, seed: int) -> tuple[Examples, Examples]:
     """`(train, validation)`: all folds but one, and that one."""
-    fractions = np.full(data_args.num_folds, 1 / data_args.num_folds)
-    held_out = assign_parts(rows.labels, rows.groups, fractions, seed) == data_args.fold
+    fractions = np.full(folds, 1 / folds)
+    held_out = assign_parts(rows.labels, rows.groups, fractions, seed) == fold
     if held_out.all() or not held_out.any():
-        raise UserError(f"too few rows ({len(rows)}) for --num_folds {data_args.num_folds}: add rows or take less")
+        raise UserError(f"too few rows ({len(rows)}) for --num_folds {folds}: add rows or take less")
     log(
-        f"fold {data_args.fold} of {data_args.num_folds}: {held_out.sum()} of {len(rows)} rows held out, stratified "
+        f"fold {fold} of {folds}: {held_out.sum()} of {len(rows)} rows held out, stratified "
         f"over the labels, near-duplicates kept together; the same for all runs with this data and seed {seed}"
     )
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))

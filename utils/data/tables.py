@@ -121,7 +121,7 @@ def read_chunks(
     empty = True
     for chunk in chunks:
         if len(chunk.rows) > left:
-            chunk.rows = chunk.rows.select(range(left))
+            chunk.rows = chunk.rows.select(range(int(left)))
         left -= len(chunk.rows)
         empty = False
         yield chunk
@@ -274,7 +274,7 @@ def _load(path: Path, builder: str, **options: Any) -> datasets.Dataset:
         raise UserError(_reading_problem(path, error.__cause__ or error)) from error
 
 
-def _reading_problem(path: Path, error: Exception) -> str:
+def _reading_problem(path: Path, error: BaseException) -> str:
     """What is wrong with a file that a parser refuses."""
     if isinstance(error, UnicodeDecodeError):
         return f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"

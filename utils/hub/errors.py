@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from utils.core.errors import UserError
@@ -18,7 +18,7 @@ WHAT_TO_DO = {
 
 
 @contextmanager
-def hub_errors(doing: str, token: str | None = None, later: str | None = None) -> Iterator[None]:
+def hub_errors(doing: str, token: str | None = None, later: str | None = None) -> Generator[None]:
     """Turn what goes wrong with the Hub in the block into a `UserError` of one line, without the token.
 
     Args:

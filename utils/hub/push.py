@@ -117,7 +117,7 @@ def take_push(
     push = PushArguments(training_args.hub_model_id, training_args.hub_private_repo, token)
     _check_offline(push, training_args)
     if not self_contained and Path(model_args.model_name_or_path).is_dir():
-        command = replace(push, base_model="NAME").command(training_args.output_dir)
+        command = replace(push, base_model="NAME").command(str(training_args.output_dir))
         raise UserError(
             f"--push_to_hub: the run would need {model_args.model_name_or_path}, which is on this machine only: start "
             f"from a model on the Hub, or push afterwards by {command}"
@@ -133,12 +133,12 @@ def _check_offline(push: PushArguments, training_args: TrainingArguments) -> Non
 
     if training_args.disable_tqdm:
         disable_progress_bars()
-    later = f"or push afterwards by {push.command(training_args.output_dir)}"
+    later = f"or push afterwards by {push.command(str(training_args.output_dir))}"
     if HF_HUB_OFFLINE:
         raise UserError(f"--push_to_hub, but HF_HUB_OFFLINE is set: unset it, {later}")
     if not (push.hub_token or get_token()):
         raise UserError(f"--push_to_hub needs a token: log in by `hf auth login`, set HF_TOKEN, {later}")
-    repository_name(training_args.output_dir, push.hub_model_id)
+    repository_name(str(training_args.output_dir), push.hub_model_id)
 
 
 def check_push(push: PushArguments) -> None:
@@ -179,7 +179,7 @@ def push_run(folder: str | Path, push: PushArguments) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     load_task(folder)  # is it a finished run?
-    content = _changed_files(folder, push)
+    content: dict[str, Any] = _changed_files(folder, push)
     name = repository_name(folder, push.hub_model_id)
     log(f"pushing {folder} to {name}, {push.visibility}")
     trying = f"pushing {folder} to {name}", push.hub_token, push.command(folder)
@@ -187,7 +187,7 @@ def push_run(folder: str | Path, push: PushArguments) -> str:
         api = HfApi(token=push.hub_token)
         name = api.create_repo(name, private=push.hub_private_repo, exist_ok=True).repo_id
         there = api.model_info(name)
-        files = {file.rfilename for file in there.siblings}
+        files = {file.rfilename for file in there.siblings or ()}
         if not files <= OF_A_NEW_REPOSITORY and TASK_FILE not in files:
             raise UserError(f"{name} on the Hub holds files but no run: choose another --hub_model_id")
         if push.hub_private_repo and not there.private:
@@ -195,7 +195,7 @@ def push_run(folder: str | Path, push: PushArguments) -> str:
     try:  # what goes wrong here is not the Hub's doing
         content[CARD_FILE] = _hub_card(folder, content, name, push).encode()
         content |= {path: Path(folder, path) for path in _files(folder) if path not in content}
-        operations = [CommitOperationAdd(path, value) for path, value in sorted(content.items())]
+        operations: list[Any] = [CommitOperationAdd(path, value) for path, value in sorted(content.items())]
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be pushed, as it cannot be read: {error}") from error
     operations += [CommitOperationDelete(path) for path in sorted(files - set(content)) if _is_pushed(path)]
@@ -273,11 +273,12 @@ def _hub_card(folder: str | Path, content: dict[str, bytes], name: str, push: Pu
         on_hub=True,
     )
     card = ModelCard(text)
-    card.data.base_model = _base_model(folder, was, push)[0]
-    card.data.model_name = name.split("/")[-1]
+    card_data: Any = card.data  # takes any key of a card's head
+    card_data.base_model = _base_model(folder, was, push)[0]
+    card_data.model_name = name.split("/")[-1]
     data = now.get("dataset_name") or now.get("validation_file") or now.get("train_file") or "own data"
     on_hub = now.get("dataset_name") and was["dataset_name"] == now["dataset_name"]
-    card.data.eval_results = _eval_results(results, data, now["dataset_name"] if on_hub else "custom")
+    card_data.eval_results = _eval_results(results, data, now["dataset_name"] if on_hub else "custom")
     return str(card)
 
 
@@ -314,7 +315,7 @@ def _eval_results(results: dict[str, Any], data: str, data_type: str) -> list[An
 class HubArguments(PushArguments):
     """What to do: push a run's folder."""
 
-    words: list[str] | None = option(None, "push FOLDER; the flag itself may be left out")
+    words: list[str] = option(None, "push FOLDER; the flag itself may be left out")
 
     def __post_init__(self):
         super().__post_init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from utils.core.arguments import ModelArguments
 
 
-def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PeftModel:
+def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PreTrainedModel:
     """Freeze the model and add LoRA adapters (Hu et al. 2021). A classifier's head is trained and saved in full.
+
+    Returns:
+        PEFT's wrapper, which passes on what is asked of a model.
 
     Raises:
         UserError: for a target that matches no module, and for LoRA options that PEFT refuses.
@@ -37,14 +40,15 @@ def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PeftModel:
             f"--lora_target_modules: {' '.join(missing)} matches no module of {type(model).__name__}: "
             "leave the flag out for all linear layers"
         )
-    config = get_peft_config(model_args)
+    config: Any = get_peft_config(model_args)
     parts = {name.split(".")[-1] for name in names} & set(HEAD_PARTS)
     if config.task_type == "SEQ_CLS":
         config.modules_to_save = sorted(parts | set(config.modules_to_save or []))
     try:
-        return get_peft_model(model, config)
+        wrapped: Any = get_peft_model(model, config)
     except (ValueError, AttributeError) as error:  # AttributeError: for a task type that the model does not support
         raise UserError(f"LoRA: {error}") from error
+    return wrapped
 
 
 def name_base_on_hub(adapter_folder: str | Path) -> None:
@@ -54,9 +58,10 @@ def name_base_on_hub(adapter_folder: str | Path) -> None:
     write_json(path, config | {"base_model_name_or_path": EMBEDDED_MINILM_ON_HUB})
 
 
-def load_adapter(base: PreTrainedModel, folder: str | Path) -> PeftModel:
-    """Put the adapter (and head) in `folder` on `base`, the model as it was before training."""
-    return load_pretrained(lambda path: PeftModel.from_pretrained(base, path), str(folder))
+def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+    """Put the adapter (and head) in `folder` on `base`, the model before training; wrapped as by `add_lora`."""
+    wrapped: Any = load_pretrained(lambda path: PeftModel.from_pretrained(base, path), str(folder))
+    return wrapped
 
 
 def merge_adapter(

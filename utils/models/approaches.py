@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from utils.core.arguments import ModelArguments
 from utils.data.task import Task
@@ -35,8 +35,8 @@ APPROACHES = {
 class Approach(Protocol):
     """What each approach provides; the classes themselves say more. No class inherits from this."""
 
-    model_arguments: type[ModelArguments]  # its flags on which model to load
-    files: tuple[str, ...]  # what a prediction needs from a run's folder besides weights
+    model_arguments: ClassVar[type[ModelArguments]]  # its flags on which model to load
+    files: ClassVar[tuple[str, ...]]  # what a prediction needs from a run's folder besides weights
     name: str  # of the model or run, for messages
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -47,7 +47,13 @@ class Approach(Protocol):
 
     @classmethod
     def load(cls, folder: str, arguments: dict[str, Any], task: Task) -> Approach:
-        """The model of a finished run; `arguments` is its run_args.json, `task` its task.json."""
+        """The model of a finished run.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+        """
 
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`."""
@@ -75,7 +81,13 @@ class Approach(Protocol):
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
-        """What the model card says of this approach, for `model_card.md.jinja`; arguments as for `load`."""
+        """What the model card says of this approach, for `model_card.md.jinja`.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+        """
 
 
 def approach_of(arguments: dict[str, Any]) -> type[Approach]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -50,9 +50,9 @@ class Classifier:
         max_length: tokens of a text asked for; the model may take less.
     """
 
-    model_arguments = ModelArguments
+    model_arguments: ClassVar[type[ModelArguments]] = ModelArguments
     # What a prediction needs from the run's folder besides weights.
-    files = ("tokenizer_config.json",)
+    files: ClassVar[tuple[str, ...]] = ("tokenizer_config.json",)
 
     def __init__(
         self,
@@ -137,17 +137,18 @@ class Classifier:
             ids += [np.array(row, dtype=np.int32) for row in rows]
         order = longest_first([len(row) for row in ids])
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        collate = self.collator(state.device.type == "cuda")
+        device: Any = state.device  # never None, unlike accelerate's hint
+        collate = self.collator(device.type == "cuda")
         # Rows of other processes stay 0, so that the sum over all processes is the whole.
-        logits = torch.zeros(len(texts), len(self.task.labels), device=state.device)
-        autocast = torch.autocast(
-            state.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32
-        )
+        logits = torch.zeros(len(texts), len(self.task.labels), device=device)
+        autocast = torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
         with torch.inference_mode(), autocast:
             for rows in batches[state.process_index :: state.num_processes]:
-                batch = collate([{"input_ids": ids[row], "attention_mask": np.ones_like(ids[row])} for row in rows])
-                output = self.model(**batch.to(state.device)).logits
-                logits[torch.as_tensor(rows, device=state.device)] = output.float()
+                batch: Any = collate(
+                    [{"input_ids": ids[row], "attention_mask": np.ones_like(ids[row])} for row in rows]
+                )
+                output = self.model(**batch.to(device)).logits
+                logits[torch.as_tensor(rows, device=device)] = output.float()
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
         probabilities = expit(logits.double().cpu().numpy())
@@ -193,7 +194,13 @@ class Classifier:
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
-        """What the model card says of this approach; arguments as for `load`."""
+        """What the model card says of this approach.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+        """
         return {
             "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
             "pipeline_tag": "text-classification",

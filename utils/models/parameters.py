@@ -8,16 +8,20 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from utils.models.head import HEAD_PARTS
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 KINDS = ("LoRA", "head", "norms", "embeddings", "other weights")
 
 
-def without_adapter(model: torch.nn.Module) -> torch.nn.Module:
+def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
     """The model inside PEFT's wrapper, or the model itself if it has none."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -77,7 +81,8 @@ def fingerprints(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
 def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
     """The values of a parameter, gathered from all processes if it is sharded."""
     if isinstance(parameter, DTensor):  # FSDP 2
-        return parameter.detach().full_tensor()
+        shards: Any = parameter.detach()
+        return shards.full_tensor()
     if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
         import deepspeed
 

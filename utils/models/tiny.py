@@ -11,7 +11,7 @@ import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,17 +86,18 @@ def build(kind: str, folder: str | Path, texts: Sequence[str] | None = None, see
     import torch
     import transformers
 
+    sizes: dict[str, Any] = SHAPE | shape
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(kind, texts or sample_texts())
     if kind == "roberta":
-        config = transformers.RobertaConfig(**SHAPE | shape, max_position_embeddings=130, type_vocab_size=1)
+        config = transformers.RobertaConfig(**sizes, max_position_embeddings=130, type_vocab_size=1)
         model = transformers.RobertaForMaskedLM(config)
     else:
         names = {"qwen2": ("Qwen2Config", "Qwen2ForCausalLM"), "qwen3": ("Qwen3Config", "Qwen3ForCausalLM")}
         config_name, model_name = names[kind]
         options = {"head_dim": 16} if kind == "qwen3" else {}
         config = getattr(transformers, config_name)(
-            **SHAPE | shape,
+            **sizes,
             **options,
             num_key_value_heads=2,
             max_position_embeddings=512,

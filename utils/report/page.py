@@ -307,7 +307,7 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int) -> lis
 class ReportArguments:
     """Which runs to make reports of."""
 
-    runs: list[str] | None = option(None, "folders of finished runs; the flag itself may be left out")
+    runs: list[str] = option(None, "folders of finished runs; the flag itself may be left out")
 
     def __post_init__(self):
         if not self.runs:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#767676", "#333333"
 WIDTH = 4.4  # inches
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # shipped with matplotlib, so pictures are the same everywhere
     "font.size": 9,
     "axes.titlesize": 9,
@@ -269,8 +269,8 @@ def calibration_bins(
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
     counts = np.bincount(which, minlength=bins)
     sums = [np.bincount(which, weights=values, minlength=bins) for values in (probabilities, truth)]
-    means = [np.divide(s, counts, out=np.full(bins, np.nan), where=counts > 0) for s in sums]
-    return *means, counts, float(np.abs(sums[0] - sums[1]).sum() / counts.sum())
+    predicted, true = (np.divide(s, counts, out=np.full(bins, np.nan), where=counts > 0) for s in sums)
+    return predicted, true, counts, float(np.abs(sums[0] - sums[1]).sum() / counts.sum())
 
 
 def calibration(truth: np.ndarray, probabilities: np.ndarray) -> Figure:

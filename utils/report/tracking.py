@@ -40,7 +40,7 @@ def check_trackers(training_args: TrainingArguments, is_main_process: bool) -> N
             callback()  # asks for its package
     except (ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"--report_to: {error}") from error
-    if "wandb" in training_args.report_to and is_main_process:
+    if "wandb" in (training_args.report_to or ()) and is_main_process:
         import wandb
 
         if wandb.setup().settings.mode == "online":
@@ -65,10 +65,10 @@ def log_finished_run(
         trainer: the one that has trained, None if none has.
     """
     log_to = {"wandb": _log_to_wandb, "tensorboard": _log_to_tensorboard, "trackio": _log_to_trackio}
-    trackers = [name for name in training_args.report_to if name in log_to]
+    trackers = [name for name in training_args.report_to or () if name in log_to]
     if not trackers:
         return
-    run = read_run(training_args.output_dir)
+    run = read_run(str(training_args.output_dir))
     config = run.arguments | {f"preflight/{name}": value for name, value in preflight.items()}
     numbers = {name: value for name, value in run.results.items() if isinstance(value, int | float)}
     scores = {f"final/{name.removeprefix('eval_')}": value for name, value in numbers.items()}
@@ -125,7 +125,7 @@ def _log_to_wandb(
     run.config.update(config, allow_val_change=True)
     run.log(
         scores
-        | {name: wandb.Table(columns=header, data=rows) for name, (header, rows) in tables.items()}
+        | {name: wandb.Table(columns=[*header], data=[*rows]) for name, (header, rows) in tables.items()}
         | {name: wandb.Image(str(path)) for name, path in pictures.items()}
     )
     run.finish()
@@ -175,7 +175,7 @@ def _log_to_tensorboard(
     # Trainer's callback has closed its writer when the training ended; a new one writes beside it.
     callbacks = [] if trainer is None else trainer.callback_handler.callbacks
     used = [callback.logging_dir for callback in callbacks if isinstance(callback, TensorBoardCallback)]
-    folder = os.getenv("TENSORBOARD_LOGGING_DIR") or str(Path(training_args.output_dir, "runs"))
+    folder = os.getenv("TENSORBOARD_LOGGING_DIR") or str(Path(str(training_args.output_dir), "runs"))
     step = trainer.state.global_step if trainer is not None else 0
     with SummaryWriter(next(filter(None, used), folder)) as writer:
         writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```", step)

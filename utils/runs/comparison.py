@@ -118,8 +118,8 @@ class Entry:
     train_seconds: float | None = None
     peak_memory_bytes: int | None = None
     scores: dict[str, Estimate] = field(default_factory=dict)
-    label_f1: np.ndarray | None = None
-    difference: Difference | None = None
+    label_f1: np.ndarray | Any = None
+    difference: Difference | Any = None
 
     @property
     def headline_score(self) -> Estimate:
@@ -203,7 +203,8 @@ def validation_entries(runs: list[FinishedRun]) -> tuple[list[Entry], list[str]]
         by_rows = {}
         for folds, member in zip(seeds, members):
             by_rows.setdefault(member.rows, []).append((folds, member))
-        entries += [make_entry(*zip(*same), names) for same in by_rows.values()]
+        for same in by_rows.values():
+            entries.append(make_entry([folds for folds, _ in same], [member for _, member in same], names))
         if len(by_rows) > 1:
             folders = joint_name([names[run.folder] for folds in seeds for run in folds])
             notes.append(

@@ -59,12 +59,12 @@ class Ensemble:
     @cached_property
     def common(self) -> np.ndarray:
         """Whether every member held a row out: `[N]`."""
-        return ~np.isnan(self.probabilities).any(axis=(0, 2))
+        return np.asarray(~np.isnan(self.probabilities).any(axis=(0, 2)))
 
     @property
     def comparable(self) -> bool:
         """Whether all rows, or enough of them, were held out by every member."""
-        return self.common.all() or self.common.sum() >= ENOUGH_ROWS
+        return bool(self.common.all() or self.common.sum() >= ENOUGH_ROWS)
 
     @property
     def chosen_on(self) -> np.ndarray:

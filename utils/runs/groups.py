@@ -73,8 +73,9 @@ def joint_name(names: list[str]) -> str:
 def describe_runs(seeds: list[list[FinishedRun]]) -> str:
     """`1`, `3 seeds`, `5 folds`, `3 seeds x 5 folds`, `4 of 5 folds`."""
     words = [f"{len(seeds)} seeds"] if len(seeds) > 1 else []
-    folds, wanted = sum(map(len, seeds)), seeds[0][0].arguments.get("num_folds")
+    folds = sum(map(len, seeds))
     if is_fold(seeds[0][0].arguments):
+        wanted = seeds[0][0].arguments["num_folds"]
         whole = folds == wanted * len(seeds)
         words.append(f"{wanted} folds" if whole else f"{folds} of {wanted * len(seeds)} folds")
     return " x ".join(words) or "1"

@@ -92,7 +92,7 @@ def score_on_held_labels(
         raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
     held = read_held_labels(truth_file, runs[0].task if runs else None, submissions)
     entries = [submission_entry(name, short, held) for name, short in short_names(submissions).items()]
-    if not runs:
+    if not runs or not test_file:  # runs without test rows are refused above
         return entries, []
     of_runs, notes = held_entries(runs, test_file, held, batch_size, csv_quoting)
     return entries + of_runs, notes
@@ -177,7 +177,7 @@ def _predict_folds(folds: list[FinishedRun], table: Table, held: HeldLabels, bat
 
     labels = folds[0].task.labels
     rows = _rows_of(read_ids(table, folds[0].task), held, table.name)
-    probabilities = 0
+    probabilities = np.zeros((len(rows), len(labels)))
     for run in folds:
         predicted = predict_table(load_run(run.folder), table, batch_size).in_order(labels)
         probabilities = probabilities + predicted.probabilities[rows] / len(folds)

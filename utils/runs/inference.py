@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def load_run(folder: str | Path) -> Approach:
         UserError: for a folder that is no finished run, or whose model cannot be loaded.
     """
     task, arguments = load_task(folder), load_arguments(folder)
-    device = this_process().device
+    device: Any = this_process().device  # never None, unlike accelerate's hint
     # Every process predicts with a whole model; under FSDP transformers would read the weights in one process alone.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     approach = approach_of(arguments)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -321,7 +321,8 @@ class SubmissionWriter:
     def __init__(self, submission: str, probabilities_file: str | None, columns: list[str], task: Task):
         self.columns, self.task = columns, task
         self.paths = {"submission": submission} | ({"probabilities": probabilities_file} if probabilities_file else {})
-        self.stack, self.parquet = ExitStack(), None
+        self.stack = ExitStack()
+        self.parquet: Any = None  # its writer, from the first rows on
         self.rows, self.positives, self.without_label = 0, np.zeros(len(task.labels), dtype=int), 0
 
     def __enter__(self) -> SubmissionWriter:
@@ -329,7 +330,7 @@ class SubmissionWriter:
         self.files = {name: self.stack.enter_context(atomic_path(path)) for name, path in self.paths.items()}
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
 
     def add(self, ids: list[str], probabilities: np.ndarray, predictions: np.ndarray) -> None:
@@ -341,7 +342,7 @@ class SubmissionWriter:
             predictions: 0/1 array `[n, L]`.
         """
         # To the end of the file; the header above the first chunk only.
-        appending = {"mode": "a", "header": self.rows == 0, "index": False}
+        appending: dict[str, Any] = {"mode": "a", "header": self.rows == 0, "index": False}
         submission_frame(self.columns, self.task, ids, predictions).to_csv(self.files["submission"], **appending)
         if "probabilities" in self.files:
             id_name = self.task.id_column or "id"

@@ -109,7 +109,7 @@ def resample(truth: np.ndarray, predictions: np.ndarray, resamples: int, seed: i
     return Resampled(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Resampled)))
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
+def interval(values: np.ndarray, level: float = LEVEL) -> tuple[Any, Any]:
     """Percentile interval of resampled values.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
     """
     metric = MultiLabelMetric(keep_in_memory=True)
     labels, truth, probabilities = predictions.labels, predictions.truth, predictions.probabilities
-    results = {
+    results: dict[str, Any] = {
         kind: metric.compute(predictions=decided, scores=probabilities, references=truth, label_names=labels)
         for kind, decided in predictions.decide(rule).items()
     }

@@ -32,7 +32,9 @@ class MultiLabelMetric(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: Any, scores: Any, references: Any, label_names: list[str]) -> dict[str, float]:
+    def _compute(  # ty: ignore[incompatible-method-override] (what `compute` gets is known: all of it, by name)
+        self, predictions: Any, scores: Any, references: Any, label_names: list[str]
+    ) -> dict[str, float]:
         predictions, probabilities, truth = np.asarray(predictions), np.asarray(scores), np.asarray(references)
         results = {
             score.name: score.compute(truth, probabilities if score.of_probabilities else predictions)

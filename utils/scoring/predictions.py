@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # loading it takes torch
     from utils.data.examples import Examples
 
 PREDICTIONS_FILE = "predictions/validation.parquet"
+# An array, or None where it is not known. As `Any`, because who needs the array takes predictions that have it, which a
+# type checker cannot see.
+MaybeArray = np.ndarray | Any
 
 
 @dataclass
@@ -41,10 +44,10 @@ class Predictions:
 
     labels: list[str]
     ids: list[str]
-    texts: list[str] | None = None
-    truth: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
-    decoded: np.ndarray | None = None
+    texts: list[str] | Any = None
+    truth: MaybeArray = None
+    probabilities: MaybeArray = None
+    decoded: MaybeArray = None
     folds: np.ndarray | None = None
     groups: np.ndarray | None = None
     figures: dict[str, float] = field(default_factory=dict)
@@ -107,7 +110,7 @@ class Predictions:
             return parts[0]
         parts = [part.in_order(labels) for part in parts]
 
-        def join(name: str) -> list | np.ndarray | None:
+        def join(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
             if any(value is None for value in values):
                 return None

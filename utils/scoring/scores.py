@@ -5,7 +5,7 @@ a row.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -61,7 +61,7 @@ def f1_per_label(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def _present(truth: np.ndarray) -> np.ndarray:
-    return np.asarray(truth).any(axis=0)
+    return np.any(truth, axis=0)
 
 
 def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -72,8 +72,7 @@ def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> flo
 
 
 def _two_classes(truth: np.ndarray) -> np.ndarray:
-    truth = np.asarray(truth)
-    return truth.any(axis=0) & ~truth.all(axis=0)
+    return np.any(truth, axis=0) & ~np.all(truth, axis=0)
 
 
 def _roc_auc_macro(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -163,7 +162,7 @@ def left_out(truth: np.ndarray) -> dict[str, int]:
     return {f"left_out/{name}": count for name, count in counts.items() if count}
 
 
-def left_out_notes(counts: dict[str, float], scores: tuple[Score, ...] = SCORES) -> list[str]:
+def left_out_notes(counts: Mapping[str, float], scores: tuple[Score, ...] = SCORES) -> list[str]:
     """What to say below a table of scores: which of them leave labels out, given what `left_out` gives, or metrics that
     hold it."""
     return [

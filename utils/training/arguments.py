@@ -53,6 +53,7 @@ class TaskTrainingArguments(TrainingArguments):
 
     _argument_group_name = "Trainer"
 
+    output_dir: str = option(None, "The output directory where the model predictions and checkpoints will be written.")
     learning_rate: float | None = option(None, "peak learning rate; left out: 2e-5 in full, 2e-4 with LoRA")
     optim: str | None = option(None, "optimizer; left out: adamw_torch_fused, with 4 bit on a GPU paged_adamw_8bit")
     num_train_epochs: float = option(5.0, "passes over the training rows")
@@ -115,6 +116,11 @@ class TaskTrainingArguments(TrainingArguments):
             super().__post_init__()
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    @property
+    def optimizer_name(self) -> str:
+        """Name of the optimizer that is used."""
+        return OptimizerNames(self.optim).value
 
     @property
     def compute_dtype(self) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import datasets
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from utils.core.errors import UserError
 
@@ -63,18 +63,21 @@ class SetEpoch(TrainerCallback):
         self.sampler = sampler
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         self.sampler.set_epoch(int(state.epoch + 1e-6))
 
 
-class LengthGroupedBatches:
+class LengthGroupedBatches(Trainer):
     """What both trainers change in Trainer: batches of one length, also over several processes, and evaluation in row
     order."""
+
+    # Trainer's own hints allow None.
+    model: PreTrainedModel
+    train_dataset: datasets.Dataset
 
     # The losses divide by the number of cells or tokens of the whole global batch.
     loss_is_scaled_for_ga = True
 
-    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         strategy = self.args.train_sampling_strategy
         if strategy not in ("group_by_length", "random"):
             return super()._get_train_sampler(train_dataset)
@@ -86,7 +89,7 @@ class LengthGroupedBatches:
         self.add_callback(SetEpoch(sampler))
         return sampler
 
-    def _get_eval_sampler(self, eval_dataset: datasets.Dataset) -> Sampler:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
         # Trainer's own would shuffle the rows here too when training is grouped by length.
         return SequentialSampler(eval_dataset)
 
@@ -97,7 +100,7 @@ class LengthGroupedBatches:
 
 
 @contextmanager
-def refusing_trackers() -> Iterator[None]:
+def refusing_trackers() -> Generator[None]:
     """Turn what Trainer raises while it is made, as for a tracker that is not installed, into a `UserError`."""
     try:
         yield

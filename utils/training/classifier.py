@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import datasets
 import numpy as np
 import torch
 from scipy.special import expit
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 
 from utils.core.arguments import LossArguments
 from utils.models.classifier import Classifier
@@ -18,7 +21,7 @@ from utils.training.log import use_readable_log
 from utils.training.losses import MultiLabelLoss, positive_weights
 
 
-class MultiLabelTrainer(LengthGroupedBatches, Trainer):
+class MultiLabelTrainer(LengthGroupedBatches):
     """Trainer for a classification head.
 
     Args:
@@ -42,9 +45,6 @@ class MultiLabelTrainer(LengthGroupedBatches, Trainer):
         # Evaluated with the longest first, scored in the order of the file.
         order = longest_first(validation_tokens["length"][:])
 
-        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-            return evaluate(_in_order(prediction.predictions, order)).metrics
-
         with refusing_trackers():
             super().__init__(
                 model=classifier.model,
@@ -54,7 +54,7 @@ class MultiLabelTrainer(LengthGroupedBatches, Trainer):
                 processing_class=classifier.tokenizer,
                 data_collator=classifier.collator(on_gpu=not args.use_cpu),
                 compute_loss_func=loss,
-                compute_metrics=compute_metrics if evaluate else None,
+                compute_metrics=partial(_compute_metrics, evaluate, order) if evaluate else None,
             )
         use_readable_log(self)
 
@@ -64,8 +64,13 @@ class MultiLabelTrainer(LengthGroupedBatches, Trainer):
         return _in_order(self.predict(tokens.select(order), metric_key_prefix="eval").predictions, order)
 
 
-def _in_order(logits: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Probabilities of rows that were predicted in another order: `[N, L]`."""
+def _compute_metrics(evaluate: Evaluator, order: np.ndarray, prediction: EvalPrediction) -> dict[str, float]:
+    """Scores of rows that were predicted in another order, as Trainer asks for them."""
+    return evaluate(_in_order(prediction.predictions, order)).metrics
+
+
+def _in_order(logits: Any, order: np.ndarray) -> np.ndarray:
+    """Probabilities `[N, L]` of rows from their logits `[N, L]`, which are in another order."""
     probabilities = np.empty(logits.shape)
     probabilities[order] = expit(logits.astype(float))
     return probabilities

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import transformers
-from transformers import Trainer
 
 from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
 from utils.core.files import write_text
@@ -38,6 +37,9 @@ from utils.training.arguments import TaskTrainingArguments, arguments_of_result,
 from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
 from utils.training.loop import train_to_the_end
 from utils.training.preflight import Preflight
+
+if TYPE_CHECKING:
+    from utils.training.batches import LengthGroupedBatches
 
 
 class Experiment:
@@ -106,7 +108,7 @@ class Experiment:
         self.state.wait_for_everyone()
         check_shared_folder(Path(self.output_dir) / ARGUMENTS_FILE)
 
-    def train(self, trainer: Trainer) -> dict[str, float]:
+    def train(self, trainer: LengthGroupedBatches) -> dict[str, float]:
         """Train to the end, from the checkpoint of an interrupted run if there is one; returns Trainer's metrics."""
         metrics = train_to_the_end(trainer, self.checkpoint, self.run_args.early_stopping_patience)
         return metrics | {"train_samples": self.task.train_rows}
@@ -116,7 +118,7 @@ class Experiment:
         approach: Approach,
         evaluation: Evaluation,
         train_metrics: dict[str, float] | None = None,
-        trainer: Trainer | None = None,
+        trainer: LengthGroupedBatches | None = None,
         preflight: Preflight | None = None,
     ) -> None:
         """Save, show and push the run. Called by all processes.
@@ -129,7 +131,7 @@ class Experiment:
             preflight: what trackers get to see, likewise.
         """
         if trainer is not None:
-            trainer.save_model(staging_folder(self.output_dir))
+            trainer.save_model(str(staging_folder(self.output_dir)))
         if self.state.is_main_process:
             self._publish(approach, evaluation, train_metrics, trainer)
             if self.run_args.report:
@@ -149,7 +151,7 @@ class Experiment:
         approach: Approach,
         evaluation: Evaluation,
         train_metrics: dict[str, float] | None,
-        trainer: Trainer | None,
+        trainer: LengthGroupedBatches | None,
     ) -> None:
         """Write all that makes the run complete, beside the model; the parts appear together."""
         staging = staging_folder(self.output_dir)
@@ -158,10 +160,10 @@ class Experiment:
         evaluation.save(staging)
         if train_metrics is None:
             train_metrics = costs(approach.model) | {"trainable_parameters": 0}
-        eval_metrics = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
+        eval_metrics: dict[str, Any] = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
         eval_metrics["eval_samples"] = len(evaluation.predictions)
         if trainer is not None:
-            trainer.state.save_to_json(staging / STATE_FILE)
+            trainer.state.save_to_json(str(staging / STATE_FILE))
             eval_metrics |= {
                 "best_metric_name": self.training_args.metric_for_best_model,
                 "best_checkpoint_step": trainer.state.best_global_step,

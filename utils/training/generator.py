@@ -184,12 +184,13 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         self._evaluated = torch.zeros(5, dtype=torch.float64)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         answers, correct, entropy, loss, _ = self._evaluated.tolist()
-        output.metrics[f"{metric_key_prefix}_loss"] = loss / max(answers, 1)
+        metrics: Any = output.metrics
+        metrics[f"{metric_key_prefix}_loss"] = loss / max(answers, 1)
         self._metrics["eval"]["mean_token_accuracy"] = [correct / max(answers, 1)]
         self._metrics["eval"]["entropy"] = [entropy / max(answers, 1)]
         self.generator.model = self.model
         scores = self.evaluate_answers(self.eval_coverage).metrics
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
+        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return output
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

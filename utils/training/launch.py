@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accelerate.utils import gather_object, is_deepspeed_available, str_to_bool
-from transformers import TrainingArguments
 
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
 from utils.core.processes import is_set, this_process
+
+if TYPE_CHECKING:  # it imports this module
+    from utils.training.arguments import TaskTrainingArguments
 
 SHARED_FOLDER_TIMEOUT = 60  # seconds; file systems over a network show a new file late
 
@@ -29,12 +32,12 @@ def check_deepspeed_installed(config_file: str | dict | None = None) -> None:
         raise UserError("DeepSpeed is not installed: pip install -r requirements-deepspeed.txt")
 
 
-def uses_fsdp(training_args: TrainingArguments) -> bool:
+def uses_fsdp(training_args: TaskTrainingArguments) -> bool:
     """Whether weights are sharded by FSDP, from the launcher's configuration or `--fsdp`."""
     return is_set("ACCELERATE_USE_FSDP") or training_args.fsdp_plugin_args is not None
 
 
-def zero_stage(training_args: TrainingArguments) -> int | None:
+def zero_stage(training_args: TaskTrainingArguments) -> int | None:
     """DeepSpeed's ZeRO stage, from the launcher's configuration or `--deepspeed`; None without DeepSpeed."""
     plugin = training_args.deepspeed_plugin
     if plugin is not None:
@@ -42,13 +45,13 @@ def zero_stage(training_args: TrainingArguments) -> int | None:
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")) if is_set("ACCELERATE_USE_DEEPSPEED") else None
 
 
-def _fsdp_option(training_args: TrainingArguments, name: str, default: str) -> str:
+def _fsdp_option(training_args: TaskTrainingArguments, name: str, default: str) -> str:
     """An option of FSDP as text: `--fsdp`'s own, else the launcher's."""
     given = (training_args.fsdp_plugin_args or {}).get(name)
     return str(given if given is not None else os.environ.get(f"FSDP_{name.upper()}", default))
 
 
-def fsdp_storage(model_args: ModelArguments, training_args: TrainingArguments) -> str | None:
+def fsdp_storage(model_args: ModelArguments, training_args: TaskTrainingArguments) -> str | None:
     """Dtype of all weights where FSDP shards a 4-bit model, None elsewhere.
 
     4-bit weights are packed into 16-bit numbers there (`bnb_4bit_quant_storage`), as bytes cannot be sharded, and the
@@ -59,7 +62,7 @@ def fsdp_storage(model_args: ModelArguments, training_args: TrainingArguments) -
     return "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else None
 
 
-def check_launch(model_args: ModelArguments, training_args: TrainingArguments, merge_adapter: bool = False) -> None:
+def check_launch(model_args: ModelArguments, training_args: TaskTrainingArguments, merge_adapter: bool = False) -> None:
     """Refuse what cannot work the way this script was launched.
 
     Args:
@@ -109,14 +112,14 @@ def check_launch(model_args: ModelArguments, training_args: TrainingArguments, m
         )
 
 
-def _saves_whole_model(training_args: TrainingArguments) -> bool:
+def _saves_whole_model(training_args: TaskTrainingArguments) -> bool:
     if training_args.deepspeed_plugin is None:
         return is_set("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL")
     zero = training_args.deepspeed_plugin.deepspeed_config["zero_optimization"]
     return zero.get("stage3_gather_16bit_weights_on_model_save") in (True, "true")
 
 
-def _check_fsdp(model_args: ModelArguments, training_args: TrainingArguments, quantised: str | None) -> None:
+def _check_fsdp(model_args: ModelArguments, training_args: TaskTrainingArguments, quantised: str | None) -> None:
     """Refuse what FSDP cannot do; `quantised` is 4-bit, 8-bit or None."""
     version = _fsdp_option(training_args, "fsdp_version", os.environ.get("FSDP_VERSION", "1"))
     if version != "2":
@@ -136,10 +139,10 @@ def _check_fsdp(model_args: ModelArguments, training_args: TrainingArguments, qu
             "accelerate_configs/fsdp2.yaml"
         )
     if not training_args.optim_left_out and any(
-        word in training_args.optim.value for word in ("8bit", "4bit", "paged", "bnb")
+        word in training_args.optimizer_name for word in ("8bit", "4bit", "paged", "bnb")
     ):
         raise UserError(
-            f"--optim {training_args.optim.value}: bitsandbytes' optimizers do not know FSDP's sharded weights: "
+            f"--optim {training_args.optimizer_name}: bitsandbytes' optimizers do not know FSDP's sharded weights: "
             "leave it out, or pass adamw_torch_fused"
         )
     if quantised == "8-bit":
@@ -169,7 +172,7 @@ def _engine_of_checkpoint(checkpoint: str) -> str:
     return "FSDP" if any(name.startswith("pytorch_model_fsdp") for name in names) else "one copy per process"
 
 
-def check_checkpoint(checkpoint: str | None, training_args: TrainingArguments) -> None:
+def check_checkpoint(checkpoint: str | None, training_args: TaskTrainingArguments) -> None:
     """Refuse to resume where the processes do not see the same checkpoint, or the engine cannot read it.
 
     One copy per process (DDP) and FSDP with whole checkpoints resume with any number of processes; DeepSpeed's ZeRO

@@ -32,7 +32,6 @@ class LogWithProgressBar(ProgressCallback):
     """Trainer's progress bar; the log as readable lines above it."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Called by Trainer."""
         line = describe_logs(logs)
         if line and state.is_world_process_zero and self.training_bar is not None:
             self.training_bar.write(line)
@@ -42,7 +41,6 @@ class LogWithoutProgressBar(PrinterCallback):
     """The log as readable lines, for `--disable_tqdm`."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Called by Trainer."""
         line = describe_logs(logs)
         if line and state.is_world_process_zero:
             print(line, flush=True)

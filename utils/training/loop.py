@@ -6,20 +6,25 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
 
+if TYPE_CHECKING:
+    from utils.training.batches import LengthGroupedBatches
+
 # Ctrl-C, the launcher and a sweep may each signal the same stop; within this window they count once.
 SECONDS_OF_ONE_STOP = 2
 
 
-def train_to_the_end(trainer: Trainer, checkpoint: str | None, early_stopping_patience: int | None) -> dict[str, float]:
+def train_to_the_end(
+    trainer: LengthGroupedBatches, checkpoint: str | None, early_stopping_patience: int | None
+) -> dict[str, float]:
     """Train to the end; on SIGTERM or SIGINT save a checkpoint and exit.
 
     Args:
@@ -57,7 +62,7 @@ def train_to_the_end(trainer: Trainer, checkpoint: str | None, early_stopping_pa
     return metrics | {"unchanged_tensors": len(unchanged), **costs(trainer.model)}
 
 
-def _speeds_of_all_parts(metrics: dict[str, float], trainer: Trainer) -> dict[str, float]:
+def _speeds_of_all_parts(metrics: dict[str, float], trainer: LengthGroupedBatches) -> dict[str, float]:
     """Time and speeds of a resumed run as a whole; Trainer's are those of the part since the checkpoint."""
     [training_time] = [c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingTime)]
     seconds = training_time.earlier + metrics["train_runtime"]
@@ -86,7 +91,6 @@ class TrainingTime(TrainerCallback, ExportableState):
         return {"args": {"earlier": self.earlier + since}, "attributes": {}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         self.begun = time.monotonic()
 
 
@@ -114,11 +118,9 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         self.handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         if args.world_size > 1:
             # The processes must stop after the same step, and not all of them may have got the signal yet.
             received = torch.tensor(self.received, device=args.device)
@@ -129,12 +131,10 @@ class StopOnSignal(TrainerCallback):
             args.save_total_limit = None  # else Trainer deletes all but the best checkpoint when training ends
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         # After part of an epoch an evaluation would be one that the undisturbed run does not make.
         if self.received and state.epoch % 1:
             control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by Trainer."""
         if not self.received:
             self._restore()

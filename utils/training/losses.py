@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-if TYPE_CHECKING:
-    from transformers.utils import ModelOutput
 
 
 def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray:
@@ -119,7 +116,7 @@ class MultiLabelLoss:
     asl_clip: float
 
     def __call__(
-        self, outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Loss of one forward pass.
 

@@ -7,10 +7,11 @@ look like those of a weak model. Here it does not start.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
@@ -23,6 +24,9 @@ from utils.models.parameters import (
     stored_count,
     without_adapter,
 )
+
+if TYPE_CHECKING:
+    from utils.training.arguments import TaskTrainingArguments
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Preflight:
         self,
         approach: Approach,
         tokens: datasets.Dataset,
-        training_args: TrainingArguments,
+        training_args: TaskTrainingArguments,
         pos_weights: np.ndarray | None = None,
     ):
         self.approach, self.training_args, self.pos_weights = approach, training_args, pos_weights
@@ -82,7 +86,7 @@ class Preflight:
             ["quantised", f"{len(quantized)} linear layers" if quantized else "nothing"],
             ["weights, compute", f"{model_args.dtype}, {args.compute_dtype}"],
             *self.approach.preflight_rows(),
-            ["learning rate", f"{args.learning_rate:g}, {args.optim.value}"],
+            ["learning rate", f"{args.learning_rate:g}, {args.optimizer_name}"],
             ["pad, eos", f"{_token(self.approach.tokenizer, 'pad')}, {_token(self.approach.tokenizer, 'eos')}"],
             [
                 "texts",
@@ -115,7 +119,7 @@ class Preflight:
         }
 
 
-def estimate_memory(model: PreTrainedModel, training_args: TrainingArguments, texts: Texts) -> dict[str, float]:
+def estimate_memory(model: PreTrainedModel, training_args: TaskTrainingArguments, texts: Texts) -> dict[str, float]:
     """Bytes of a training step on one device: weights, gradients, optimizer, activations.
 
     FSDP and DeepSpeed divide the first three, as far as they shard them, by the number of processes.
@@ -132,7 +136,7 @@ def estimate_memory(model: PreTrainedModel, training_args: TrainingArguments, te
     trainable = [p for p in model.parameters() if p.requires_grad]
     weights = sum(stored_count(p) * p.element_size() for p in model.parameters())
     gradients = sum(stored_count(p) * p.element_size() for p in trainable)
-    moments = 2 * sum(stored_count(p) for p in trainable) * (1 if "8bit" in str(training_args.optim.value) else 4)
+    moments = 2 * sum(stored_count(p) for p in trainable) * (1 if "8bit" in training_args.optimizer_name else 4)
     tokens = training_args.per_device_train_batch_size * texts.longest
     layers, hidden = base.config.num_hidden_layers, base.config.hidden_size
     width = 1 if training_args.bf16 or training_args.fp16 else 2

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.core.arguments import GenerationArguments, GeneratorModelArguments
+from utils.core.arguments import GenerationArguments, GeneratorModelArguments, ModelArguments
 from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import add_lora, load_adapter, merge_adapter
@@ -37,15 +37,15 @@ class LabelGenerator:
         max_length: tokens of prompt, text and answer together asked for; the model may take less.
     """
 
-    model_arguments = GeneratorModelArguments
+    model_arguments: ClassVar[type[ModelArguments]] = GeneratorModelArguments
     # What a prediction needs from the run's folder besides weights.
-    files = ("tokenizer_config.json", GENERATION_FILE)
+    files: ClassVar[tuple[str, ...]] = ("tokenizer_config.json", GENERATION_FILE)
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        model_args: GeneratorModelArguments,
+        model_args: ModelArguments,
         task: Task,
         generation: Generation,
         max_length: int,
@@ -197,7 +197,13 @@ class LabelGenerator:
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
-        """What the model card says of this approach; arguments as for `load`."""
+        """What the model card says of this approach.
+
+        Args:
+            folder: of the run.
+            arguments: its run_args.json.
+            task: its task.json.
+        """
         made = "as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
         form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
         return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,9 +37,9 @@ class Decision:
     """
 
     position: int
-    columns: np.ndarray
+    columns: np.ndarray | Any  # the tokens themselves until the tree is built
     targets: list[int]
-    gained: list[tuple[int, ...]]
+    gained: list[tuple[int, ...] | Any]  # lists until then, which may grow
 
 
 @dataclass

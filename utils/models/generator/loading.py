@@ -1,19 +1,20 @@
 """Loading a language model that is to write labels."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from trl import get_quantization_config
 
-from utils.core.arguments import GeneratorModelArguments
+from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
 from utils.models.approaches import ADAPTER_FILE
 from utils.models.loading import keep_gradients, load_pretrained
 
 
 def load_generator(
-    model_args: GeneratorModelArguments, tokenizer: PreTrainedTokenizerBase, complete: bool = False
+    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, complete: bool = False
 ) -> PreTrainedModel:
     """Load a language model that is to write labels.
 
@@ -40,7 +41,7 @@ def load_generator(
             raise UserError(f"{name} is an encoder: LoRA would not train its new language head; leave --use_peft out")
         config.is_decoder = True
     stored = getattr(config, "quantization_config", None)
-    model, info = load_pretrained(
+    loaded: Any = load_pretrained(
         AutoModelForCausalLM.from_pretrained,
         name,
         config=config,
@@ -50,6 +51,7 @@ def load_generator(
         quantization_config=get_quantization_config(model_args) if stored is None else None,
         output_loading_info=True,
     )
+    model, info = loaded
     if complete and info["missing_keys"]:
         raise UserError(
             f"{name} has no language head ({sorted(info['missing_keys'])[0]} is missing), which must be trained first: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -119,7 +120,7 @@ def build_prompt(template: str, label_text: LabelText, tokenizer: PreTrainedToke
     if words.count(TEXT_MARK) != 1:
         raise UserError("the model's chat template does not hold the user's words once: use another model")
     before, after = words.split(TEXT_MARK)
-    before = tokenizer.decode(start) + before
+    before = str(tokenizer.decode(start)) + before
     head, tail = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
     return Prompt(before, after, head, tail, end)
 
@@ -131,11 +132,11 @@ def _chat(words: str, tokenizer: PreTrainedTokenizerBase, end: int | None) -> tu
         UserError: for a chat template that cannot be used.
     """
     messages = [{"role": "user", "content": words}]
-    options = {"tokenize": False, "enable_thinking": False}
+    options: dict[str, Any] = {"tokenize": False, "enable_thinking": False}
     answer = {"role": "assistant", "content": TEXT_MARK + TEXT_MARK}
     try:
-        whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
-        after = tokenizer.apply_chat_template([*messages, answer], **options).split(TEXT_MARK + TEXT_MARK)[-1]
+        whole = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options))
+        after = str(tokenizer.apply_chat_template([*messages, answer], **options)).split(TEXT_MARK + TEXT_MARK)[-1]
     except TemplateError as error:
         raise UserError(f"the model's chat template cannot be used: {error}") from error
     if whole.rstrip().endswith("<think>"):  # a template that cannot switch thinking off

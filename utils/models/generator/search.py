@@ -10,10 +10,10 @@ attention; Miao et al. 2024, SpecInfer, section 4.2).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class _Search:
 
     branches: list[_Branch] = field(default_factory=list)
     reached: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)  # answers: mass, labels
-    decoded: tuple[int, ...] | None = None  # labels of the greedy answer
+    decoded: tuple[int, ...] | Any = None  # labels of the greedy answer, once it is reached
     fed: int = 0  # number of nodes
 
     def take(self, branch: _Branch, node: Node, logits: np.ndarray, places: list[int]) -> None:
@@ -134,7 +134,7 @@ class _Search:
 
 
 @contextmanager
-def _narrow_head(model: PreTrainedModel, token_ids: list[int]) -> Iterator[torch.Tensor]:
+def _narrow_head(model: PreTrainedModel, token_ids: list[int]) -> Generator[torch.Tensor]:
     """Make the model compute the logits of these tokens only; gives their columns in the logits.
 
     The model's own forward runs, including any scaling or capping of logits.
@@ -405,5 +405,5 @@ def decode_freely(
         )
         for row in output[:, ids.shape[1] :].tolist():
             kept = row[: row.index(prompt.end)] if prompt.end in row else row
-            answers.append(tokenizer.decode(kept, skip_special_tokens=True))
+            answers.append(str(tokenizer.decode(kept, skip_special_tokens=True)))
     return answers
