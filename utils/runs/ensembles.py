@@ -207,7 +207,7 @@ def score_table(
         mean, truth = ensemble.mean(weights)[ensemble.common], ensemble.truth[ensemble.common]
         scores = [_macro_f1(truth, apply_thresholds(mean, 0.5))]
         if not rule.is_fixed:
-            scores.append(_macro_f1(truth, rule.cross_fit(mean, truth, ensemble.groups[ensemble.common])))
+            scores.append(_macro_f1(truth, rule.cross_fit(mean, truth, ensemble.groups[ensemble.common], 1)[0]))
         scores = scores if fitted_scores is None else fitted_scores[: len(scores)]
         rows.append(["together", "1.00", len(truth), *scores])
     header = ["run", "weight", "validation rows", "macro-F1 at 0.5", "macro-F1 tuned (cross-fitted)"]

@@ -71,7 +71,7 @@ class Predictions:
         """
         decisions = {AT_HALF: apply_thresholds(self.probabilities, 0.5)}
         if not rule.is_fixed:
-            decisions[TUNED] = rule.cross_fit(self.probabilities, self.truth, self.near_duplicates)
+            decisions[TUNED] = rule.cross_fit(self.probabilities, self.truth, self.near_duplicates, 1)[0]
         if self.decoded is not None:
             decisions[DECODED] = self.decoded
         return decisions
