@@ -131,7 +131,7 @@ def test_folds_are_scored_together(trained, tmp_path, compare):
     assert record["peak_memory_bytes"] == 2**30 + 2
     of_folds = [read_run(folder) for folder in folders]
     halves = [
-        f1_score(fold.predictions.truth, fold.decisions[""], average="macro", zero_division=0.0) for fold in of_folds
+        f1_score(fold.predictions.truth, fold.decisions[""][0], average="macro", zero_division=0.0) for fold in of_folds
     ]
     assert record["f1_macro_sd"] == pytest.approx(np.std(halves, ddof=1))
     # The order of the folders does not matter, and folds that are missing are told.
@@ -236,7 +236,7 @@ def test_without_texts_each_row_is_its_own_group():
     truth = rng.integers(0, 2, (60, 3))
     rows = Predictions(list("abc"), list(map(str, range(60))), truth=truth, probabilities=rng.random(truth.shape))
     rule = ThresholdRule("per_label", 20)
-    wanted = rule.cross_fit(rows.probabilities, truth, np.arange(60), 1)[0]
+    wanted = rule.cross_fit(rows.probabilities, truth, np.arange(60))
     assert np.array_equal(rows.decide(rule)["_tuned"], wanted)
 
 

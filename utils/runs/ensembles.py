@@ -43,7 +43,7 @@ class Member:
         """Macro-F1 on some of its rows, given as booleans `[N]`: at 0.5 and, unless thresholds are fixed, with
         thresholds cross-fitted over all its rows."""
         decisions = replace(self.held, decoded=None).decide(rule)
-        return [_macro_f1(self.held.truth[rows], decided[rows]) for decided in decisions.values()]
+        return [_macro_f1(self.held.truth[rows], decided[:, rows]) for decided in decisions.values()]
 
 
 @dataclass
@@ -207,7 +207,7 @@ def score_table(
         mean, truth = ensemble.mean(weights)[ensemble.common], ensemble.truth[ensemble.common]
         scores = [_macro_f1(truth, apply_thresholds(mean, 0.5))]
         if not rule.is_fixed:
-            scores.append(_macro_f1(truth, rule.cross_fit(mean, truth, ensemble.groups[ensemble.common], 1)[0]))
+            scores.append(_macro_f1(truth, rule.cross_fit(mean, truth, ensemble.groups[ensemble.common])))
         scores = scores if fitted_scores is None else fitted_scores[: len(scores)]
         rows.append(["together", "1.00", len(truth), *scores])
     header = ["run", "weight", "validation rows", "macro-F1 at 0.5", "macro-F1 tuned (cross-fitted)"]
