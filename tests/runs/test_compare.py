@@ -41,8 +41,14 @@ def test_figures_of_one_run(trained, compare):
     assert record["f1_macro_tuned_low"] < record["f1_macro_tuned"] < record["f1_macro_tuned_high"]
     assert record["train_seconds"] == results["train_runtime"]
     assert record["verdict"] == "best"
-    for part in ("head, full", f"{record['f1_macro_tuned']:.3f} [", "124 validation rows, 11 labels", "within", "±"):
-        assert (part in printed) == (part != "within")
+    for part in (
+        "head, full",
+        f"{record['f1_macro_tuned']:.3f} [",
+        "124 validation rows, 11 labels",
+        "against the best:",
+        "±",
+    ):
+        assert (part in printed) == (part != "against the best:")
 
 
 def test_noise_and_clear_difference(trained, tmp_path, compare):
@@ -57,8 +63,8 @@ def test_noise_and_clear_difference(trained, tmp_path, compare):
     assert records["f1_macro_tuned"].is_monotonic_decreasing
     assert records["verdict"].to_dict() == {
         "same": "best",
-        "good": "within noise",
-        "near": "within noise",
+        "good": "not distinguishable",
+        "near": "not distinguishable",
         "bad": "worse",
     }
     twin = records.loc["good"]
@@ -74,7 +80,7 @@ def test_noise_and_clear_difference(trained, tmp_path, compare):
         "near": "head, full",
         "bad": "head, QLoRA",
     }
-    for part in ("3.5 %", "3.0 GiB", "within noise", "worse", "against same, paired bootstrap"):
+    for part in ("3.5 %", "3.0 GiB", "not distinguishable", "worse", "against same, paired bootstrap"):
         assert part in printed
 
 
@@ -102,7 +108,7 @@ def test_seeds_become_mean_and_spread(trained, tmp_path, compare):
     assert record["f1_macro_low"] < record["f1_macro"] < record["f1_macro_high"]
     assert record["train_seconds"] == 120
     assert record["runs"] == "3 seeds"
-    assert f"{record['f1_macro']:.3f} ± {record['f1_macro_sd']:.3f} [" in printed
+    assert f"{record['f1_macro']:.3f} ± {record['f1_macro_sd']:.3f} (3 seeds) [" in printed
 
 
 def test_folds_are_scored_together(trained, tmp_path, compare):
