@@ -21,7 +21,7 @@ from utils.core.parser import option, script
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
 from utils.models.approaches import describe_approach
 from utils.report import pictures
-from utils.report.tables import caption, difference_rows, differing_rows, score_rows
+from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
 from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
@@ -123,10 +123,12 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
         rows.append([score.title, run.results.get(f"eval_{score.name}", "-"), *["same"] * (len(kinds) - 1)])
     paragraphs = [
         f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
-        f"({RESAMPLES:,} resamples); the luck of the training seed is not in it."
+        f"({RESAMPLES:,} resamples, near-duplicates drawn together); the luck of the training seed is not in it."
     ]
     if TUNED in kinds:
-        paragraphs.append("Tuned: each row is scored with thresholds that were chosen without it.")
+        paragraphs.append(
+            "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
+        )
     paragraphs += left_out_notes({name.removeprefix("eval_"): value for name, value in run.results.items()})
     if run.arguments.get("load_best_model_at_end"):
         paragraphs.append("The checkpoint was chosen on the same rows, so expect a little less on new ones.")
@@ -148,7 +150,10 @@ def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Secti
 
 
 def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, tuple[Figure, str, str]]:
-    """`{file name: (figure, title, caption)}`; F1 of the labels and its intervals are `[L]`."""
+    """`{file name: (figure, title, caption)}`; F1 of the labels and its intervals are `[L]`.
+
+    Labels together are counted in the first partition of cross-fitted predictions.
+    """
     labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
     weighted = " Training with pos_weight moves them up on purpose."
     drawn = {
@@ -164,7 +169,7 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             "thresholds were chosen on these rows, so their diamonds are a little too good.",
         ),
         "co_occurrence": (
-            pictures.co_occurrence(labels, truth, run.decisions[run.headline]),
+            pictures.co_occurrence(labels, truth, run.decisions[run.headline][0]),
             "Labels together",
             "A cell and its mirror image across the diagonal should hold the same number.",
         ),
@@ -197,9 +202,9 @@ def _save_pictures(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.n
 
 
 def _mistakes_section(run: FinishedRun) -> Section:
-    """The most confident mistakes."""
+    """The most confident mistakes; of cross-fitted predictions those of the first partition."""
     how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
-    rows = mistakes_rows(run.predictions, run.decisions[run.headline])
+    rows = mistakes_rows(run.predictions, run.decisions[run.headline][0])
     note = "There are none."
     if rows:
         note = (
@@ -220,8 +225,8 @@ def write_run_report(folder: str | Path) -> Path:
         UserError: for a folder that is no finished run.
     """
     run = read_run(folder)
-    truth = run.predictions.truth
-    drawn = {kind: resample(truth, decided, RESAMPLES, seed=0) for kind, decided in run.decisions.items()}
+    truth, groups = run.predictions.truth, run.predictions.near_duplicates
+    drawn = {kind: resample(truth, decided, RESAMPLES, 0, groups) for kind, decided in run.decisions.items()}
     low, high = interval(drawn[run.headline].f1)
     f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
     images = _save_pictures(run, f1, low, high)
@@ -250,7 +255,9 @@ def write_run_report(folder: str | Path) -> Path:
 # Several runs
 
 
-def write_comparison_report(path: str, boards: list[Board], notes: list[str], held: bool, resamples: int) -> None:
+def write_comparison_report(
+    path: str, boards: list[Board], notes: list[str], held: bool, resamples: int, gap: float = GAP
+) -> None:
     """Write a comparison as one page.
 
     Args:
@@ -259,11 +266,12 @@ def write_comparison_report(path: str, boards: list[Board], notes: list[str], he
         notes: lines on what was skipped or kept apart.
         held: whether the scores are on held labels.
         resamples: of the bootstrap.
+        gap: a difference of which the page says what it takes to see it.
     """
     sections = []
     for number, board in enumerate(boards, start=1):
         which = f", row set {number} of {len(boards)}" if len(boards) > 1 else ""
-        sections += _board_sections(board, which, held, resamples)
+        sections += _board_sections(board, which, held, resamples, gap)
     if notes:
         sections.append(Section("Left out or kept apart", notes))
     entries = [entry for board in boards for entry in board.entries]
@@ -272,8 +280,16 @@ def write_comparison_report(path: str, boards: list[Board], notes: list[str], he
     write_text(path, render("Comparison of runs", f"{' and '.join(counts)}, the best first.", sections))
 
 
-def _board_sections(board: Board, which: str, held: bool, resamples: int) -> list[Section]:
-    """The sections of runs that were scored on the same rows; `which` of several such sets stands in their titles."""
+def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: float) -> list[Section]:
+    """The sections of runs that were scored on the same rows.
+
+    Args:
+        board: the runs.
+        which: of several such sets of rows, for the titles.
+        held: whether the scores are on held labels.
+        resamples: of the bootstrap.
+        gap: see `difference_notes`.
+    """
     entries = board.entries
     sections = [Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held))]
     if len(entries) == 1:
@@ -283,12 +299,9 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int) -> lis
         [entry.name for entry in entries],
         *([getattr(score, part) for score in scores] for part in ("value", "low", "high")),
     )
-    text = "Intervals that overlap do not say whether a difference is noise: the paired comparison below does."
+    text = "Whether intervals overlap does not say whether two runs differ: the paired comparison below does."
     sections[-1].pictures = [Picture(pictures.data_uri(figure), "Macro-F1", text)]
-    note = (
-        "Paired bootstrap: the same draws of rows for both. Noise: 0 lies in the interval. p is two-sided and not "
-        "corrected for the number of runs; the luck of the training seed is not in it."
-    )
+    note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
     sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
     header = ["label", "support", *(entry.name for entry in entries)]
     support = board.truth.sum(axis=0)

@@ -128,8 +128,8 @@ def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
     check_unique_ids(lambda: [table], task)
     rows = _rows_of(read_ids(table, task), held, table.name)
     cells = read_labels(table, task)[rows]
-    scored = Scored(Predictions(task.labels, held.ids, truth=held.truth, decoded=cells), {TUNED: cells})
-    return Entry(name, "-", "submission file", "-", [scored], TUNED)
+    scored = Scored(Predictions(task.labels, held.ids, truth=held.truth, decoded=cells), {TUNED: cells[None]})
+    return Entry(name, "-", "submission file", "-", [scored], TUNED, cross_fitted=False)
 
 
 def held_entries(
@@ -167,6 +167,7 @@ def held_entries(
     for seeds in groups:
         entry = make_entry(seeds, [_predict_folds(folds, table, held, batch_size) for folds in seeds], names)
         entry.headline = TUNED  # what is handed in, also where the thresholds are fixed
+        entry.cross_fitted = False
         entries.append(entry)
     return entries, notes
 
@@ -183,8 +184,8 @@ def _predict_folds(folds: list[FinishedRun], table: Table, held: HeldLabels, bat
         probabilities = probabilities + predicted.probabilities[rows] / len(folds)
     truth = held.truth[:, [held.task.labels.index(label) for label in labels]]
     decisions = {
-        AT_HALF: apply_thresholds(probabilities, 0.5),
-        TUNED: _thresholds(folds).apply(probabilities),
+        AT_HALF: apply_thresholds(probabilities, 0.5)[None],
+        TUNED: _thresholds(folds).apply(probabilities)[None],
     }
     return Scored(Predictions(labels, held.ids, truth=truth, probabilities=probabilities), decisions)
 
