@@ -4,7 +4,8 @@
 
 The run folder says what the labels and columns are, how texts are read, and the thresholds. Probabilities of several
 runs are averaged, with --weights if you like; new thresholds are chosen on the average of their validation
-predictions. The folds of one training count as one run, with the predictions of the rows that each has held out.
+predictions. The folds of one training count as one run, with the predictions of the rows that each has held out: the
+scores shown are those of single models, not of the mean of the folds that is submitted.
 
 The test file is read, predicted and written chunk by chunk, so it may be of any length. Under `accelerate launch` the
 processes share the work, each with the whole model.
@@ -26,7 +27,8 @@ class SubmissionArguments:
     sample_submission: str | None = option(None, "file whose columns the submission takes over")
     probabilities_file: str | None = option(None, "also write the probabilities here, as .parquet or .csv")
     weights: list[str] | None = option(
-        None, "weight of each --model in the mean of probabilities, or fit: chosen on the validation rows"
+        None,
+        "weight of each --model in the mean of probabilities, or fit: fitted, if that gains more than noise",
     )
     threshold_strategy: str | None = option(
         None, "left out: as the runs were trained", choices=["fixed", "global", "per_label", "calibrated"]

@@ -14,8 +14,13 @@ from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.runs import ensembles
 from utils.runs.finished import read_run
+from utils.scoring.bootstrap import interval, resample
 from utils.scoring.predictions import PREDICTIONS_FILE
 from utils.scoring.thresholds import ThresholdRule
+
+
+def macro_f1(truth, predictions):
+    return f1_score(truth, predictions, average="macro", zero_division=0.0)
 
 
 def join(*folders):
@@ -42,21 +47,23 @@ def test_mean_is_weighted(skilled):
 
 def test_fitted_weights_leave_out_what_does_not_help(skilled):
     ensemble = join(skilled["good"], skilled["other"], skilled["bad"])
-    weights, (_, score) = ensembles.fitted_weights(ensemble, ThresholdRule("per_label", 20))
+    rule = ThresholdRule("per_label", 20)
+    together = ensembles.weigh_by_fit(ensemble, rule)
+    weights = together.weights
     assert weights.sum() == pytest.approx(1)
     assert weights[2] < 0.2 < min(weights[:2])
     everywhere = slice(None)
-    assert score > max(member.scores(everywhere, ThresholdRule("per_label", 20))[1] for member in ensemble.members)
+    alone = [macro_f1(ensemble.truth, member.decisions(everywhere, rule)[1]) for member in ensemble.members]
+    assert macro_f1(ensemble.truth, together.decisions[1]) > max(alone)
 
 
 def test_score_of_fitted_weights_is_honest(trained, tmp_path):
     """Among ten runs that know nothing the best looks better than chance on the rows it was picked on."""
     runs = [copy_run(trained, tmp_path / str(i), probabilities=guesses(i, 0.0)) for i in range(10)]
     ensemble = join(*runs)
-    weights, (score, _) = ensembles.fitted_weights(ensemble, ThresholdRule("fixed", 20))
-    mean = ensemble.mean(weights)
-    flattering = f1_score(ensemble.truth, mean >= 0.5, average="macro", zero_division=0.0)
-    assert score < flattering
+    together = ensembles.weigh_by_fit(ensemble, ThresholdRule("fixed", 20))
+    flattering = macro_f1(ensemble.truth, ensemble.mean(together.weights) >= 0.5)
+    assert macro_f1(ensemble.truth, together.decisions[0]) < flattering
 
 
 def test_folds_are_one_member(trained, tmp_path, skilled):
@@ -75,9 +82,10 @@ def test_folds_are_one_member(trained, tmp_path, skilled):
     assert two.chosen_on.all()
     assert not np.isnan(two.mean([1, 1])).any()
     with pytest.raises(UserError, match="these runs share 83"):
-        ensembles.fitted_weights(two, ThresholdRule("per_label", 20))
-    table = ensembles.score_table(two, [1, 1], ThresholdRule("per_label", 20))
-    assert "together" not in table.splitlines()[-3]
+        ensembles.weigh_by_fit(two, ThresholdRule("per_label", 20))
+    rule = ThresholdRule("per_label", 20)
+    table = ensembles.score_table(two, rule, [ensembles.weigh(two, rule, [1, 1])])
+    assert not any(line.startswith("together") for line in table.splitlines())
     assert "none together: 83 rows were held out by all" in table
     with pytest.raises(UserError, match="give each fold once"):
         join(folds[0], folds[0])
@@ -91,7 +99,8 @@ def test_members_are_scored_on_the_rows_of_all(trained, tmp_path, skilled):
     part = copy_run(trained, tmp_path / "part", guesses(7, 1.0), rows=rows[:110])
     ensemble = join(skilled["good"], part)
     assert ensemble.common.sum() == ensemble.chosen_on.sum() == 110
-    table = ensembles.score_table(ensemble, [1, 1], ThresholdRule("calibrated"))
+    rule = ThresholdRule("calibrated")
+    table = ensembles.score_table(ensemble, rule, [ensembles.weigh(ensemble, rule, [1, 1])])
     lines = {line.split()[0]: line.split() for line in table.splitlines()[2:5]}
     held, all_rows = read_run(part).predictions, read_run(skilled["good"]).predictions
     good = [all_rows.ids.index(row_id) for row_id in held.ids]
@@ -103,7 +112,11 @@ def test_members_are_scored_on_the_rows_of_all(trained, tmp_path, skilled):
         partitions = [decided[kept] for decided in run.decisions["_tuned"]]
         tuned = np.mean([f1_score(held.truth, one, average="macro", zero_division=0.0) for one in partitions])
         assert lines[name][2] == "110"
-        assert lines[name][4] == f"{tuned:.3f}"  # cross-fitted as the run's own card says it
+        assert lines[name][6] == f"{tuned:.3f}"  # cross-fitted as the run's own card says it
+        own_order = np.isin(run.predictions.ids, held.ids)
+        drawn = resample(run.predictions.truth[own_order], run.decisions["_tuned"][:, own_order], 2000, seed=0)
+        low, high = interval(drawn.f1_macro)
+        assert lines[name][7:] == [f"[{low:.3f},", f"{high:.3f}]"]
     assert "On the 110 rows that all of them held out, of 124." in table
 
 
@@ -121,15 +134,24 @@ def test_rows_without_ids_are_not_mixed_up(trained, tmp_path):
         join(*runs)
 
 
+def add_model(source, run):
+    """Complete a copied run, so that it can predict."""
+    for path in source.iterdir():
+        if path.is_file() and not (run / path.name).exists():
+            shutil.copy(path, run / path.name)
+    return run
+
+
+def submission_flags(tmp_path, *more, runs):
+    files = ["--test_file", SAMPLE / "test.csv", "--output_file", tmp_path / "s.csv", "--max_test_samples", "5"]
+    return [str(word) for word in ["--model", *runs, *files, *more]]
+
+
 def test_weights_through_the_command_line(trained, tmp_path, refused, capsys):
-    twin = copy_run(trained, tmp_path / "twin")
-    for path in trained.iterdir():
-        if path.is_file() and not (twin / path.name).exists():
-            shutil.copy(path, twin / path.name)
+    twin = add_model(trained, copy_run(trained, tmp_path / "twin"))
 
     def flags(*more, runs=(trained, twin)):
-        files = ["--test_file", SAMPLE / "test.csv", "--output_file", tmp_path / "s.csv", "--max_test_samples", "5"]
-        return [str(word) for word in ["--model", *runs, *files, *more]]
+        return submission_flags(tmp_path, *more, runs=runs)
 
     for weights, problem in (
         (["1"], "there are 1 for 2 runs"),
@@ -143,7 +165,53 @@ def test_weights_through_the_command_line(trained, tmp_path, refused, capsys):
     assert "--threshold_shrinkage nan" in refused(make_submission.main, *flags("--threshold_shrinkage", "nan"))
     make_submission.main(flags("--weights", "fit"))
     shown = capsys.readouterr().out
-    assert "together" in shown
+    # The same run twice: no weights are better than others, so they are equal.
     assert "weights and thresholds that were fitted without it" in shown
-    assert "Checkpoints were chosen on these rows" in shown
+    assert "Weights: equal, as fitted ones (1.00, 0.00) score +0.000 against equal ones, standard error 0.000" in shown
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith(("trained ", "twin "))] == [
+        "0.50",
+        "0.50",
+    ]
+    assert "Checkpoints were chosen on the same rows, each as the best of up to 2 by f1_macro_tuned: by that" in shown
     assert "thresholds chosen on the averaged probabilities of 124 validation rows (calibrated)" in shown
+
+
+def test_fitted_weights_are_taken_where_they_are_better(trained, tmp_path, capsys):
+    bad = [add_model(trained, copy_run(trained, tmp_path / f"bad{i}", guesses(i, 0.0))) for i in range(3)]
+    good = add_model(trained, copy_run(trained, tmp_path / "good", guesses(1, 1.0)))
+    make_submission.main(submission_flags(tmp_path, "--weights", "fit", runs=[good, *bad]))
+    shown = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line for line in shown.splitlines()}
+    equal, fitted = (float(rows[f"together, {how}"].split("  ")[-1].split(" [")[0]) for how in ("equal", "fitted"))
+    assert fitted > equal
+    assert "Weights: fitted, as fitted ones (" in shown
+    assert "no more than noise" not in shown
+    assert float(rows["good"].split()[1]) > 0.5
+
+
+def test_what_averaging_folds_gains(trained, tmp_path):
+    """Models with errors of their own: the mean of several seeds says what a mean of folds is worth."""
+    rows = np.arange(124)
+
+    def fold(seed, k):
+        folder = tmp_path / f"seed{seed}_fold{k}"
+        return copy_run(trained, folder, guesses(seed, 0.7), rows=rows[rows % 2 == k], num_folds=2, fold=k, seed=seed)
+
+    rule = ThresholdRule("fixed", 20)
+    one = [read_run(fold(0, k)) for k in range(2)]
+    note = ensembles.averaging_note(ensembles.join_members(ensembles.gather_members(one)), one, rule)
+    assert "by the one model of 2 that did not see it" in note
+    assert "0.008 for five folds in a simulation" in note
+    several = one + [read_run(fold(seed, k)) for seed in (1, 2, 3) for k in range(2)]
+    ensemble = ensembles.join_members(ensembles.gather_members(several))
+    note = ensembles.averaging_note(ensemble, several, rule)
+    alone = [macro_f1(ensemble.truth, probabilities >= 0.5) for probabilities in ensemble.probabilities]
+    expected = macro_f1(ensemble.truth, ensemble.probabilities.mean(axis=0) >= 0.5) - np.mean(alone)
+    gained = ensembles.seed_gain(ensemble, [0, 1, 2, 3], rule)
+    assert gained.value == pytest.approx(expected)
+    assert 0 < gained.low < gained.value < gained.high
+    assert f"4 seeds together score {expected:+.3f} [" in note
+    # From 4 to 8 models, where a mean of n gains in proportion to 1 - 1 / n.
+    assert f"8 models instead of 4 can be expected to gain {expected * (1 / 4 - 1 / 8) / (3 / 4):+.3f} [" in note
+    alone = [read_run(trained)]
+    assert ensembles.averaging_note(ensembles.join_members(ensembles.gather_members(alone)), alone, rule) == ""

@@ -76,6 +76,11 @@ class DataArguments:
         None, "deal all rows, those for validation too, out to so many folds; train on all but one"
     )
     fold: int | None = option(None, "number of the fold to validate on, from 0")
+    drop_leaks: bool = option(
+        False,
+        "leave out training rows that are near-duplicates of given validation rows, which stay as they are, so that "
+        "scores remain comparable",
+    )
     id_column: str | None = option(None, "left out: found by its name; row numbers without one")
     text_column: str | None = option(None, "left out: found by its name, or the only column of texts")
     label_columns: list[str] | None = option(

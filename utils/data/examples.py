@@ -37,7 +37,11 @@ class Examples:
     Args:
         rows: data set with the columns id, text and labels (floats, as the loss wants them).
         groups: `[N]`, equal for near-duplicates; left out: found from the texts when asked for.
+
+    Validation rows also know which of them have `leaked`: whether a training row is a near-duplicate, booleans `[N]`.
     """
+
+    leaked: np.ndarray | None = None
 
     def __init__(self, rows: datasets.Dataset, groups: np.ndarray | None = None):
         self.rows = rows
@@ -84,6 +88,8 @@ class Examples:
             selected.labels = self.labels[rows]
         if "groups" in self.__dict__:
             selected.groups = pd.factorize(self.groups[rows])[0]  # in the order of their first row again
+        if self.leaked is not None:
+            selected.leaked = self.leaked[rows]
         return selected
 
     def head(self, most: int | None) -> Examples:
@@ -213,10 +219,9 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
     elif validation is None:
         train, validation = _hold_out_fraction(train, data_args.validation_fraction, seed, train_table.name)
     else:
-        groups = near_duplicate_groups(chain(train.iter_texts(), validation.iter_texts()))
-        shared = np.isin(groups[len(train) :], groups[: len(train)]).sum()
-        log(f"{shared} of {len(validation)} validation rows have a near-duplicate in training")
-        validation.groups = pd.factorize(groups[len(train) :])[0]
+        train, validation = _part_near_duplicates(train, validation, data_args)
+    if validation.leaked is None:  # our own splits keep near-duplicates together
+        validation.leaked = np.zeros(len(validation), dtype=bool)
     train, validation = train.head(data_args.max_train_samples), validation.head(data_args.max_eval_samples)
 
     positives = train.labels.sum(axis=0)
@@ -225,6 +230,37 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
             log(f'warning: no training row has the label "{name}": it cannot be learnt')
     task.train_rows, task.train_positives = len(train), positives.tolist()
     return train, validation, task
+
+
+def _part_near_duplicates(train: Examples, validation: Examples, data_args: DataArguments) -> tuple[Examples, Examples]:
+    """Find validation rows that have a near-duplicate in training; with `--drop_leaks`, leave the latter out.
+
+    It is the training that loses rows: on other validation rows a score could not be compared with other runs' any
+    more, and rows that are retweeted and quoted are part of what the score is meant to say.
+
+    Args:
+        train: rows to train on.
+        validation: given validation rows.
+        data_args: say whether leaks are dropped, and how many training rows are taken.
+
+    Returns:
+        `(train, validation)`; the validation rows know which of them have leaked into the rows trained on.
+
+    Raises:
+        UserError: where no training row would be left.
+    """
+    groups = near_duplicate_groups(chain(train.iter_texts(), validation.iter_texts()))
+    here, there = groups[: len(train)], groups[len(train) :]
+    validation.groups = pd.factorize(there)[0]
+    log(f"{np.isin(there, here).sum()} of {len(validation)} validation rows have a near-duplicate in training")
+    if data_args.drop_leaks:
+        kept = np.flatnonzero(~np.isin(here, there))
+        if len(kept) == 0:
+            raise UserError("--drop_leaks leaves no training rows: each is a near-duplicate of a validation row")
+        log(f"--drop_leaks: {len(train) - len(kept)} of {len(train)} training rows left out, all validation rows kept")
+        train, here = train.select(kept), here[kept]
+    validation.leaked = np.isin(there, here[: data_args.max_train_samples])
+    return train, validation
 
 
 def _read_tables(data_args: DataArguments) -> tuple[Table, Table | None]:

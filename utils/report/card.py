@@ -12,6 +12,7 @@ from utils.models.approaches import approach_of
 from utils.report.pictures import has_training_curves
 from utils.runs.folder import PICTURES_FOLDER
 from utils.scoring.evaluation import label_table, summary_table
+from utils.scoring.notes import score_notes
 
 # Files of `utils.report` and what they show.
 PICTURES = {
@@ -81,6 +82,7 @@ def render_card(
         task=task,
         results=results,
         tuned=arguments["threshold_strategy"] != "fixed",
+        score_notes=score_notes(results),
         summary_table=summary_table(metrics, markdown=True),
         label_table=label_table(metrics, task.labels, markdown=True),
         label_counts=list(zip(task.labels, task.train_positives)),

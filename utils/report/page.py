@@ -26,6 +26,7 @@ from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
 from utils.scoring.bootstrap import Resampled, interval, plain_scores, resample
+from utils.scoring.notes import choice_note, leak_note
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import KINDS, OF_PREDICTIONS, OF_PROBABILITIES, TUNED, left_out_notes
 
@@ -130,8 +131,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
             "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
         )
     paragraphs += left_out_notes({name.removeprefix("eval_"): value for name, value in run.results.items()})
-    if run.arguments.get("load_best_model_at_end"):
-        paragraphs.append("The checkpoint was chosen on the same rows, so expect a little less on new ones.")
+    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results])])
     return Section("Scores", paragraphs, ["score", *(KINDS[kind] for kind in kinds)], rows)
 
 

@@ -13,7 +13,7 @@ from utils.data.splits import near_duplicate_groups
 from utils.data.text import near_duplicate_key
 from utils.runs.finished import FinishedRun
 from utils.runs.groups import describe_runs, group_key, is_fold, join_folds, joint_name, short_names
-from utils.scoring.bootstrap import plain_scores
+from utils.scoring.bootstrap import interval, plain_scores, resample
 from utils.scoring.predictions import Predictions
 from utils.scoring.thresholds import ThresholdRule, apply_thresholds, cross_fitting_parts
 
@@ -21,6 +21,11 @@ from utils.scoring.thresholds import ThresholdRule, apply_thresholds, cross_fitt
 PICKS = 20
 # From so many rows on that all members held out, these alone are used where others were not held out by all.
 ENOUGH_ROWS = 100
+RESAMPLES = 2000
+# Fitted weights are taken if they gain more than so many standard errors.
+ERRORS_TO_BEAT = 1.0
+# Resamples keep the thresholds. Where these are chosen on the rows too, a difference of scores varies this much more.
+CHOSEN_AGAIN = 1.25
 
 
 @dataclass
@@ -39,11 +44,10 @@ class Member:
     has_ids: bool
     held: Predictions
 
-    def scores(self, rows: np.ndarray, rule: ThresholdRule) -> list[float]:
-        """Macro-F1 on some of its rows, given as booleans `[N]`: at 0.5 and, unless thresholds are fixed, with
+    def decisions(self, rows: np.ndarray, rule: ThresholdRule) -> list[np.ndarray]:
+        """0/1 predictions of some of its rows, given as booleans `[N]`: at 0.5 and, unless thresholds are fixed, with
         thresholds cross-fitted over all its rows."""
-        decisions = replace(self.held, decoded=None).decide(rule)
-        return [_macro_f1(self.held.truth[rows], decided[:, rows]) for decided in decisions.values()]
+        return [decided[:, rows] for decided in replace(self.held, decoded=None).decide(rule).values()]
 
 
 @dataclass
@@ -154,12 +158,32 @@ def fit_weights(probabilities: np.ndarray, truth: np.ndarray, rule: ThresholdRul
     return picked / PICKS
 
 
-def fitted_weights(ensemble: Ensemble, rule: ThresholdRule) -> tuple[np.ndarray, list[float]]:
-    """Weights fitted on the rows that every member held out, and scores that hold for the whole procedure.
+@dataclass
+class Together:
+    """What averaging the members gives, on the rows that thresholds are chosen on.
 
-    Returns:
-        `(weights [K], [macro-F1 at 0.5, macro-F1 tuned])`; for the scores each row is predicted with weights and
-        thresholds that were fitted without it.
+    Args:
+        name: how they are weighed, as the table shows it.
+        weights: `[K]`, with sum 1, for new rows.
+        decisions: 0/1 predictions `[N, L]` of the rows: at 0.5 and, unless thresholds are fixed, tuned; each row with
+            thresholds, and weights if they are fitted, that were chosen without it.
+    """
+
+    name: str
+    weights: np.ndarray
+    decisions: list[np.ndarray]
+
+
+def weigh(ensemble: Ensemble, rule: ThresholdRule, weights: np.ndarray) -> Together:
+    """The mean with weights `[K]` that are not chosen on the rows."""
+    rows, weights = ensemble.chosen_on, np.asarray(weights, dtype=float)
+    probabilities, groups = ensemble.mean(weights)[rows], ensemble.groups[rows]
+    held = Predictions([], [], truth=ensemble.truth[rows], probabilities=probabilities, groups=groups)
+    return Together("together", weights / weights.sum(), list(held.decide(rule).values()))
+
+
+def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
+    """The mean with weights fitted on the rows that every member held out, and what the whole procedure is worth.
 
     Raises:
         UserError: where the members held out different rows, which could not be weighed against each other.
@@ -179,43 +203,140 @@ def fitted_weights(ensemble: Ensemble, rule: ThresholdRule) -> tuple[np.ndarray,
         mean = ensemble.mean(weights)[rows]
         at_half[out] = apply_thresholds(mean[out], 0.5)
         tuned[out] = rule.fit(mean[~out], truth[~out]).apply(mean[out])
-    return fit_weights(probabilities, truth, rule), [_macro_f1(truth, at_half), _macro_f1(truth, tuned)]
+    decisions = [at_half] if rule.is_fixed else [at_half, tuned]
+    return Together("together, fitted", fit_weights(probabilities, truth, rule), decisions)
 
 
-def score_table(
-    ensemble: Ensemble, weights: np.ndarray, rule: ThresholdRule, fitted_scores: list[float] | None = None
-) -> str:
-    """What each member scores alone and what the ensemble of several does, on the rows that all of them held out.
+@dataclass
+class Gain:
+    """Macro-F1 that one way to predict has more than another on the same rows.
 
-    Where these are too few, each member on its own rows.
+    Args:
+        value: the difference on all rows.
+        error: its standard error over the rows.
+        low: lower end of its 95 % interval.
+        high: upper end.
+    """
+
+    value: float
+    error: float
+    low: float
+    high: float
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether it is more than `ERRORS_TO_BEAT` standard errors."""
+        return self.value > ERRORS_TO_BEAT * self.error
+
+    def scaled(self, factor: float) -> Gain:
+        """The gain times a number above 0."""
+        return Gain(*(factor * number for number in (self.value, self.error, self.low, self.high)))
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def gain(truth: np.ndarray, decided: np.ndarray, others: list[np.ndarray]) -> Gain:
+    """What predictions score more than others do on average, by a paired bootstrap.
+
+    Args:
+        truth: 0/1 array `[N, L]`.
+        decided: 0/1 predictions `[N, L]`.
+        others: likewise, of each of those to compare with.
+    """
+    drawn = resample(truth, decided, RESAMPLES, seed=0).f1_macro
+    differences = drawn - np.mean([resample(truth, other, RESAMPLES, seed=0).f1_macro for other in others], axis=0)
+    value = _macro_f1(truth, decided) - float(np.mean([_macro_f1(truth, other) for other in others]))
+    low, high = value + CHOSEN_AGAIN * (np.array(interval(differences)) - differences.mean())
+    return Gain(value, CHOSEN_AGAIN * float(differences.std()), float(low), float(high))
+
+
+def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together]) -> str:
+    """What each member scores alone and what several together do, on the rows that all of them held out.
+
+    Where these are too few, each member on its own rows, and none together.
 
     Args:
         ensemble: of the members.
-        weights: of the members, `[K]`.
         rule: how thresholds are chosen.
-        fitted_scores: of `fitted_weights`, if the weights were fitted.
+        ways: of averaging, the one that is taken last.
 
     Returns:
         the table, and below it what its rows are, as one text.
     """
     common = {row_id for row_id, everybody in zip(ensemble.ids, ensemble.chosen_on) if everybody}
     rows = []
-    for member, weight in zip(ensemble.members, weights):
+    for member, weight in zip(ensemble.members, ways[-1].weights):
         there = np.array([row_id in common for row_id in member.held.ids])
-        rows.append([member.name, f"{weight / sum(weights):.2f}", int(there.sum()), *member.scores(there, rule)])
+        cells = _score_cells(member.held.truth[there], member.decisions(there, rule))
+        rows.append([member.name, f"{weight:.2f}", int(there.sum()), *cells])
     if len(rows) > 1 and ensemble.comparable:
-        mean, truth = ensemble.mean(weights)[ensemble.common], ensemble.truth[ensemble.common]
-        scores = [_macro_f1(truth, apply_thresholds(mean, 0.5))]
-        if not rule.is_fixed:
-            scores.append(_macro_f1(truth, rule.cross_fit(mean, truth, ensemble.groups[ensemble.common])))
-        scores = scores if fitted_scores is None else fitted_scores[: len(scores)]
-        rows.append(["together", "1.00", len(truth), *scores])
+        truth = ensemble.truth[ensemble.chosen_on]
+        rows += [[way.name, "1.00", len(truth), *_score_cells(truth, way.decisions)] for way in ways]
     header = ["run", "weight", "validation rows", "macro-F1 at 0.5", "macro-F1 tuned (cross-fitted)"]
     text = format_table(header[: len(rows[0])], rows)
-    if fitted_scores is not None:
-        text += "\n\nTogether: each row predicted with weights and thresholds that were fitted without it."
+    text += "\n\nIn brackets: 95 % bootstrap interval over the rows; the luck of the training seed is not in it."
     if not ensemble.comparable:
-        text += f"\n\nEach on its own rows, and none together: {ensemble.common.sum()} rows were held out by all."
+        text += f"\nEach on its own rows, and none together: {ensemble.common.sum()} rows were held out by all."
     elif not ensemble.common.all():
-        text += f"\n\nOn the {ensemble.common.sum():,} rows that all of them held out, of {len(ensemble.ids):,}."
+        text += f"\nOn the {ensemble.common.sum():,} rows that all of them held out, of {len(ensemble.ids):,}."
     return text
+
+
+def _score_cells(truth: np.ndarray, decisions: list[np.ndarray]) -> list[str]:
+    """Macro-F1 of 0/1 predictions `[N, L]` with its interval, a cell for each."""
+    cells = []
+    for decided in decisions:
+        low, high = interval(resample(truth, decided, RESAMPLES, seed=0).f1_macro)
+        cells.append(f"{_macro_f1(truth, decided):.3f} [{low:.3f}, {high:.3f}]")
+    return cells
+
+
+def averaging_note(ensemble: Ensemble, runs: list[FinishedRun], rule: ThresholdRule) -> str:
+    """What the table does not show where folds are averaged; empty where there are none.
+
+    A row is predicted by the one model of a training that did not see it, a new row by the mean of all its folds. Other
+    seeds of the same folds say what a mean is worth.
+
+    Args:
+        ensemble: of the members.
+        runs: that the members consist of.
+        rule: how thresholds are chosen.
+    """
+    trainings = {}  # members that differ in the seed alone
+    for k, member in enumerate(ensemble.members):
+        if len(member.runs) > 1:
+            trainings.setdefault(group_key(runs[member.runs[0]].arguments), []).append(k)
+    if not trainings:
+        return ""
+    seeds = max(trainings.values(), key=len)
+    folds = min(len(ensemble.members[k].runs) for k in seeds)
+    note = (
+        f"Folds: each row is predicted by the one model of {folds} that did not see it, while a new row gets the mean "
+        f"of all {folds}, which usually scores more"
+    )
+    if len(seeds) < 2 or not ensemble.comparable:
+        return f"{note}: 0.008 for five folds in a simulation; how much here, folds of several seeds would show."
+    few, many = len(seeds), len(seeds) * folds
+    measured = seed_gain(ensemble, seeds, rule)
+    # A mean of n models has 1 / n of the variance that a seed brings, so it gains in proportion to 1 - 1 / n.
+    more = measured.scaled((1 / few - 1 / many) / (1 - 1 / few))
+    return (
+        f"{note}: {few} seeds together score {measured} against one, from which {many} models instead of {few} "
+        f"can be expected to gain {more}."
+    )
+
+
+def seed_gain(ensemble: Ensemble, seeds: list[int], rule: ThresholdRule) -> Gain:
+    """What the mean of several seeds scores more than one of them does on average, on the rows that all held out.
+
+    Args:
+        ensemble: of the members.
+        seeds: numbers of the members that differ in the seed alone.
+        rule: how thresholds are chosen.
+    """
+
+    def decide(members: list[int]) -> np.ndarray:
+        return weigh(ensemble, rule, np.isin(np.arange(len(ensemble.members)), members)).decisions[-1]
+
+    return gain(ensemble.truth[ensemble.chosen_on], decide(seeds), [decide([seed]) for seed in seeds])

@@ -18,10 +18,11 @@ from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, r
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
 from utils.runs.folder import load_task
+from utils.scoring.notes import choice_note
 from utils.scoring.thresholds import ThresholdRule, Thresholds
 
 if TYPE_CHECKING:  # loading it takes torch
-    from utils.runs.ensembles import Ensemble
+    from utils.runs.ensembles import Ensemble, Together
     from utils.runs.finished import FinishedRun
     from utils.runs.inference import ProbabilityFile
 
@@ -94,11 +95,11 @@ def combine_runs(
 
     runs = [read_run(folder) for folder in folders]
     ensemble = join_members(gather_members(runs))
-    run_weights, member_weights, fitted_scores = _weigh(ensemble, weights, rule, len(runs))
-    rows = ensemble.chosen_on
+    ways, note = _ways_to_weigh(ensemble, weights, rule)
+    rows, member_weights = ensemble.chosen_on, ways[-1].weights
     thresholds = rule.fit(ensemble.mean(member_weights)[rows], ensemble.truth[rows])
-    text = _describe(runs, ensemble, member_weights, rule, fitted_scores)
-    return Combination(run_weights / run_weights.sum(), thresholds, text)
+    run_weights = _run_weights(ensemble, member_weights, weights, len(runs))
+    return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note))
 
 
 def _common_rule(
@@ -120,42 +121,68 @@ def _common_rule(
     return rules[0]
 
 
-def _weigh(
-    ensemble: Ensemble, weights: list[str] | None, rule: ThresholdRule, runs: int
-) -> tuple[np.ndarray, np.ndarray, list[float] | None]:
-    """`(weights of the runs [R], of the members [K], scores of fitted weights)`.
+def _ways_to_weigh(ensemble: Ensemble, weights: list[str] | None, rule: ThresholdRule) -> tuple[list[Together], str]:
+    """Ways to average, the one to take last, and what to say of them.
 
     The folds of one training are one member, as each has held out other rows; they share its weight.
+
+    Args:
+        ensemble: of the members.
+        weights: as `combine_runs` takes them.
+        rule: how thresholds are chosen.
     """
-    from utils.runs.ensembles import fitted_weights
+    from utils.runs.ensembles import gain, weigh, weigh_by_fit
 
-    members, run_weights, fitted_scores = ensemble.members, np.ones(runs), None
-    if weights not in (None, ["fit"]):
-        run_weights = np.array([float(weight) for weight in weights])
-        return run_weights, np.array([run_weights[member.runs].sum() for member in members]), None
-    member_weights = np.ones(len(members))
-    if weights == ["fit"]:
-        member_weights, fitted_scores = fitted_weights(ensemble, rule)
-    for member, weight in zip(members, member_weights):
-        run_weights[member.runs] = weight / len(member.runs)
-    return run_weights, member_weights, fitted_scores
+    members = ensemble.members
+    if weights != ["fit"]:
+        given = None if weights is None else np.array([float(weight) for weight in weights])
+        each = np.ones(len(members)) if given is None else [given[member.runs].sum() for member in members]
+        return [weigh(ensemble, rule, each)], ""
+    fitted, equal = weigh_by_fit(ensemble, rule), weigh(ensemble, rule, np.ones(len(members)))
+    equal.name = "together, equal"
+    more = gain(ensemble.truth[ensemble.chosen_on], fitted.decisions[-1], [equal.decisions[-1]])
+    each = ", ".join(f"{weight:.2f}" for weight in fitted.weights)
+    what = f"fitted ones ({each}) score {more.value:+.3f} against equal ones, standard error {more.error:.3f}"
+    note = "Together, fitted: each row predicted with weights and thresholds that were fitted without it.\n"
+    if more.beyond_noise:
+        return [equal, fitted], f"{note}Weights: fitted, as {what}."
+    return [fitted, equal], f"{note}Weights: equal, as {what}: no more than noise."
 
 
-def _describe(
-    runs: list[FinishedRun],
-    ensemble: Ensemble,
-    weights: np.ndarray,
-    rule: ThresholdRule,
-    fitted_scores: list[float] | None,
-) -> str:
-    """What the terminal says of a combination: scores of several runs, and what thresholds were chosen on."""
-    from utils.runs.ensembles import score_table
+def _run_weights(ensemble: Ensemble, member_weights: np.ndarray, given: list[str] | None, runs: int) -> np.ndarray:
+    """Weights of the runs with sum 1, `[R]`.
+
+    Args:
+        ensemble: whose members consist of the runs.
+        member_weights: `[K]`; the runs of a member share its weight, unless each was given its own.
+        given: by `--weights`.
+        runs: R.
+    """
+    if given not in (None, ["fit"]):
+        weights = np.array([float(weight) for weight in given])
+    else:
+        weights = np.empty(runs)
+        for member, weight in zip(ensemble.members, member_weights):
+            weights[member.runs] = weight / len(member.runs)
+    return weights / weights.sum()
+
+
+def _describe(runs: list[FinishedRun], ensemble: Ensemble, ways: list[Together], rule: ThresholdRule, note: str) -> str:
+    """What the terminal says of a combination: scores of several runs, and what thresholds were chosen on.
+
+    Args:
+        runs: that are combined.
+        ensemble: of them.
+        ways: of averaging, the one that is taken last.
+        rule: how thresholds are chosen.
+        note: on the weights.
+    """
+    from utils.runs.ensembles import averaging_note, score_table
 
     text = ""
     if len(runs) > 1:
-        text = score_table(ensemble, weights, rule, fitted_scores)
-        if any(run.arguments.get("load_best_model_at_end") for run in runs):
-            text += "\nCheckpoints were chosen on these rows, so expect a little less on new ones."
+        notes = [note, choice_note([run.results for run in runs]), averaging_note(ensemble, runs, rule)]
+        text = "\n".join([score_table(ensemble, rule, ways), *filter(None, notes)])
     what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
     if len(ensemble.members) == 1:
         what = "probabilities"

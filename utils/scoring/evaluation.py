@@ -74,7 +74,8 @@ class Evaluator:
             raise UserError(
                 "the model predicts NaN: lower --learning_rate if it was being trained, else its weights are broken"
             )
-        known = {name: getattr(predicted, name) for name in ("probabilities", "decoded", "figures")}
+        known = {name: getattr(predicted, name) for name in ("probabilities", "decoded")}
+        known["figures"] = self.rows.figures | predicted.figures
         return evaluate(replace(self.rows, **known), self.rule)
 
 

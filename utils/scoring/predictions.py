@@ -58,7 +58,8 @@ class Predictions:
     @classmethod
     def of_examples(cls, examples: Examples, labels: list[str]) -> Predictions:
         """The rows of examples, not predicted yet."""
-        return cls(labels, examples.ids, examples.texts, examples.labels, groups=examples.groups)
+        figures: dict[str, float] = {} if examples.leaked is None else {"leaked_rows": int(examples.leaked.sum())}
+        return cls(labels, examples.ids, examples.texts, examples.labels, groups=examples.groups, figures=figures)
 
     @cached_property
     def near_duplicates(self) -> np.ndarray:

@@ -32,6 +32,7 @@ from utils.runs.folder import (
     staging_folder,
 )
 from utils.scoring.evaluation import Evaluation, label_table, summary_table
+from utils.scoring.notes import choice_figures, interval_figures, score_notes
 from utils.scoring.thresholds import ThresholdRule
 from utils.training.arguments import TaskTrainingArguments, arguments_of_result, check_run, fill_in
 from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
@@ -133,13 +134,14 @@ class Experiment:
         if trainer is not None:
             trainer.save_model(str(staging_folder(self.output_dir)))
         if self.state.is_main_process:
-            self._publish(approach, evaluation, train_metrics, trainer)
+            results = self._publish(approach, evaluation, train_metrics, trainer)
             if self.run_args.report:
                 write_run_report(self.output_dir)
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
             if self.run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
                 self._merge(approach)
-            print(f"\n{summary_table(evaluation.metrics)}\n\n{label_table(evaluation.metrics, self.task.labels)}\n")
+            tables = (summary_table(evaluation.metrics), label_table(evaluation.metrics, self.task.labels))
+            print("", tables[0], *score_notes(results), tables[1], sep="\n\n", end="\n\n")
             print(f"run folder: {self.output_dir}")
         if trainer is not None:
             trainer.end()
@@ -152,8 +154,8 @@ class Experiment:
         evaluation: Evaluation,
         train_metrics: dict[str, float] | None,
         trainer: LengthGroupedBatches | None,
-    ) -> None:
-        """Write all that makes the run complete, beside the model; the parts appear together."""
+    ) -> dict[str, Any]:
+        """Write all that makes the run complete, beside the model; the parts appear together. Returns the results."""
         staging = staging_folder(self.output_dir)
         staging.mkdir(exist_ok=True)
         approach.save(staging)
@@ -162,6 +164,7 @@ class Experiment:
             train_metrics = costs(approach.model) | {"trainable_parameters": 0}
         eval_metrics: dict[str, Any] = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
         eval_metrics["eval_samples"] = len(evaluation.predictions)
+        eval_metrics |= interval_figures(evaluation.predictions, self.rule)
         if trainer is not None:
             trainer.state.save_to_json(str(staging / STATE_FILE))
             eval_metrics |= {
@@ -169,6 +172,9 @@ class Experiment:
                 "best_checkpoint_step": trainer.state.best_global_step,
                 "epoch": trainer.state.epoch,
             }
+            if self.training_args.load_best_model_at_end:
+                chosen_by = self.training_args.metric_for_best_model
+                eval_metrics |= choice_figures(trainer.state.log_history, chosen_by, evaluation.predictions)
         log_history = trainer.state.log_history if trainer is not None else []
         card = render_card(
             staging,
@@ -183,6 +189,7 @@ class Experiment:
         write_text(staging / CARD_FILE, card)
         save_results(staging, train_metrics, eval_metrics)
         publish(self.output_dir, self.run_args.keep_checkpoints)
+        return train_metrics | eval_metrics
 
     def _merge(self, approach: Approach) -> None:
         staging = staging_folder(self.output_dir)
