@@ -13,7 +13,7 @@ from utils.runs.finished import FinishedRun, model_name, trainable_share
 from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name, short_names
 from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample
 from utils.scoring.differences import Comparison, Contender, Difference, pooled_sd
-from utils.scoring.predictions import Predictions
+from utils.scoring.predictions import MaybeArray, Predictions
 from utils.scoring.scores import KINDS, OF_PROBABILITIES, TUNED, WITH_INTERVAL
 
 COMPARED_OF_PROBABILITIES = tuple(score for score in OF_PROBABILITIES if score.compared)
@@ -79,11 +79,11 @@ class Estimate:
     """
 
     value: float
-    sd: float | None
+    sd: float | Any
     over: str = ""
-    low: float | None = None
-    high: float | None = None
-    values: np.ndarray | None = None
+    low: float | Any = None
+    high: float | Any = None
+    values: MaybeArray = None
     seed_sd: float | None = None
 
     def widen(self, seed_sd: float, seeds: int) -> None:

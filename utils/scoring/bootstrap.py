@@ -46,12 +46,12 @@ def _scores(weights: np.ndarray, hits: np.ndarray, sizes: np.ndarray, jaccard: n
         sizes: `[P, N, L]`, true + predicted, so that F1 = 2 hits / sizes.
         jaccard: Jaccard index of each row, mean over the sets, `[N]`.
     """
-    f1, micro = 0, 0
+    f1, micro = np.zeros((len(weights), hits.shape[2]), weights.dtype), np.zeros(len(weights), weights.dtype)
     for some_hits, some_sizes in zip(hits, sizes):
         some_hits, some_sizes = weights @ some_hits, weights @ some_sizes
         # Counts are whole numbers, so that 0 / 1 stands for 0 / 0.
-        f1 = f1 + 2 * some_hits / np.maximum(some_sizes, 1)
-        micro = micro + 2 * some_hits.sum(axis=1) / np.maximum(some_sizes.sum(axis=1), 1)
+        f1 += 2 * some_hits / np.maximum(some_sizes, 1)
+        micro += 2 * some_hits.sum(axis=1) / np.maximum(some_sizes.sum(axis=1), 1)
     f1, micro = f1 / len(hits), micro / len(hits)
     return Resampled(f1.mean(axis=1), micro, weights @ jaccard / weights.sum(axis=1), f1)
 
