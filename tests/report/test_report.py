@@ -112,7 +112,7 @@ def test_report_of_a_run(run_page):
     assert "head, full; trainable 3.5 %; training rows 520;" in page.paragraphs[0]
     assert "peak memory 1.0 GiB" in page.paragraphs[0]
     assert "0 of 124 validation rows have a near-duplicate in training." in page.paragraphs
-    assert any("as the best of 2 by f1_macro_tuned: by that alone expect 0.0" in text for text in page.paragraphs)
+    assert any("as the best of 2 evaluations by f1_macro_tuned: by that alone" in text for text in page.paragraphs)
     assert "<b>run" not in page.source
     assert len(mistakes) == MISTAKES + 1
     # On a phone, where the header is not shown, each cell says what it is.

@@ -25,12 +25,11 @@ from utils.report.tables import GAP, caption, difference_notes, difference_rows,
 from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
-from utils.scoring.bootstrap import Resampled, interval, plain_scores, resample
+from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
 from utils.scoring.notes import choice_note, leak_note
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import KINDS, OF_PREDICTIONS, OF_PROBABILITIES, TUNED, left_out_notes
 
-RESAMPLES = 2000
 MISTAKES = 20
 
 
@@ -225,8 +224,8 @@ def write_run_report(folder: str | Path) -> Path:
         UserError: for a folder that is no finished run.
     """
     run = read_run(folder)
-    truth, groups = run.predictions.truth, run.predictions.near_duplicates
-    drawn = {kind: resample(truth, decided, RESAMPLES, 0, groups) for kind, decided in run.decisions.items()}
+    truth = run.predictions.truth
+    drawn = resample_each(truth, run.decisions, run.predictions.near_duplicates)
     low, high = interval(drawn[run.headline].f1)
     f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
     images = _save_pictures(run, f1, low, high)

@@ -13,6 +13,7 @@ from utils.core.tables import format_bytes, format_seconds, format_share, format
 from utils.runs.comparison import COMPARED_OF_PROBABILITIES, Board
 from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
+from utils.scoring.notes import choice_note
 from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL, left_out, left_out_notes
 
 # A header, and rows of cells below it.
@@ -98,8 +99,8 @@ def caption(board: Board, held: bool, resamples: int) -> str:
             "submitted predictions",
             "As submitted: with the thresholds that each run has from its validation rows.",
         )
-    elif any(entry.arguments.get("load_best_model_at_end") for entry in board.entries):
-        chosen = " Checkpoints were chosen on these rows, so expect a little less on new ones."
+    elif note := choice_note([results for entry in board.entries for results in entry.results]):
+        chosen = f" {note}"
     notes = "".join(f" {note}" for note in left_out_notes(left_out(board.truth), MORE_SCORES))
     rows = f"{len(board.truth):,} {'held' if held else 'validation'} rows, {len(board.labels)} labels."
     return (

@@ -112,6 +112,7 @@ class Entry:
         cross_fitted: whether tuned thresholds were chosen on the rows that are scored.
         folders: of the runs; none for a submission file.
         arguments: run_args.json of the first run.
+        results: all_results.json of each run.
         trainable_share: trainable / all parameters.
         train_seconds: of one seed, its folds together.
         peak_memory_bytes: the highest of the runs.
@@ -129,6 +130,7 @@ class Entry:
     cross_fitted: bool = True
     folders: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
     trainable_share: float | None = None
     train_seconds: float | None = None
     peak_memory_bytes: int | None = None
@@ -196,6 +198,7 @@ def make_entry(seeds: list[list[FinishedRun]], members: list[Scored], names: dic
         headline=runs[0].headline,
         folders=[run.folder for run in runs],
         arguments=runs[0].arguments,
+        results=[run.results for run in runs],
         trainable_share=trainable_share(runs[0].results),
         train_seconds=None if seconds is None else sum(seconds) / len(seeds),
         peak_memory_bytes=None if memory is None else max(memory),

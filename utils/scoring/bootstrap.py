@@ -9,12 +9,15 @@ Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). What the l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 LEVEL = 0.95
+# Resamples of the intervals of a run, and their seed.
+RESAMPLES, SEED = 2000, 0
 SCORES = ("f1_macro", "f1_micro", "jaccard")
 # Cells of the weight matrix [resamples, N] in memory at a time: 64 MiB as float32.
 CELLS_AT_A_TIME = 2**24
@@ -115,6 +118,22 @@ def resample(
         weights = np.bincount(drawn.ravel(), minlength=draws * number).reshape(draws, number).astype(np.float32)
         parts.append(_scores(weights if number == rows else weights[:, group_of_row], *counts))
     return Resampled(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Resampled)))
+
+
+def resample_each(
+    truth: np.ndarray, decisions: Mapping[str, np.ndarray], groups: np.ndarray | None
+) -> dict[str, Resampled]:
+    """Scores of several kinds of predictions on the same draws, by kind.
+
+    Wherever a run's own interval is shown it is from here, so that it is the same: on the terminal, in the results, on
+    the card and in the report.
+
+    Args:
+        truth: 0/1 array `[N, L]`.
+        decisions: 0/1 predictions `[P, N, L]` by kind, of `Predictions.decide`.
+        groups: `[N]`, equal for rows that are drawn together.
+    """
+    return {kind: resample(truth, decided, RESAMPLES, SEED, groups) for kind, decided in decisions.items()}
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[Any, Any]:

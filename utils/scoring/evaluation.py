@@ -38,11 +38,13 @@ class Evaluation:
             labels with `_decoded` behind; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each
             label x at the thresholds in use, cross-fitted too.
         thresholds: fitted on all the rows, for use on new ones.
+        decisions: 0/1 predictions `[P, N, L]` that the scores are of, by the suffix of their names.
     """
 
     predictions: Predictions
     metrics: dict[str, float]
     thresholds: Thresholds
+    decisions: dict[str, np.ndarray]
 
     def save(self, folder: str | Path) -> None:
         """Write thresholds and predictions into a run folder."""
@@ -100,7 +102,7 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
     thresholds = rule.fit(probabilities, truth)
     metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
-    return Evaluation(predictions, metrics | left_out(truth) | predictions.figures, thresholds)
+    return Evaluation(predictions, metrics | left_out(truth) | predictions.figures, thresholds, decisions)
 
 
 def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:

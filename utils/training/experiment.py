@@ -164,7 +164,7 @@ class Experiment:
             train_metrics = costs(approach.model) | {"trainable_parameters": 0}
         eval_metrics: dict[str, Any] = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
         eval_metrics["eval_samples"] = len(evaluation.predictions)
-        eval_metrics |= interval_figures(evaluation.predictions, self.rule)
+        eval_metrics |= interval_figures(evaluation)
         if trainer is not None:
             trainer.state.save_to_json(str(staging / STATE_FILE))
             eval_metrics |= {
@@ -173,8 +173,8 @@ class Experiment:
                 "epoch": trainer.state.epoch,
             }
             if self.training_args.load_best_model_at_end:
-                chosen_by = self.training_args.metric_for_best_model
-                eval_metrics |= choice_figures(trainer.state.log_history, chosen_by, evaluation.predictions)
+                chosen_by = str(self.training_args.metric_for_best_model)
+                eval_metrics |= choice_figures(trainer.state.log_history, chosen_by)
         log_history = trainer.state.log_history if trainer is not None else []
         card = render_card(
             staging,
