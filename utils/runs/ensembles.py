@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,7 +14,8 @@ from utils.data.splits import near_duplicate_groups
 from utils.data.text import near_duplicate_key
 from utils.runs.finished import FinishedRun
 from utils.runs.groups import describe_runs, group_key, is_fold, join_folds, joint_name, short_names
-from utils.scoring.bootstrap import interval, plain_scores, resample
+from utils.scoring.bootstrap import RESAMPLES, SEED, interval, plain_scores, resample
+from utils.scoring.differences import Comparison, Contender, Difference
 from utils.scoring.predictions import Predictions
 from utils.scoring.thresholds import ThresholdRule, apply_thresholds, cross_fitting_parts
 
@@ -21,11 +23,12 @@ from utils.scoring.thresholds import ThresholdRule, apply_thresholds, cross_fitt
 PICKS = 20
 # From so many rows on that all members held out, these alone are used where others were not held out by all.
 ENOUGH_ROWS = 100
-RESAMPLES = 2000
-# Fitted weights are taken if they gain more than so many standard errors.
+# Fitted weights are taken if they gain more than so many standard errors. One is a choice, no result: it asks for more
+# than a coin toss between equal ways, and for less than a test at 5 % would.
 ERRORS_TO_BEAT = 1.0
-# Resamples keep the thresholds. Where these are chosen on the rows too, a difference of scores varies this much more.
-CHOSEN_AGAIN = 1.25
+# Partitions that fitted and equal weights are cross-fitted over to compare them. Weights are fitted for each part of
+# each, which takes seconds, so they are fewer than for a single score.
+PARTITIONS = 3
 
 
 @dataclass
@@ -45,8 +48,8 @@ class Member:
     held: Predictions
 
     def decisions(self, rows: np.ndarray, rule: ThresholdRule) -> list[np.ndarray]:
-        """0/1 predictions of some of its rows, given as booleans `[N]`: at 0.5 and, unless thresholds are fixed, with
-        thresholds cross-fitted over all its rows."""
+        """0/1 predictions `[P, N, L]` of some of its rows, given as booleans: at 0.5 and, unless thresholds are fixed,
+        with thresholds cross-fitted over all its rows."""
         return [decided[:, rows] for decided in replace(self.held, decoded=None).decide(rule).values()]
 
 
@@ -165,8 +168,8 @@ class Together:
     Args:
         name: how they are weighed, as the table shows it.
         weights: `[K]`, with sum 1, for new rows.
-        decisions: 0/1 predictions `[N, L]` of the rows: at 0.5 and, unless thresholds are fixed, tuned; each row with
-            thresholds, and weights if they are fitted, that were chosen without it.
+        decisions: 0/1 predictions `[P, N, L]` of the rows: at 0.5 and, unless thresholds are fixed, tuned; each row
+            with thresholds, and weights if they are fitted, that were chosen without it.
     """
 
     name: str
@@ -174,16 +177,29 @@ class Together:
     decisions: list[np.ndarray]
 
 
-def weigh(ensemble: Ensemble, rule: ThresholdRule, weights: np.ndarray) -> Together:
-    """The mean with weights `[K]` that are not chosen on the rows."""
-    rows, weights = ensemble.chosen_on, np.asarray(weights, dtype=float)
-    probabilities, groups = ensemble.mean(weights)[rows], ensemble.groups[rows]
-    held = Predictions([], [], truth=ensemble.truth[rows], probabilities=probabilities, groups=groups)
-    return Together("together", weights / weights.sum(), list(held.decide(rule).values()))
+def weigh(
+    ensemble: Ensemble, rule: ThresholdRule, weights: Sequence[float] | np.ndarray, partitions: int | None = None
+) -> Together:
+    """The mean with weights that are not chosen on the rows.
+
+    Args:
+        ensemble: of K members.
+        rule: how thresholds are chosen.
+        weights: `[K]`.
+        partitions: as `ThresholdRule.cross_fit` takes them.
+    """
+    rows, shares = ensemble.chosen_on, np.asarray(weights, dtype=float) / np.sum(weights)
+    probabilities = ensemble.mean(shares)[rows]
+    decisions = [apply_thresholds(probabilities, 0.5)[None]]
+    if not rule.is_fixed:
+        decisions.append(rule.cross_fit(probabilities, ensemble.truth[rows], ensemble.groups[rows], partitions))
+    return Together("together", shares, decisions)
 
 
 def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
     """The mean with weights fitted on the rows that every member held out, and what the whole procedure is worth.
+
+    It is cross-fitted over the partitions that `weigh` has with as many of them, so that the two differ in the weights.
 
     Raises:
         UserError: where the members held out different rows, which could not be weighed against each other.
@@ -195,60 +211,43 @@ def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
         )
     rows = ensemble.chosen_on
     probabilities, truth = ensemble.probabilities[:, rows], ensemble.truth[rows]
-    parts = cross_fitting_parts(truth, ensemble.groups[rows])
-    at_half, tuned = np.empty(truth.shape, dtype=np.int8), np.empty(truth.shape, dtype=np.int8)
-    for part in np.unique(parts):
-        out = parts == part
-        weights = fit_weights(probabilities[:, ~out], truth[~out], rule)
-        mean = ensemble.mean(weights)[rows]
-        at_half[out] = apply_thresholds(mean[out], 0.5)
-        tuned[out] = rule.fit(mean[~out], truth[~out]).apply(mean[out])
+    at_half, tuned = (np.empty((PARTITIONS, *truth.shape), dtype=np.int8) for _ in range(2))
+    for partition in range(PARTITIONS):
+        parts = cross_fitting_parts(truth, ensemble.groups[rows], partition)
+        for part in np.unique(parts):
+            out = parts == part
+            weights = fit_weights(probabilities[:, ~out], truth[~out], rule)
+            mean = ensemble.mean(weights)[rows]
+            at_half[partition, out] = apply_thresholds(mean[out], 0.5)
+            tuned[partition, out] = rule.fit(mean[~out], truth[~out]).apply(mean[out])
     decisions = [at_half] if rule.is_fixed else [at_half, tuned]
     return Together("together, fitted", fit_weights(probabilities, truth, rule), decisions)
 
 
-@dataclass
-class Gain:
-    """Macro-F1 that one way to predict has more than another on the same rows.
+def gain(ensemble: Ensemble, decided: np.ndarray, others: list[np.ndarray], chosen_here: bool) -> Difference:
+    """What predictions of the rows that thresholds are chosen on score more than others do on average.
+
+    A paired bootstrap over the rows, near-duplicates drawn together.
 
     Args:
-        value: the difference on all rows.
-        error: its standard error over the rows.
-        low: lower end of its 95 % interval.
-        high: upper end.
-    """
-
-    value: float
-    error: float
-    low: float
-    high: float
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether it is more than `ERRORS_TO_BEAT` standard errors."""
-        return self.value > ERRORS_TO_BEAT * self.error
-
-    def scaled(self, factor: float) -> Gain:
-        """The gain times a number above 0."""
-        return Gain(*(factor * number for number in (self.value, self.error, self.low, self.high)))
-
-    def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def gain(truth: np.ndarray, decided: np.ndarray, others: list[np.ndarray]) -> Gain:
-    """What predictions score more than others do on average, by a paired bootstrap.
-
-    Args:
-        truth: 0/1 array `[N, L]`.
-        decided: 0/1 predictions `[N, L]`.
+        ensemble: with N such rows.
+        decided: 0/1 predictions `[P, N, L]`.
         others: likewise, of each of those to compare with.
+        chosen_here: whether thresholds or weights were chosen on these rows.
     """
-    drawn = resample(truth, decided, RESAMPLES, seed=0).f1_macro
-    differences = drawn - np.mean([resample(truth, other, RESAMPLES, seed=0).f1_macro for other in others], axis=0)
-    value = _macro_f1(truth, decided) - float(np.mean([_macro_f1(truth, other) for other in others]))
-    low, high = value + CHOSEN_AGAIN * (np.array(interval(differences)) - differences.mean())
-    return Gain(value, CHOSEN_AGAIN * float(differences.std()), float(low), float(high))
+    truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
+
+    def contender(each: list[np.ndarray]) -> Contender:
+        drawn = [resample(truth, one, RESAMPLES, SEED, groups).f1_macro for one in each]
+        value = float(np.mean([_macro_f1(truth, one) for one in each]))
+        return Contender(value, np.array(drawn), cross_fitted=chosen_here)
+
+    return Comparison([contender([decided]), contender(others)]).difference(0, 1)
+
+
+def is_beyond_noise(more: Difference) -> bool:
+    """Whether a gain is more than one standard error, which is a choice: see `ERRORS_TO_BEAT`."""
+    return more.value > ERRORS_TO_BEAT * more.standard_error
 
 
 def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together]) -> str:
@@ -268,11 +267,13 @@ def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together]) -
     rows = []
     for member, weight in zip(ensemble.members, ways[-1].weights):
         there = np.array([row_id in common for row_id in member.held.ids])
-        cells = _score_cells(member.held.truth[there], member.decisions(there, rule))
+        cells = _score_cells(
+            member.held.truth[there], member.decisions(there, rule), member.held.near_duplicates[there]
+        )
         rows.append([member.name, f"{weight:.2f}", int(there.sum()), *cells])
     if len(rows) > 1 and ensemble.comparable:
-        truth = ensemble.truth[ensemble.chosen_on]
-        rows += [[way.name, "1.00", len(truth), *_score_cells(truth, way.decisions)] for way in ways]
+        truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
+        rows += [[way.name, "1.00", len(truth), *_score_cells(truth, way.decisions, groups)] for way in ways]
     header = ["run", "weight", "validation rows", "macro-F1 at 0.5", "macro-F1 tuned (cross-fitted)"]
     text = format_table(header[: len(rows[0])], rows)
     text += "\n\nIn brackets: 95 % bootstrap interval over the rows; the luck of the training seed is not in it."
@@ -283,11 +284,17 @@ def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together]) -
     return text
 
 
-def _score_cells(truth: np.ndarray, decisions: list[np.ndarray]) -> list[str]:
-    """Macro-F1 of 0/1 predictions `[N, L]` with its interval, a cell for each."""
+def _score_cells(truth: np.ndarray, decisions: list[np.ndarray], groups: np.ndarray) -> list[str]:
+    """Macro-F1 with its interval, a cell for each.
+
+    Args:
+        truth: 0/1 array `[N, L]`.
+        decisions: 0/1 predictions `[P, N, L]` of each cell.
+        groups: `[N]`, equal for near-duplicates, which are drawn together.
+    """
     cells = []
     for decided in decisions:
-        low, high = interval(resample(truth, decided, RESAMPLES, seed=0).f1_macro)
+        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups).f1_macro)
         cells.append(f"{_macro_f1(truth, decided):.3f} [{low:.3f}, {high:.3f}]")
     return cells
 
@@ -296,7 +303,7 @@ def averaging_note(ensemble: Ensemble, runs: list[FinishedRun], rule: ThresholdR
     """What the table does not show where folds are averaged; empty where there are none.
 
     A row is predicted by the one model of a training that did not see it, a new row by the mean of all its folds. Other
-    seeds of the same folds say what a mean is worth.
+    seeds of the same folds say what a mean of as many models is worth; what one of more is, is not known.
 
     Args:
         ensemble: of the members.
@@ -317,17 +324,11 @@ def averaging_note(ensemble: Ensemble, runs: list[FinishedRun], rule: ThresholdR
     )
     if len(seeds) < 2 or not ensemble.comparable:
         return f"{note}: 0.008 for five folds in a simulation; how much here, folds of several seeds would show."
-    few, many = len(seeds), len(seeds) * folds
-    measured = seed_gain(ensemble, seeds, rule)
-    # A mean of n models has 1 / n of the variance that a seed brings, so it gains in proportion to 1 - 1 / n.
-    more = measured.scaled((1 / few - 1 / many) / (1 - 1 / few))
-    return (
-        f"{note}: {few} seeds together score {measured} against one, from which {many} models instead of {few} "
-        f"can be expected to gain {more}."
-    )
+    by = seed_gain(ensemble, seeds, rule)
+    return f"{note}. {len(seeds)} seeds together score {by.value:+.3f} [{by.low:+.3f}, {by.high:+.3f}] against one."
 
 
-def seed_gain(ensemble: Ensemble, seeds: list[int], rule: ThresholdRule) -> Gain:
+def seed_gain(ensemble: Ensemble, seeds: list[int], rule: ThresholdRule) -> Difference:
     """What the mean of several seeds scores more than one of them does on average, on the rows that all held out.
 
     Args:
@@ -339,4 +340,4 @@ def seed_gain(ensemble: Ensemble, seeds: list[int], rule: ThresholdRule) -> Gain
     def decide(members: list[int]) -> np.ndarray:
         return weigh(ensemble, rule, np.isin(np.arange(len(ensemble.members)), members)).decisions[-1]
 
-    return gain(ensemble.truth[ensemble.chosen_on], decide(seeds), [decide([seed]) for seed in seeds])
+    return gain(ensemble, decide(seeds), [decide([seed]) for seed in seeds], chosen_here=not rule.is_fixed)

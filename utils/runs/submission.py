@@ -124,27 +124,28 @@ def _common_rule(
 def _ways_to_weigh(ensemble: Ensemble, weights: list[str] | None, rule: ThresholdRule) -> tuple[list[Together], str]:
     """Ways to average, the one to take last, and what to say of them.
 
-    The folds of one training are one member, as each has held out other rows; they share its weight.
+    The folds of one training are one member, as each has held out other rows; they share its weight. Fitted weights are
+    taken if they gain more than one standard error on rows that they were not fitted on. One is a choice.
 
     Args:
         ensemble: of the members.
         weights: as `combine_runs` takes them.
         rule: how thresholds are chosen.
     """
-    from utils.runs.ensembles import gain, weigh, weigh_by_fit
+    from utils.runs.ensembles import PARTITIONS, gain, is_beyond_noise, weigh, weigh_by_fit
 
     members = ensemble.members
     if weights != ["fit"]:
         given = None if weights is None else np.array([float(weight) for weight in weights])
         each = np.ones(len(members)) if given is None else [given[member.runs].sum() for member in members]
         return [weigh(ensemble, rule, each)], ""
-    fitted, equal = weigh_by_fit(ensemble, rule), weigh(ensemble, rule, np.ones(len(members)))
+    fitted, equal = weigh_by_fit(ensemble, rule), weigh(ensemble, rule, np.ones(len(members)), PARTITIONS)
     equal.name = "together, equal"
-    more = gain(ensemble.truth[ensemble.chosen_on], fitted.decisions[-1], [equal.decisions[-1]])
+    more = gain(ensemble, fitted.decisions[-1], [equal.decisions[-1]], chosen_here=True)
     each = ", ".join(f"{weight:.2f}" for weight in fitted.weights)
-    what = f"fitted ones ({each}) score {more.value:+.3f} against equal ones, standard error {more.error:.3f}"
+    what = f"fitted ones ({each}) score {more.value:+.3f} against equal ones, standard error {more.standard_error:.3f}"
     note = "Together, fitted: each row predicted with weights and thresholds that were fitted without it.\n"
-    if more.beyond_noise:
+    if is_beyond_noise(more):
         return [equal, fitted], f"{note}Weights: fitted, as {what}."
     return [fitted, equal], f"{note}Weights: equal, as {what}: no more than noise."
 
