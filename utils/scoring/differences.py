@@ -132,7 +132,13 @@ class Comparison:
         return expected_maximum(len(self.contenders)) * sqrt(float(np.mean(pairs**2)) / 2)
 
     def visible(self, a: int, b: int, power: float = POWER) -> float:
-        """The true difference of two systems that comparisons like this one find with the probability `power`."""
+        """The true difference of two systems that comparisons like this one find.
+
+        Args:
+            a: number of the one.
+            b: number of the other.
+            power: probability to find it.
+        """
         return (self.quantile + float(ndtri(power))) * float(self.errors[a, b])
 
     def _variances(self, a: int, b: int) -> tuple[float, float, float]:
