@@ -75,12 +75,14 @@ class Effort:
     Args:
         seconds: no repetition begins after these, except the first two.
         repetitions: at most.
+        rows: of each run's validation data.
         resamples: of the bootstrap in each comparison.
         seed: of the first repetition; the others follow from it.
     """
 
     seconds: float = float("inf")
     repetitions: int = 10**9
+    rows: int = ROWS
     resamples: int = 1000
     seed: int = 0
 
@@ -157,7 +159,7 @@ def equal_runs(population: Population, effort: Effort) -> tuple[Table, Table, Ta
     limits, limit = recipe.best_thresholds, recipe.best_macro_f1
     own, alarms, best = [], [], []
     for rng in effort.random():
-        texts = population.draw(ROWS, rng)
+        texts = population.draw(effort.rows, rng)
         runs = [recipe.run(texts, rng) for _ in range(RUNS)]
         own.append({}), alarms.append({}), best.append({})
         for kind, name in KINDS.items():
@@ -204,7 +206,7 @@ def power(population: Population, effort: Effort) -> Table:
 
     def repetitions() -> Iterator[Repetition]:
         for rng in effort.random():
-            texts = population.draw(ROWS, rng)
+            texts = population.draw(effort.rows, rng)
             figures = {}
             better = [recipe.run(texts, rng) for _ in range(3)]
             for kind, name in KINDS.items():
@@ -236,7 +238,7 @@ def checkpoints(population: Population, effort: Effort) -> Table:
 
     def repetitions() -> Iterator[Repetition]:
         for rng in effort.random():
-            texts = population.draw(ROWS, rng)
+            texts = population.draw(effort.rows, rng)
             figures = {}
             for recipes in ([recipe] * CHECKPOINTS, apart):
                 training = recipe.noise_of_run(texts, rng)
@@ -283,7 +285,7 @@ def threshold_rules() -> dict[str, ThresholdRule]:
     return rules | {"not shrunk": ThresholdRule("per_label", 0.0)}
 
 
-def thresholds(populations: dict[str, Population], effort: Effort) -> Table:
+def thresholds(populations: dict[str, Population], sizes: list[int], effort: Effort) -> Table:
     """True macro-F1 on new rows of each way to choose thresholds, minus that of `FORMER`, by population and rows."""
     rules = threshold_rules()
     recipes = {name: Recipe(population) for name, population in populations.items()}
@@ -293,7 +295,7 @@ def thresholds(populations: dict[str, Population], effort: Effort) -> Table:
         for rng in effort.random():
             figures = {}
             for name, recipe in recipes.items():
-                for rows in SIZES:
+                for rows in sizes:
                     run = recipe.run(recipe.population.draw(rows, rng), rng)
                     row = f"{name}, {rows:,} rows"
                     former = true_score(recipe, run, TUNED, FORMER)
@@ -306,29 +308,34 @@ def thresholds(populations: dict[str, Population], effort: Effort) -> Table:
     return gather(repetitions())
 
 
-def measure(minutes: float, effort: Effort) -> dict[str, Table]:
+def measure(minutes: float, effort: Effort, populations: dict[str, Population], sizes: list[int]) -> dict[str, Table]:
     """All tables, by their titles.
 
     Args:
         minutes: in all.
         effort: of each measurement, apart from its seconds.
+        populations: by their names; most of the time goes to the first.
+        sizes: numbers of rows to choose thresholds on.
     """
 
     def share(of_all: float) -> Effort:
         return replace(effort, seconds=60 * minutes * of_all)
 
-    main = next(iter(POPULATIONS))
+    main, *others = populations.values()
     tables = {OWN: {}, ALARMS: {}, BEST: {}}
-    for name, population in POPULATIONS.items():
-        for title, table in zip(tables, equal_runs(population, share(0.4 if name == main else 0.08))):
+    for name, population in populations.items():
+        part = share((0.6 if others else 1.0) * EQUAL if population is main else 0.4 * EQUAL / len(others))
+        for title, table in zip(tables, equal_runs(population, part)):
             tables[title] |= {f"{name}, {row}": figures for row, figures in table.items()}
-    tables[CHOSEN] = checkpoints(POPULATIONS[main], share(0.08))
-    tables[POWER] = power(POPULATIONS[main], share(0.18))
-    tables[METHODS] = thresholds(POPULATIONS, share(0.1))
+    tables[CHOSEN] = checkpoints(main, share(0.1))
+    tables[POWER] = power(main, share(0.2))
+    tables[METHODS] = thresholds(populations, sizes, share(0.1))
     return tables
 
 
-OWN = f"A run's own figure on {ROWS} rows, and its true score on infinitely many"
+# The share of the time for equal runs, and the titles of the tables.
+EQUAL = 0.6
+OWN = "A run's own figure, its true score and its interval, %"
 ALARMS = "Equal recipes: how often any is called worse, %"
 BEST = "Equal runs: how far the best one's figure lies above its true score, points"
 CHOSEN = f"The checkpoint with the best of a score among {CHECKPOINTS}, tuned macro-F1, points"
@@ -380,6 +387,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--repetitions", type=int, default=10**9, help="at most, of each table")
+    parser.add_argument("--populations", nargs="+", choices=list(POPULATIONS), default=list(POPULATIONS))
+    parser.add_argument("--rows", type=int, default=ROWS, help="of each run's validation data")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="rows that thresholds are chosen on")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap in each comparison")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="now", help="of the figures in the results file")
@@ -387,7 +397,8 @@ def main():
     args = parser.parse_args()
 
     began = time.monotonic()
-    tables = measure(args.minutes, Effort(repetitions=args.repetitions, resamples=args.resamples, seed=args.seed))
+    effort = Effort(repetitions=args.repetitions, rows=args.rows, resamples=args.resamples, seed=args.seed)
+    tables = measure(args.minutes, effort, {name: POPULATIONS[name] for name in args.populations}, args.sizes)
     results = stored(args.results)
     results.pop(args.name, None)
     results[args.name] = {
@@ -395,6 +406,7 @@ def main():
         "commit": commit(),
         "hardware": f"{platform.machine()}, 1 thread",
         "seconds": time.monotonic() - began,
+        "rows": args.rows,
         "resamples": args.resamples,
         "seed": args.seed,
         "tables": {
@@ -402,7 +414,7 @@ def main():
             for title, table in tables.items()
         },
     }
-    write_json(args.results, {"rows": ROWS, "results": results})
+    write_json(args.results, {"results": results})
     print(report({name: as_tables(content["tables"]) for name, content in results.items()}))
 
 
