@@ -51,7 +51,8 @@ class Population:
         offsets: of the logits from the calibrated ones, `[L]`.
         positives: places of the evidence of rows that have a label: pairs of share and place.
         negatives: the same of rows that do not.
-        stretched: whether the logits are stretched by a hyperbolic sine, so that no logistic curve fits them.
+        stretch: the larger, the more a hyperbolic sine pulls high and low logits apart, so that no logistic curve fits
+            them; 0 for not at all.
         correlation: of the labels, and of the noise of the evidence for them: the share of a factor common to all.
         duplicated: share of the rows that stand in pairs and triples of near-duplicates.
     """
@@ -62,7 +63,7 @@ class Population:
     offsets: np.ndarray
     positives: tuple[tuple[float, float], ...] = PLAIN
     negatives: tuple[tuple[float, float], ...] = NONE
-    stretched: bool = False
+    stretch: float = 0.0
     correlation: float = 0.0
     duplicated: float = 0.1
 
@@ -74,6 +75,11 @@ class Population:
         places = np.where(truth, _choose(self.positives, shape, rng), _choose(self.negatives, shape, rng))
         noise = self._normal(shape, rng)
         return Texts(truth[groups].astype(np.int8), places[groups], noise[groups], groups)
+
+    def miscalibrated(self, logits: np.ndarray) -> np.ndarray:
+        """The probabilities that models give where calibrated ones would have these logits, `[..., L]`."""
+        stretched = np.sinh(self.stretch * logits) / self.stretch if self.stretch else logits
+        return expit(self.slopes * stretched + self.offsets)
 
     def _groups(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Numbers of the groups, `[N]`, in random order."""
@@ -124,8 +130,7 @@ class Recipe:
         population, separations = self.population, self._separations
         evidence = separations * (texts.places * separations + texts.noise - separations / 2)
         logits = logit(population.prevalences) + evidence + self.noise * noise
-        stretched = 2 * np.sinh(logits / 2) if population.stretched else logits
-        return expit(population.slopes * stretched + population.offsets)
+        return population.miscalibrated(logits)
 
     def run(self, texts: Texts, rng: np.random.Generator, noise: np.ndarray | None = None) -> Predictions:
         """A run's predictions of texts.
@@ -146,7 +151,9 @@ class Recipe:
         """The true F1 of each label at thresholds `[..., L]` of the probabilities, on infinitely many rows."""
         population = self.population
         logits = (logit(thresholds) - population.offsets) / population.slopes
-        return self._f1_at(2 * np.arcsinh(logits / 2) if population.stretched else logits)
+        return self._f1_at(
+            np.arcsinh(population.stretch * logits) / population.stretch if population.stretch else logits
+        )
 
     def _f1_at(self, logits: np.ndarray) -> np.ndarray:
         """The true F1 at thresholds of the logits before they are stretched and miscalibrated, `[..., L]`."""
@@ -168,10 +175,9 @@ class Recipe:
     @property
     def best_thresholds(self) -> np.ndarray:
         """The thresholds with the best true F1 of each label, `[L]`."""
-        population, logits = self.population, np.linspace(-9, 9, 1801)
+        logits = np.linspace(-9, 9, 1801)
         best = logits[self._f1_at(logits[:, None]).argmax(axis=0)]
-        stretched = 2 * np.sinh(best / 2) if population.stretched else best
-        return expit(population.slopes * stretched + population.offsets)
+        return self.population.miscalibrated(best)
 
     @property
     def best_macro_f1(self) -> float:
@@ -204,7 +210,7 @@ POPULATIONS = {
     "11 labels": _population(0.05, 0.40, 11),
     "30 rare labels": _population(0.01, 0.05, 30),
     "not logistic": _population(
-        0.05, 0.40, 11, positives=((0.7, 1.3), (0.3, 0.2)), negatives=((0.9, 0.0), (0.1, 0.9)), stretched=True
+        0.05, 0.40, 11, positives=((0.7, 1.3), (0.3, 0.2)), negatives=((0.9, 0.0), (0.1, 0.9)), stretch=0.35
     ),
     "correlated": _population(0.05, 0.40, 11, correlation=0.4),
 }
