@@ -29,7 +29,7 @@ class SubmissionArguments:
         None, "weight of each --model in the mean of probabilities, or fit: chosen on the validation rows"
     )
     threshold_strategy: str | None = option(
-        None, "left out: as the runs were trained", choices=["fixed", "global", "per_label"]
+        None, "left out: as the runs were trained", choices=["fixed", "global", "per_label", "calibrated"]
     )
     threshold_shrinkage: float | None = option(None, "left out: as the runs were trained")
     csv_quoting: str | None = option(

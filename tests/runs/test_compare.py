@@ -49,7 +49,7 @@ def test_noise_and_clear_difference(trained, tmp_path, compare):
     facts = {"trainable_parameters": 35, "total_parameters": 1000, "peak_memory_bytes": 3 * 2**30}
     good = copy_run(trained, tmp_path / "good", guesses(0, 1.2), results=facts, learning_rate=1.0)
     same = copy_run(trained, tmp_path / "same", guesses(0, 1.2), learning_rate=2.0, use_peft=True)
-    near = copy_run(trained, tmp_path / "near", guesses(0, 1.15), learning_rate=3.0)
+    near = copy_run(trained, tmp_path / "near", guesses(1, 1.1), learning_rate=3.0)
     bad = copy_run(trained, tmp_path / "bad", guesses(2, 0.3), learning_rate=4.0, use_peft=True, load_in_4bit=True)
     records, printed, said = compare(bad, same, near, good)
     assert said == ""
@@ -131,7 +131,7 @@ def test_folds_are_scored_together(trained, tmp_path, compare):
     assert record["peak_memory_bytes"] == 2**30 + 2
     of_folds = [read_run(folder) for folder in folders]
     halves = [
-        f1_score(fold.predictions.truth, fold.decisions[""], average="macro", zero_division=0.0) for fold in of_folds
+        f1_score(fold.predictions.truth, fold.decisions[""][0], average="macro", zero_division=0.0) for fold in of_folds
     ]
     assert record["f1_macro_sd"] == pytest.approx(np.std(halves, ddof=1))
     # The order of the folders does not matter, and folds that are missing are told.
@@ -219,7 +219,7 @@ def test_decoded_labels_and_fixed_thresholds(trained, tmp_path, compare):
     frame[[f"decoded/{label}" for label in run.task.labels]] = decoded
     frame.to_parquet(folder / "predictions" / "validation.parquet", index=False)
     fixed = copy_run(trained, tmp_path / "fixed", learning_rate=9.0)
-    text = (fixed / "thresholds.json").read_text().replace("per_label", "fixed")
+    text = (fixed / "thresholds.json").read_text().replace("calibrated", "fixed")
     (fixed / "thresholds.json").write_text(text)
     records, printed, _ = compare(folder, fixed)
     assert records.loc["generator", "f1_macro_decoded"] == pytest.approx(

@@ -104,3 +104,24 @@ def test_shapes_must_agree():
     truth, predictions = some_rows(10, 3)
     with pytest.raises(ValueError, match="shape"):
         resample(truth, predictions[:5], 10, seed=0)
+
+
+def test_a_score_of_several_sets_is_the_mean_over_them():
+    truth, _ = some_rows(80, 4)
+    sets = np.stack([some_rows(80, 4, seed=0, right=right)[1] for right in (0.6, 0.7, 0.9)])
+    together, each = plain_scores(truth, sets), [plain_scores(truth, one) for one in sets]
+    drawn, drawn_each = resample(truth, sets, 50, 0), [resample(truth, one, 50, 0) for one in sets]
+    for name in together:
+        np.testing.assert_allclose(together[name], np.mean([one[name] for one in each], axis=0), atol=1e-12)
+        np.testing.assert_allclose(getattr(drawn, name), np.mean([getattr(one, name) for one in drawn_each], 0), 1e-5)
+
+
+def test_groups_are_drawn_as_groups():
+    """Rows that stand four times say no more than once: the interval is that of the rows without their copies."""
+    truth, predictions = some_rows(100, 4)
+    copies = np.repeat(np.arange(100), 4)
+    once = resample(truth, predictions, 500, seed=0)
+    grouped = resample(truth[copies], predictions[copies], 500, seed=0, groups=copies + 7)
+    np.testing.assert_allclose(grouped.f1_macro, once.f1_macro, atol=1e-5)
+    alone = resample(truth[copies], predictions[copies], 500, seed=0)
+    assert alone.f1_macro.std() == pytest.approx(once.f1_macro.std() / 2, rel=0.15)

@@ -81,6 +81,10 @@ def test_evaluation_has_both_figures_and_never_the_flattering_one():
     assert on_itself not in result.metrics.values()
     per_label = np.mean([result.metrics[f"f1/{name}"] for name in "abcd"])
     assert per_label == pytest.approx(result.metrics["f1_macro_tuned"])
+    partitions = ThresholdRule("per_label", 0).cross_fit(probabilities, labels, np.arange(120))
+    each = [metrics.f1_score(labels, one, average="macro", zero_division=0.0) for one in partitions]
+    assert (len(each), np.ptp(each) > 0) == (10, True)  # it hangs on the partition, so the score is the mean of ten
+    assert result.metrics["f1_macro_tuned"] == pytest.approx(np.mean(each))
     fixed = evaluate(rows, ThresholdRule("fixed", 0))
     assert "f1_macro_tuned" not in fixed.metrics
     assert fixed.metrics["f1_macro"] == pytest.approx(at_half)

@@ -83,12 +83,12 @@ def test_cross_fitting_does_not_reward_noise():
     probabilities = rng.random(labels.shape)
     rule = ThresholdRule("per_label", 0)
     on_itself = rule.fit(probabilities, labels).apply(probabilities)
-    honest = rule.cross_fit(probabilities, labels, np.arange(200))
+    honest = rule.cross_fit(probabilities, labels, np.arange(200))[0]
     chance, tuned, cross_fitted = (
         f1_score(labels, predictions, average="macro", zero_division=0.0)
         for predictions in (np.ones_like(labels), on_itself, honest)
     )
     assert tuned > 1.5 * chance
     assert cross_fitted < 1.3 * chance
-    again = rule.cross_fit(probabilities, labels, np.arange(200))
+    again = rule.cross_fit(probabilities, labels, np.arange(200))[0]
     assert np.array_equal(honest, again)

@@ -42,7 +42,7 @@ def test_run_folder_is_complete(trained):
     assert (task.id_column, task.text_column, task.train_rows) == ("ID", "Tweet", 520)
     stored = Thresholds.load(trained, LABELS)
     thresholds, strategy = stored.values, stored.rule.strategy
-    assert strategy == "per_label"
+    assert strategy == "calibrated"
     assert ((thresholds > 0) & (thresholds < 1)).all()
 
 
@@ -163,7 +163,7 @@ def test_average_of_two_runs(trained, tiny, tmp_path):
     mean = sum(member[[f"probability/{label}" for label in LABELS]].to_numpy() for member in members) / 2
     truth = members[0][[f"truth/{label}" for label in LABELS]].to_numpy()
     order = np.argsort(members[0]["id"].to_numpy())
-    thresholds = ThresholdRule("per_label", 20).fit(mean[order], truth[order]).values
+    thresholds = ThresholdRule("calibrated").fit(mean[order], truth[order]).values
     submission = pd.read_csv(tmp_path / "both.csv")[LABELS].to_numpy()
     assert (submission == (frames["both"] >= thresholds)).all()
 

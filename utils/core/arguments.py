@@ -180,14 +180,19 @@ class ThresholdArguments:
     _argument_group_name = "thresholds"
 
     threshold_strategy: str = option(
-        "per_label", "0.5, one threshold for all labels, or one each", choices=["fixed", "global", "per_label"]
+        "calibrated",
+        "0.5; one threshold for all labels; each label's own, shrunk towards that one; or each label's own, shrunk "
+        "towards what its calibrated probabilities call for",
+        choices=["fixed", "global", "per_label", "calibrated"],
     )
-    threshold_shrinkage: float = option(
-        20.0, "positive validation rows at which a label's own threshold weighs as much as the global one"
+    threshold_shrinkage: float | None = option(
+        None,
+        "positive validation rows at which a label's own threshold weighs as much as the other (left out: 20 for "
+        "per_label, 100 for calibrated)",
     )
 
     def __post_init__(self):
-        if not 0 <= self.threshold_shrinkage < math.inf:
+        if self.threshold_shrinkage is not None and not 0 <= self.threshold_shrinkage < math.inf:
             raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
 
 

@@ -126,7 +126,9 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
         f"({RESAMPLES:,} resamples); the luck of the training seed is not in it."
     ]
     if TUNED in kinds:
-        paragraphs.append("Tuned: each row is scored with thresholds that were chosen without it.")
+        paragraphs.append(
+            "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
+        )
     paragraphs += left_out_notes({name.removeprefix("eval_"): value for name, value in run.results.items()})
     if run.arguments.get("load_best_model_at_end"):
         paragraphs.append("The checkpoint was chosen on the same rows, so expect a little less on new ones.")
@@ -148,7 +150,10 @@ def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Secti
 
 
 def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, tuple[Figure, str, str]]:
-    """`{file name: (figure, title, caption)}`; F1 of the labels and its intervals are `[L]`."""
+    """`{file name: (figure, title, caption)}`; F1 of the labels and its intervals are `[L]`.
+
+    Labels together are counted in the first partition of cross-fitted predictions.
+    """
     labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
     weighted = " Training with pos_weight moves them up on purpose."
     drawn = {
@@ -164,7 +169,7 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             "thresholds were chosen on these rows, so their diamonds are a little too good.",
         ),
         "co_occurrence": (
-            pictures.co_occurrence(labels, truth, run.decisions[run.headline]),
+            pictures.co_occurrence(labels, truth, run.decisions[run.headline][0]),
             "Labels together",
             "A cell and its mirror image across the diagonal should hold the same number.",
         ),
@@ -197,9 +202,9 @@ def _save_pictures(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.n
 
 
 def _mistakes_section(run: FinishedRun) -> Section:
-    """The most confident mistakes."""
+    """The most confident mistakes; of cross-fitted predictions those of the first partition."""
     how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
-    rows = mistakes_rows(run.predictions, run.decisions[run.headline])
+    rows = mistakes_rows(run.predictions, run.decisions[run.headline][0])
     note = "There are none."
     if rows:
         note = (

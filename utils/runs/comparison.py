@@ -26,7 +26,7 @@ class Scored:
 
     Args:
         predictions: of the rows.
-        decisions: 0/1 predictions `[N, L]` by the suffix of the scores that they have.
+        decisions: 0/1 predictions `[P, N, L]` by the suffix of the scores that they have.
     """
 
     predictions: Predictions
@@ -37,7 +37,7 @@ class Scored:
         labels = sorted(self.predictions.labels)
         columns = [self.predictions.labels.index(label) for label in labels]
         self.predictions = self.predictions.select(rows).in_order(labels)
-        self.decisions = {kind: array[rows][:, columns] for kind, array in self.decisions.items()}
+        self.decisions = {kind: array[:, rows][:, :, columns] for kind, array in self.decisions.items()}
 
     @property
     def truth(self) -> np.ndarray:
@@ -216,7 +216,7 @@ def _fold_scores(member: Scored, kind: str) -> list[dict[str, Any]]:
     """Scores of each fold's rows, none where there are no folds."""
     numbers = member.predictions.folds
     folds = [] if numbers is None else [numbers == fold for fold in np.unique(numbers)]
-    return [plain_scores(member.truth[rows], member.decisions[kind][rows]) for rows in folds]
+    return [plain_scores(member.truth[rows], member.decisions[kind][:, rows]) for rows in folds]
 
 
 def _score_entry(entry: Entry, resamples: int, seed: int) -> None:

@@ -43,7 +43,7 @@ class Member:
         """Macro-F1 on some of its rows, given as booleans `[N]`: at 0.5 and, unless thresholds are fixed, with
         thresholds cross-fitted over all its rows."""
         decisions = replace(self.held, decoded=None).decide(rule)
-        return [_macro_f1(self.held.truth[rows], decided[rows]) for decided in decisions.values()]
+        return [_macro_f1(self.held.truth[rows], decided[:, rows]) for decided in decisions.values()]
 
 
 @dataclass

@@ -39,7 +39,7 @@ class FinishedRun:
 
     @cached_property
     def decisions(self) -> dict[str, np.ndarray]:
-        """0/1 predictions `[N, L]` of the validation rows, by the suffix of the scores that they have."""
+        """0/1 predictions `[P, N, L]` of the validation rows, by the suffix of the scores that they have."""
         return self.predictions.decide(self.thresholds.rule)
 
     @property

@@ -128,7 +128,7 @@ def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
     check_unique_ids(lambda: [table], task)
     rows = _rows_of(read_ids(table, task), held, table.name)
     cells = read_labels(table, task)[rows]
-    scored = Scored(Predictions(task.labels, held.ids, truth=held.truth, decoded=cells), {TUNED: cells})
+    scored = Scored(Predictions(task.labels, held.ids, truth=held.truth, decoded=cells), {TUNED: cells[None]})
     return Entry(name, "-", "submission file", "-", [scored], TUNED)
 
 
@@ -183,8 +183,8 @@ def _predict_folds(folds: list[FinishedRun], table: Table, held: HeldLabels, bat
         probabilities = probabilities + predicted.probabilities[rows] / len(folds)
     truth = held.truth[:, [held.task.labels.index(label) for label in labels]]
     decisions = {
-        AT_HALF: apply_thresholds(probabilities, 0.5),
-        TUNED: _thresholds(folds).apply(probabilities),
+        AT_HALF: apply_thresholds(probabilities, 0.5)[None],
+        TUNED: _thresholds(folds).apply(probabilities)[None],
     }
     return Scored(Predictions(labels, held.ids, truth=truth, probabilities=probabilities), decisions)
 

@@ -112,10 +112,12 @@ def _common_rule(
     strategies = {strategy or rule.strategy for rule in rules}
     if len(strategies) > 1:
         raise UserError(f"the runs {', '.join(folders)} choose thresholds differently: pass --threshold_strategy")
-    shrinkages = {rule.shrinkage for rule in rules} if shrinkage is None else {shrinkage}
-    if strategies == {"per_label"} and len(shrinkages) > 1:
+    chosen = strategies.pop()
+    if shrinkage is not None or any(rule.strategy != chosen for rule in rules):
+        return ThresholdRule(chosen, shrinkage)
+    if len({rule.shrinkage for rule in rules}) > 1:
         raise UserError(f"the runs {', '.join(folders)} shrink thresholds differently: pass --threshold_shrinkage")
-    return ThresholdRule(strategies.pop(), min(shrinkages))
+    return rules[0]
 
 
 def _weigh(

@@ -4,8 +4,9 @@ Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, 19
 systems on the same rows: Koehn, Statistical significance tests for machine translation evaluation, EMNLP 2004;
 Berg-Kirkpatrick, Burkett and Klein, An empirical investigation of statistical significance in NLP, EMNLP 2012.
 
-Only the rows are resampled. The intervals do not contain the randomness of the training (seed, order of the batches):
-train several seeds to see it. Rows are treated as independent, so near-duplicates make the intervals too narrow.
+Only the rows are resampled, near-duplicates together: groups are drawn, not rows (the cluster bootstrap; Davison and
+Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). What the luck of the training seed adds,
+`utils.scoring.differences` does.
 """
 
 from __future__ import annotations
@@ -39,73 +40,82 @@ class Resampled:
 
 
 def _scores(weights: np.ndarray, hits: np.ndarray, sizes: np.ndarray, jaccard: np.ndarray) -> Resampled:
-    """Scores if row n counts `weights[b, n]` times in resample b.
+    """Scores if row n counts `weights[b, n]` times in resample b, mean over P sets of predictions.
 
     Args:
         weights: float array `[B, N]`.
-        hits: `[N, L]`, 1 where a label is both true and predicted.
-        sizes: `[N, L]`, true + predicted, so that F1 = 2 hits / sizes.
-        jaccard: Jaccard index of each row, `[N]`.
+        hits: `[P, N, L]`, 1 where a label is both true and predicted.
+        sizes: `[P, N, L]`, true + predicted, so that F1 = 2 hits / sizes.
+        jaccard: Jaccard index of each row, mean over the sets, `[N]`.
     """
-    hits, sizes = weights @ hits, weights @ sizes
-    f1 = np.divide(2 * hits, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
-    hits, sizes = hits.sum(axis=1), sizes.sum(axis=1)
-    micro = np.divide(2 * hits, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
+    f1, micro = 0, 0
+    for some_hits, some_sizes in zip(hits, sizes):
+        some_hits, some_sizes = weights @ some_hits, weights @ some_sizes
+        # Counts are whole numbers, so that 0 / 1 stands for 0 / 0.
+        f1 = f1 + 2 * some_hits / np.maximum(some_sizes, 1)
+        micro = micro + 2 * some_hits.sum(axis=1) / np.maximum(some_sizes.sum(axis=1), 1)
+    f1, micro = f1 / len(hits), micro / len(hits)
     return Resampled(f1.mean(axis=1), micro, weights @ jaccard / weights.sum(axis=1), f1)
 
 
 def _counts(truth: np.ndarray, predictions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`(hits [N, L], sizes [N, L], jaccard [N])` as `_scores` takes them, in `dtype`.
+    """`(hits [P, N, L], sizes [P, N, L], jaccard [N])` as `_scores` takes them, in `dtype`.
 
     Raises:
-        ValueError: if the two shapes differ.
+        ValueError: if the shapes of truth and of a set of predictions differ.
     """
     truth, predictions = np.asarray(truth, dtype=bool), np.asarray(predictions, dtype=bool)
-    if truth.shape != predictions.shape:
+    if truth.shape != predictions.shape[-2:] or predictions.ndim > 3:
         raise ValueError(f"truth has the shape {truth.shape}, the predictions {predictions.shape}")
-    union = (truth | predictions).sum(axis=1)
+    predictions = predictions.reshape(-1, *truth.shape)
+    union = (truth | predictions).sum(axis=2)
     # A row without labels counts 1 if none is predicted, as in utils.scoring.metrics.
-    jaccard = np.divide((truth & predictions).sum(axis=1), union, out=np.ones(len(union)), where=union > 0)
-    return (truth & predictions).astype(dtype), truth.astype(dtype) + predictions, jaccard.astype(dtype)
+    jaccard = np.divide((truth & predictions).sum(axis=2), union, out=np.ones(union.shape), where=union > 0)
+    return (truth & predictions).astype(dtype), truth.astype(dtype) + predictions, jaccard.mean(axis=0).astype(dtype)
 
 
 def plain_scores(truth: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
-    """Scores of 0/1 predictions `[N, L]` on all rows, without resampling.
+    """Scores of 0/1 predictions `[N, L]` on all rows, without resampling; of `[P, N, L]` the mean over the sets.
 
     Returns:
         dict with `f1_macro`, `f1_micro`, `jaccard` (floats, as `utils.scoring.metrics` defines them) and `f1` (`[L]`).
     """
     counts = _counts(truth, predictions, float)
-    scores = _scores(np.ones((1, len(counts[0]))), *counts)
+    scores = _scores(np.ones((1, len(truth))), *counts)
     overall = {name: float(getattr(scores, name)[0]) for name in SCORES}
     return overall | {"f1": scores.f1[0]}
 
 
-def resample(truth: np.ndarray, predictions: np.ndarray, resamples: int, seed: int) -> Resampled:
-    """Scores on B draws of N rows with replacement.
+def resample(
+    truth: np.ndarray, predictions: np.ndarray, resamples: int, seed: int, groups: np.ndarray | None = None
+) -> Resampled:
+    """Scores on B draws of the N rows with replacement, as many groups of near-duplicates as there are.
 
-    The draws depend only on N, `resamples` and `seed`. So two systems' predictions for the same rows in the same order
-    are scored on the same draws, as `paired_difference` needs.
+    The draws depend only on N, `groups`, `resamples` and `seed`. So two systems' predictions for the same rows in the
+    same order are scored on the same draws, as `utils.scoring.differences` needs.
 
     Args:
         truth: 0/1 array `[N, L]`.
-        predictions: 0/1 array `[N, L]`.
+        predictions: 0/1 array `[N, L]`, or `[P, N, L]` for scores that are the mean over P sets.
         resamples: B.
         seed: decides the draws.
+        groups: `[N]`, equal for rows that are drawn together; left out: each row is drawn alone.
 
     Raises:
-        ValueError: if the shapes of `truth` and `predictions` differ.
+        ValueError: if the shapes of `truth` and of a set of predictions differ.
     """
     counts = _counts(truth, predictions, np.float32)
-    rows = len(counts[0])
+    rows = len(truth)
+    group_of_row = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    number = group_of_row.max() + 1
     rng = np.random.default_rng(seed)
     parts = []
     for start in range(0, resamples, max(1, CELLS_AT_A_TIME // rows)):
         draws = min(resamples - start, max(1, CELLS_AT_A_TIME // rows))
-        # How often each row is drawn is multinomial; counting drawn row numbers is faster than drawing from it.
-        drawn = rng.integers(rows, size=(draws, rows)) + rows * np.arange(draws)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float32)
-        parts.append(_scores(weights, *counts))
+        # How often each group is drawn is multinomial; counting drawn numbers is faster than drawing from it.
+        drawn = rng.integers(number, size=(draws, number)) + number * np.arange(draws)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=draws * number).reshape(draws, number).astype(np.float32)
+        parts.append(_scores(weights if number == rows else weights[:, group_of_row], *counts))
     return Resampled(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Resampled)))
 
 

@@ -65,15 +65,17 @@ class Predictions:
         return np.arange(len(self)) if self.texts is None else near_duplicate_groups(self.texts)
 
     def decide(self, rule: ThresholdRule) -> dict[str, np.ndarray]:
-        """The 0/1 predictions `[N, L]` that scores are of, by the suffix of the scores' names.
+        """The 0/1 predictions `[P, N, L]` that scores are of, by the suffix of the scores' names.
 
         At 0.5; with thresholds that `rule` chooses, cross-fitted, so that the truth must be known; and as decoded.
+        Cross-fitted ones are those of P partitions of the rows, and a score is the mean over them; of others there is
+        one set, P = 1. Where single rows are shown, it is the first set.
         """
-        decisions = {AT_HALF: apply_thresholds(self.probabilities, 0.5)}
+        decisions = {AT_HALF: apply_thresholds(self.probabilities, 0.5)[None]}
         if not rule.is_fixed:
             decisions[TUNED] = rule.cross_fit(self.probabilities, self.truth, self.near_duplicates)
         if self.decoded is not None:
-            decisions[DECODED] = self.decoded
+            decisions[DECODED] = self.decoded[None]
         return decisions
 
     def select(self, rows: np.ndarray) -> Predictions:

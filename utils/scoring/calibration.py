@@ -1,0 +1,141 @@
+"""Probabilities that say how often they are right: Platt's fit of each label.
+
+Platt, Probabilistic outputs for support vector machines and comparisons to regularized likelihood methods, in: Advances
+in Large Margin Classifiers, 1999.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logit
+
+RIDGE = 5.0
+# Of probabilities, so that those of 0 and 1 have a logit.
+EDGE = 1e-12
+NEWTON_STEPS = 200
+
+
+def finite_logit(probabilities: np.ndarray | float) -> np.ndarray:
+    """The logit of probabilities, those next to 0 and 1 moved to where it is finite."""
+    return logit(np.clip(np.asarray(probabilities, dtype=float), EDGE, 1 - EDGE))
+
+
+@dataclass(frozen=True)
+class Platt:
+    """A logistic curve of each label: the probability of yes is `expit(slope * logit(p) + intercept)`.
+
+    Args:
+        slopes: `[L]`.
+        intercepts: `[L]`.
+    """
+
+    slopes: np.ndarray
+    intercepts: np.ndarray
+
+    def apply(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities `[N, L]`."""
+        return expit(self.slopes * finite_logit(probabilities) + self.intercepts)
+
+
+def fit_platt(probabilities: np.ndarray, truth: np.ndarray, ridge: float = RIDGE) -> Platt:
+    """Fit the curve of each label, pulled towards that of all labels together: rare labels have little to say.
+
+    Args:
+        probabilities: `[N, L]`.
+        truth: 0/1 array `[N, L]`.
+        ridge: strength of the pull, `ridge / 2` times the squared distance from the pooled slope and intercept, which
+            are pulled as much towards 1 and 0.
+    """
+    truth = np.asarray(truth)
+    x, y = finite_logit(probabilities).T, truth.T.astype(float)
+    curves = platt_coefficients(x, y, np.ones((1, truth.shape[1], truth.shape[0])), ridge)[0]
+    return Platt(curves[:, 0], curves[:, 1])
+
+
+def platt_coefficients(
+    x: np.ndarray, y: np.ndarray, counted: np.ndarray, ridge: float = RIDGE, start: np.ndarray | None = None
+) -> np.ndarray:
+    """The curves of F fits, each on some of the rows. The rows of each label may be in an order of its own.
+
+    Args:
+        x: logits `[L, N]`.
+        y: truth `[L, N]`.
+        counted: how often each fit counts a row, `[F, L, N]`.
+        ridge: see `fit_platt`.
+        start: curves to start from, `[1 + L, 2]`, the pooled one first, as `start_curves` gives them.
+
+    Returns:
+        slopes and intercepts, `[F, L, 2]`.
+    """
+    fits, labels, rows = counted.shape
+    identity = np.broadcast_to([1.0, 0.0], (fits, 1, 2))
+    pooled_start = identity if start is None else np.broadcast_to(start[:1], (fits, 1, 2))
+    flat = (x.reshape(1, -1), y.reshape(1, -1), counted.reshape(fits, 1, labels * rows))
+    pooled = fit_logistic(*flat, ridge, identity, pooled_start)
+    towards = np.broadcast_to(pooled, (fits, labels, 2))
+    label_start = towards if start is None else np.broadcast_to(start[1:], (fits, labels, 2))
+    return fit_logistic(x, y, counted, ridge, towards, label_start)
+
+
+def start_curves(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The pooled curve of all rows and those of the labels, `[1 + L, 2]`: next to those of most of the rows."""
+    everything = np.ones((1, *x.shape))
+    identity = np.array([[[1.0, 0.0]]])
+    flat = (x.reshape(1, -1), y.reshape(1, -1), everything.reshape(1, 1, -1))
+    pooled = fit_logistic(*flat, RIDGE, identity, identity)
+    towards = np.broadcast_to(pooled, (1, len(x), 2))
+    return np.concatenate([pooled[0], fit_logistic(x, y, everything, RIDGE, towards, towards)[0]])
+
+
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, counted: np.ndarray, ridge: float, towards: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """Logistic regressions on one variable, by Newton's method, F times L at once.
+
+    The ridge makes each of them strictly convex, so that there is one solution, whatever the rows are. A step that does
+    not bring the gradient down is halved, which it must at last.
+
+    Args:
+        x: `[L, N]`.
+        y: 0 or 1, `[L, N]`.
+        counted: weights of the rows, `[F, L, N]`.
+        ridge: above 0; `ridge / 2` times the squared distance from `towards` is added to the negative log-likelihood.
+        towards: slopes and intercepts `[F, L, 2]`.
+        start: likewise, where to begin.
+
+    Returns:
+        slopes and intercepts, `[F, L, 2]`.
+    """
+    powers = np.stack([x * x, x, np.ones_like(x)], axis=-1)  # [L, N, 3]
+    of_truth = _moments(counted, powers[..., 1:] * y[..., None])  # what the gradient has of the truth alone
+    best, best_norm = np.array(start, dtype=float), np.full(counted.shape[:2], np.inf)
+    step = np.zeros_like(best)
+    scale = np.ones(counted.shape[:2])
+    for _ in range(NEWTON_STEPS):
+        curve = best - scale[..., None] * step
+        yes = expit(curve[..., :1] * x + curve[..., 1:])
+        weighted = counted * yes
+        slope = _moments(weighted, powers[..., 1:]) - of_truth + ridge * (curve - towards)
+        norm = np.square(slope).sum(axis=-1)
+        # Rounding keeps the gradient off 0: what is below it counts as brought down.
+        better = norm <= np.maximum(best_norm, 1e-20)
+        weighted *= 1 - yes
+        xx, x_one, one = np.moveaxis(_moments(weighted, powers), -1, 0)
+        xx, one = xx + ridge, one + ridge
+        determinant = xx * one - x_one * x_one
+        newton = np.stack([one * slope[..., 0] - x_one * slope[..., 1], xx * slope[..., 1] - x_one * slope[..., 0]], -1)
+        newton /= determinant[..., None]
+        step = np.where(better[..., None], newton, step)
+        best = np.where(better[..., None], curve, best)
+        best_norm = np.where(better, norm, best_norm)
+        scale = np.where(better, 1.0, scale / 2)
+        if (np.abs(step) * scale[..., None] < 1e-9).all():
+            break
+    return best - step * scale[..., None]
+
+
+def _moments(weights: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """Sums over the rows of weights `[F, L, N]` times `[L, N, P]`: `[F, L, P]`."""
+    return np.matmul(weights.transpose(1, 0, 2), powers).transpose(1, 0, 2)
