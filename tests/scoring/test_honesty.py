@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.honesty import Effort, equal_runs
+from benchmarks.honesty import DEFAULT, FORMER, Effort, equal_runs, true_score
 from benchmarks.populations import POPULATIONS, Recipe
 from utils.scoring.bootstrap import plain_scores
+from utils.scoring.scores import TUNED
 
 FEW_LABELS = replace(
     POPULATIONS["11 labels"],
@@ -53,6 +54,17 @@ def test_best_thresholds_are_the_best():
     best = recipe.best_thresholds
     for factor in (0.9, 1.1):
         assert (recipe.f1(np.clip(factor * best, 1e-6, 1 - 1e-6)) <= recipe.f1(best) + 1e-6).all()
+
+
+@pytest.mark.parametrize(("name", "rows", "least"), [("11 labels", 886, 0.0015), ("not logistic", 200, -0.003)])
+def test_default_thresholds_gain_on_new_rows_and_lose_little_where_scores_are_not_logistic(name, rows, least):
+    recipe = Recipe(POPULATIONS[name])
+    gains = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        run = recipe.run(recipe.population.draw(rows, rng), rng)
+        gains.append(true_score(recipe, run, TUNED, DEFAULT) - true_score(recipe, run, TUNED, FORMER))
+    assert np.mean(gains) > least
 
 
 @pytest.fixture(scope="module")
