@@ -1,4 +1,4 @@
-"""Compare finished runs: a table of scores with intervals, and whether a difference is more than noise.
+"""Compare finished runs: a table of scores with intervals, and which differences are more than luck.
 
     python compare_runs.py outputs/*
     python compare_runs.py outputs/* --markdown results.md --csv results.csv --html results.html
@@ -32,6 +32,7 @@ class CompareArguments:
     )
     resamples: int = option(2000, "resamples of the bootstrap")
     seed: int = option(0, "seed of the bootstrap")
+    power: float = option(0.01, "a difference in macro-F1: the text says how many seeds or rows would show it")
     per_device_eval_batch_size: int = option(128, "test rows predicted at a time")
     overwrite: bool = option(False, "replace files that exist")
 
@@ -41,6 +42,8 @@ class CompareArguments:
         for name, least in (("resamples", 100), ("seed", 0), ("per_device_eval_batch_size", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {least} or more")
+        if not 0 < self.power < 1:
+            raise UserError(f"--power {self.power}: a difference in macro-F1, between 0 and 1")
         if self.test_file and not self.truth:
             raise UserError("--test_file is for --truth: name the file with the true labels too")
 
@@ -91,16 +94,16 @@ def main(args):
 
     # Show and write
     held, width = bool(args.truth), get_terminal_size().columns if sys.stdout.isatty() else None
-    print(comparison_tables(boards, held, args.resamples, width=width))
+    print(comparison_tables(boards, held, args.resamples, width=width, gap=args.power))
     if args.markdown:
-        tables = comparison_tables(boards, held, args.resamples, markdown=True)
+        tables = comparison_tables(boards, held, args.resamples, markdown=True, gap=args.power)
         write_text(args.markdown, "\n\n".join([tables, *(f"- {message}" for message in notes)]) + "\n")
     if args.csv:
         write_csv(args.csv, boards)
     if args.html:
         from utils.report.page import write_comparison_report  # loads matplotlib
 
-        write_comparison_report(args.html, boards, notes, held, args.resamples)
+        write_comparison_report(args.html, boards, notes, held, args.resamples, args.power)
     for path in filter(None, targets.values()):
         print(f"\nwritten: {path}", end="")
     print()

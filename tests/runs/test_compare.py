@@ -20,6 +20,7 @@ from conftest import ROOT, SAMPLE, scikit_learn
 from finished_runs import copy_run, guesses
 from utils.core.files import read_json
 from utils.data.splits import near_duplicate_groups
+from utils.runs.comparison import make_boards, validation_entries
 from utils.runs.finished import read_run
 from utils.runs.folder import RESULTS_FILE
 from utils.runs.groups import joint_name
@@ -41,8 +42,14 @@ def test_figures_of_one_run(trained, compare):
     assert record["f1_macro_tuned_low"] < record["f1_macro_tuned"] < record["f1_macro_tuned_high"]
     assert record["train_seconds"] == results["train_runtime"]
     assert record["verdict"] == "best"
-    for part in ("head, full", f"{record['f1_macro_tuned']:.3f} [", "124 validation rows, 11 labels", "within", "±"):
-        assert (part in printed) == (part != "within")
+    for part in (
+        "head, full",
+        f"{record['f1_macro_tuned']:.3f} [",
+        "124 validation rows, 11 labels",
+        "against the best:",
+        "±",
+    ):
+        assert (part in printed) == (part != "against the best:")
 
 
 def test_noise_and_clear_difference(trained, tmp_path, compare):
@@ -57,8 +64,8 @@ def test_noise_and_clear_difference(trained, tmp_path, compare):
     assert records["f1_macro_tuned"].is_monotonic_decreasing
     assert records["verdict"].to_dict() == {
         "same": "best",
-        "good": "within noise",
-        "near": "within noise",
+        "good": "not distinguishable",
+        "near": "not distinguishable",
         "bad": "worse",
     }
     twin = records.loc["good"]
@@ -74,7 +81,7 @@ def test_noise_and_clear_difference(trained, tmp_path, compare):
         "near": "head, full",
         "bad": "head, QLoRA",
     }
-    for part in ("3.5 %", "3.0 GiB", "within noise", "worse", "against same, paired bootstrap"):
+    for part in ("3.5 %", "3.0 GiB", "not distinguishable", "worse", "against same, paired bootstrap"):
         assert part in printed
 
 
@@ -102,7 +109,49 @@ def test_seeds_become_mean_and_spread(trained, tmp_path, compare):
     assert record["f1_macro_low"] < record["f1_macro"] < record["f1_macro_high"]
     assert record["train_seconds"] == 120
     assert record["runs"] == "3 seeds"
-    assert f"{record['f1_macro']:.3f} ± {record['f1_macro_sd']:.3f} [" in printed
+    assert f"{record['f1_macro']:.3f} ± {record['f1_macro_sd']:.3f} (3 seeds) [" in printed
+
+
+def test_what_the_seeds_add_and_what_the_text_says_of_it(trained, tmp_path, compare):
+    def copies(name, seeds, skill, **arguments):
+        return [
+            copy_run(
+                trained, tmp_path / f"{name}{seed}", guesses(int(100 * skill) + seed, skill), seed=seed, **arguments
+            )
+            for seed in seeds
+        ]
+
+    one, two = copies("a", [1], 1.0, learning_rate=1.0), copies("b", [1], 1.1, learning_rate=2.0)
+    three = copies("c", [1, 2, 3], 1.05, learning_rate=3.0)
+    alone, printed, _ = compare(*one, *two)
+    printed = " ".join(printed.split())
+    assert "the luck of the training seed is not in it, as no run has several seeds" in printed
+    assert "is in none of it and not known" in printed
+    assert "by being the best of 2, if they are equally good" in printed
+    assert "to find one of 0.01 as often takes at least" in printed
+    assert np.isnan(alone["f1_macro_tuned_seed_sd"]).all()
+    # A single seed has the spread of the group with several, in its interval and in its difference.
+    records, printed, _ = compare(*one, *two, *three, "--power", 0.5)
+    printed = " ".join(printed.split())
+    assert "and over the seeds, for a single seed with the spread of the others" in printed
+    assert "Means are over 1 to 3 seeds" in printed
+    assert "to find one of 0.5 as often takes about 1 seeds of each or about" in printed
+    sd = records.loc["c{1,2,3}", "f1_macro_tuned_sd"]
+    assert records["f1_macro_tuned_seed_sd"].tolist() == pytest.approx([sd] * 3)
+    assert (records.loc["c{1,2,3}", "sd_over"], records.loc["c{1,2,3}", "seeds"]) == ("3 seeds", 3)
+    half = records["f1_macro_tuned_high"] - records["f1_macro_tuned"]
+    was = alone["f1_macro_tuned_high"] - alone["f1_macro_tuned"]
+    assert half["a1"] == pytest.approx(np.hypot(was["a1"], 1.96 * sd), rel=1e-3)
+
+
+def test_thresholds_chosen_on_other_rows_do_not_widen_a_difference(trained, tmp_path):
+    """1.25 is for thresholds that were cross-fitted on the rows; of held labels and at 0.5 it is 1."""
+    folders = [copy_run(trained, tmp_path / f"{seed}", guesses(seed, 1), learning_rate=float(seed)) for seed in (1, 2)]
+    entries, _ = validation_entries([read_run(folder) for folder in folders])
+    tuned = make_boards(entries, 300, 0)[0].entries[1].difference.standard_error
+    for entry in entries:
+        entry.cross_fitted = False
+    assert tuned == pytest.approx(1.25 * make_boards(entries, 300, 0)[0].entries[1].difference.standard_error)
 
 
 def test_folds_are_scored_together(trained, tmp_path, compare):
@@ -134,6 +183,7 @@ def test_folds_are_scored_together(trained, tmp_path, compare):
         f1_score(fold.predictions.truth, fold.decisions[""][0], average="macro", zero_division=0.0) for fold in of_folds
     ]
     assert record["f1_macro_sd"] == pytest.approx(np.std(halves, ddof=1))
+    assert record["sd_over"] == "3 folds"
     # The order of the folders does not matter, and folds that are missing are told.
     backwards = compare(*folders[::-1])[0].iloc[0]
     assert backwards["f1_macro_tuned"] == record["f1_macro_tuned"]
@@ -285,6 +335,7 @@ def test_mistakes_on_the_command_line(trained, tmp_path, refused):
     assert "name the run folders" in error()
     assert "name the run folders" in error("--csv", "a.csv")
     assert "no such folder" in error(tmp_path / "nix")
+    assert "--power 2" in error(trained, "--power", 2)
     assert "--resamples 5" in error(trained, "--resamples", 5)
     assert "did you mean --markdown" in error(trained, "--markdwn", "x")
     assert "--test_file is for --truth" in error(trained, "--test_file", SAMPLE / "test.csv")

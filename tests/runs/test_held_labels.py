@@ -35,7 +35,7 @@ def test_held_labels(trained, submission, tmp_path, compare):
     assert records.index.tolist() == ["shuffled.csv", "trained"]
     for name, value in wanted.items():
         assert records[f"{name}_tuned"].tolist() == pytest.approx([value, value])
-    assert records["verdict"].tolist() == ["best", "within noise"]
+    assert records["verdict"].tolist() == ["best", "not distinguishable"]
     assert records["f1_macro"].notna().tolist() == [False, True]
     assert "136 held rows" in printed
     assert "as submitted" in printed

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, jaccard_score
 
 from utils.scoring import bootstrap
-from utils.scoring.bootstrap import interval, paired_difference, plain_scores, resample
+from utils.scoring.bootstrap import interval, plain_scores, resample
 
 
 def sklearn_scores(truth, predictions):
@@ -23,13 +23,6 @@ def some_rows(rows, labels, seed=0, right=0.8):
     rng = np.random.default_rng(seed)
     truth = (rng.random((rows, labels)) < 0.3).astype(np.int8)
     return truth, np.where(rng.random(truth.shape) < right, truth, 1 - truth).astype(np.int8)
-
-
-def compare(truth, predictions, others, resamples, score="f1_macro"):
-    """`Difference` of two systems' scores on the same rows."""
-    values = [plain_scores(truth, array)[score] for array in (predictions, others)]
-    resampled = [getattr(resample(truth, array, resamples, seed=0), score) for array in (predictions, others)]
-    return paired_difference(*values, *resampled)
 
 
 @settings(deadline=None, max_examples=60)
@@ -68,36 +61,6 @@ def test_interval_is_as_wide_as_theory_says():
     share = plain_scores(truth, predictions)["jaccard"]
     assert low < share < high
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 400), rel=0.05)
-
-
-def test_same_predictions_differ_by_noise():
-    truth, predictions = some_rows(200, 5)
-    same = compare(truth, predictions, predictions, 500)
-    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    assert same.is_noise
-
-
-@pytest.mark.parametrize("score", ["f1_macro", "f1_micro", "jaccard"])
-def test_clear_difference(score):
-    truth, good = some_rows(300, 5, right=0.9)
-    _, bad = some_rows(300, 5, right=0.6)
-    worse = compare(truth, bad, good, 1000, score)
-    assert worse.value == pytest.approx(sklearn_scores(truth, bad)[score] - sklearn_scores(truth, good)[score])
-    assert worse.low < worse.value < worse.high < 0
-    assert not worse.is_noise
-    assert worse.p_value == pytest.approx(2 / 1001)
-    better = compare(truth, good, bad, 1000, score)
-    assert (better.value, better.low, better.high) == pytest.approx((-worse.value, -worse.high, -worse.low))
-
-
-def test_a_difference_is_called_real_about_one_time_in_twenty_where_there_is_none():
-    called = 0
-    for seed in range(200):
-        truth, one = some_rows(150, 3, seed=seed, right=0.8)
-        rng = np.random.default_rng(10**6 + seed)
-        other = np.where(rng.random(truth.shape) < 0.8, truth, 1 - truth)
-        called += not compare(truth, one, other, 300).is_noise
-    assert 2 <= called <= 22
 
 
 def test_shapes_must_agree():

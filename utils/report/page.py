@@ -21,7 +21,7 @@ from utils.core.parser import option, script
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
 from utils.models.approaches import describe_approach
 from utils.report import pictures
-from utils.report.tables import caption, difference_rows, differing_rows, score_rows
+from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
 from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
@@ -123,7 +123,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
         rows.append([score.title, run.results.get(f"eval_{score.name}", "-"), *["same"] * (len(kinds) - 1)])
     paragraphs = [
         f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
-        f"({RESAMPLES:,} resamples); the luck of the training seed is not in it."
+        f"({RESAMPLES:,} resamples, near-duplicates drawn together); the luck of the training seed is not in it."
     ]
     if TUNED in kinds:
         paragraphs.append(
@@ -225,8 +225,8 @@ def write_run_report(folder: str | Path) -> Path:
         UserError: for a folder that is no finished run.
     """
     run = read_run(folder)
-    truth = run.predictions.truth
-    drawn = {kind: resample(truth, decided, RESAMPLES, seed=0) for kind, decided in run.decisions.items()}
+    truth, groups = run.predictions.truth, run.predictions.near_duplicates
+    drawn = {kind: resample(truth, decided, RESAMPLES, 0, groups) for kind, decided in run.decisions.items()}
     low, high = interval(drawn[run.headline].f1)
     f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
     images = _save_pictures(run, f1, low, high)
@@ -255,7 +255,9 @@ def write_run_report(folder: str | Path) -> Path:
 # Several runs
 
 
-def write_comparison_report(path: str, boards: list[Board], notes: list[str], held: bool, resamples: int) -> None:
+def write_comparison_report(
+    path: str, boards: list[Board], notes: list[str], held: bool, resamples: int, gap: float = GAP
+) -> None:
     """Write a comparison as one page.
 
     Args:
@@ -264,11 +266,12 @@ def write_comparison_report(path: str, boards: list[Board], notes: list[str], he
         notes: lines on what was skipped or kept apart.
         held: whether the scores are on held labels.
         resamples: of the bootstrap.
+        gap: a difference of which the page says what it takes to see it.
     """
     sections = []
     for number, board in enumerate(boards, start=1):
         which = f", row set {number} of {len(boards)}" if len(boards) > 1 else ""
-        sections += _board_sections(board, which, held, resamples)
+        sections += _board_sections(board, which, held, resamples, gap)
     if notes:
         sections.append(Section("Left out or kept apart", notes))
     entries = [entry for board in boards for entry in board.entries]
@@ -277,8 +280,16 @@ def write_comparison_report(path: str, boards: list[Board], notes: list[str], he
     write_text(path, render("Comparison of runs", f"{' and '.join(counts)}, the best first.", sections))
 
 
-def _board_sections(board: Board, which: str, held: bool, resamples: int) -> list[Section]:
-    """The sections of runs that were scored on the same rows; `which` of several such sets stands in their titles."""
+def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: float) -> list[Section]:
+    """The sections of runs that were scored on the same rows.
+
+    Args:
+        board: the runs.
+        which: of several such sets of rows, for the titles.
+        held: whether the scores are on held labels.
+        resamples: of the bootstrap.
+        gap: see `difference_notes`.
+    """
     entries = board.entries
     sections = [Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held))]
     if len(entries) == 1:
@@ -288,12 +299,9 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int) -> lis
         [entry.name for entry in entries],
         *([getattr(score, part) for score in scores] for part in ("value", "low", "high")),
     )
-    text = "Intervals that overlap do not say whether a difference is noise: the paired comparison below does."
+    text = "Whether intervals overlap does not say whether two runs differ: the paired comparison below does."
     sections[-1].pictures = [Picture(pictures.data_uri(figure), "Macro-F1", text)]
-    note = (
-        "Paired bootstrap: the same draws of rows for both. Noise: 0 lies in the interval. p is two-sided and not "
-        "corrected for the number of runs; the luck of the training seed is not in it."
-    )
+    note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
     sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
     header = ["label", "support", *(entry.name for entry in entries)]
     support = board.truth.sum(axis=0)

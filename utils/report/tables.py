@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from utils.core.files import atomic_path
@@ -16,13 +17,15 @@ from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL,
 
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
+# A difference in macro-F1 that a comparison would like to see.
+GAP = 0.01
 # Columns of macro-F1; the other scores have one, at the predictions that a run is ranked by.
 COLUMNS = {AT_HALF: "macro-F1 at 0.5", TUNED: "macro-F1 tuned", DECODED: "macro-F1 decoded"}
 MORE_SCORES = tuple(score for score in SCORES if score.compared and score.name != "f1_macro")
 
 
 def comparison_tables(
-    boards: list[Board], held: bool, resamples: int, markdown: bool = False, width: int | None = None
+    boards: list[Board], held: bool, resamples: int, markdown: bool = False, width: int | None = None, gap: float = GAP
 ) -> str:
     """The tables of a comparison below each other, with what their figures are.
 
@@ -32,6 +35,7 @@ def comparison_tables(
         resamples: of the bootstrap.
         markdown: for a Markdown file instead of the terminal.
         width: characters of the terminal, where there is one.
+        gap: a difference of which the text says what it takes to see it.
     """
     parts = []
     for board in boards:
@@ -41,6 +45,8 @@ def comparison_tables(
         if len(board.entries) > 1:
             parts += [f"macro-F1 against {board.entries[0].name}, paired bootstrap on the same rows:"]
             parts += [format_table(*difference_rows(board), markdown, width)]
+            notes = difference_notes(board, gap)
+            parts += [fill(notes, width) if width else notes]
     return "\n\n".join(parts)
 
 
@@ -83,7 +89,10 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         resamples: of the bootstrap.
     """
     of, chosen = "tuned predictions (at 0.5 where thresholds are fixed)", ""
-    what = "Tuned: thresholds cross-fitted, each row scored with thresholds that were chosen without it."
+    what = (
+        "Tuned: thresholds cross-fitted, each row scored with thresholds that were chosen without it; mean over "
+        "several partitions of the rows."
+    )
     if held:
         of, what = (
             "submitted predictions",
@@ -95,8 +104,62 @@ def caption(board: Board, held: bool, resamples: int) -> str:
     rows = f"{len(board.truth):,} {'held' if held else 'validation'} rows, {len(board.labels)} labels."
     return (
         f"{rows} {what} micro-F1, Jaccard and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
-        f"rows ({resamples:,} resamples); ±: standard deviation over seeds or folds. Folds are scored together, their "
-        f"training times added up.{chosen}{notes}"
+        f"rows ({resamples:,} resamples, near-duplicates drawn together){_seeds_in_intervals(board)}; ±: standard "
+        f"deviation over the seeds or folds named. Folds are scored together, their training times added up."
+        f"{chosen}{notes}"
+    )
+
+
+def _seeds_in_intervals(board: Board) -> str:
+    """What the intervals hold of the luck of the training."""
+    several = [len(entry.members) > 1 for entry in board.entries]
+    if all(several):
+        return " and over the seeds"
+    if any(several):
+        return " and over the seeds, for a single seed with the spread of the others"
+    return "; the luck of the training seed is not in it, as no run has several seeds"
+
+
+def difference_notes(board: Board, gap: float = GAP) -> str:
+    """What the differences from the best say, and what they cannot, in sentences.
+
+    Args:
+        board: of two entries or more.
+        gap: a difference of which it says how many seeds or rows would show it.
+    """
+    entries, comparison = board.entries, board.comparison
+    many, seeds = len(entries), [len(entry.members) for entry in entries]
+    text = (
+        "Intervals and p hold for all differences between these runs together: if all were equally good, one would be "
+        f'called "worse" in 5 % of comparisons at most. The best looks {comparison.picked_excess():.3f} better than it '
+        f"is by being the best of {many}, if they are equally good."
+    )
+    if max(seeds) == 1:
+        text += (
+            " The luck of the training seed is in none of it and not known, as no run has several seeds: another seed "
+            "may turn the order round."
+        )
+    elif min(seeds) < max(seeds):
+        text += f" Means are over {min(seeds)} to {max(seeds)} seeds, and the fewer, the more of their luck is in them."
+    return f"{text} {_power_note(board, gap)}"
+
+
+def _power_note(board: Board, gap: float) -> str:
+    """What difference from the best would be seen, and what it takes to see `gap`."""
+    comparison = board.comparison
+    # The entry whose difference from the best has the middle standard error.
+    middle = 1 + int(np.argsort(comparison.errors[0, 1:])[(len(board.entries) - 1) // 2])
+    if comparison.errors[0, middle] == 0:
+        return "Predictions that are equal cannot be told apart."
+    rows, single = len(board.truth), max(len(entry.members) for entry in board.entries) == 1
+    seeds = comparison.seeds_needed(0, middle, gap)
+    more_rows = comparison.rows_needed(0, middle, gap, rows)
+    ways = [f"{'at least' if single else 'about'} {seeds} seeds of each" if seeds else ""]
+    ways += [f"about {float(f'{more_rows:.2g}'):,.0f} rows" if more_rows else ""]
+    needed = " or ".join(filter(None, ways)) or "both more rows and more seeds"
+    return (
+        f'"Not distinguishable" is not "the same": a true difference of {comparison.visible(0, middle):.3f} is found '
+        f"in 80 % of comparisons like this; to find one of {gap:.3g} as often takes {needed}."
     )
 
 
@@ -127,6 +190,7 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
                 "model": entry.model,
                 "approach": entry.approach,
                 "runs": entry.runs,
+                "seeds": len(entry.members),
                 "trainable_share": entry.trainable_share,
                 "train_seconds": entry.train_seconds,
                 "peak_memory_bytes": entry.peak_memory_bytes,
@@ -135,14 +199,15 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
             for kind in (AT_HALF, TUNED, DECODED):
                 for score in WITH_INTERVAL:
                     estimate = entry.scores.get(f"{score.name}{kind}")
-                    for part in ("value", "low", "high", "sd"):
+                    for part in ("value", "low", "high", "sd", "seed_sd"):
                         key = f"{score.name}{kind}" + ("" if part == "value" else f"_{part}")
                         record[key] = None if estimate is None else getattr(estimate, part)
             for score in COMPARED_OF_PROBABILITIES:
                 estimate = entry.scores.get(score.name)
                 for part, key in {"value": score.name, "sd": f"{score.name}_sd"}.items():
                     record[key] = None if estimate is None else getattr(estimate, part)
-            for part in ("value", "low", "high", "p_value"):
+            record["sd_over"] = entry.headline_score.over
+            for part in ("value", "low", "high", "standard_error", "p_value"):
                 key = "difference" if part == "value" else f"difference_{part}" if part != "p_value" else part
                 record[key] = None if entry.difference is None else getattr(entry.difference, part)
             record["verdict"] = entry.verdict

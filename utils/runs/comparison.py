@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from utils.models.approaches import describe_approach
 from utils.runs.finished import FinishedRun, model_name, trainable_share
 from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name, short_names
-from utils.scoring.bootstrap import Difference, interval, paired_difference, plain_scores, resample
+from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample
+from utils.scoring.differences import Comparison, Contender, Difference, pooled_sd
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import OF_PROBABILITIES, WITH_INTERVAL
+from utils.scoring.scores import KINDS, OF_PROBABILITIES, TUNED, WITH_INTERVAL
 
 COMPARED_OF_PROBABILITIES = tuple(score for score in OF_PROBABILITIES if score.compared)
 
@@ -69,19 +70,31 @@ class Estimate:
     Args:
         value: over several seeds their mean, over several folds that of all rows together.
         sd: over the seeds, else over the folds; None for a single run.
-        low: of the interval over the rows; None for a score without one.
+        over: what `sd` is over, `3 seeds` or `5 folds`.
+        low: of the interval over the rows, and over the seeds where their spread is known; None for a score without
+            one.
         high: likewise.
-        values: in each of the resamples of the rows, `[B]`; None for a score without an interval.
+        values: of each seed in each of the resamples of the rows, `[S, B]`; None for a score without an interval.
+        seed_sd: the spread over seeds that is in the interval, of its own or of other runs; None where it is not known.
     """
 
     value: float
     sd: float | None
+    over: str = ""
     low: float | None = None
     high: float | None = None
     values: np.ndarray | None = None
+    seed_sd: float | None = None
+
+    def widen(self, seed_sd: float, seeds: int) -> None:
+        """Add the luck of the training to the interval: `seed_sd` over seeds, of which the score is a mean."""
+        self.seed_sd = seed_sd
+        add = (NormalDist().inv_cdf((1 + LEVEL) / 2) * seed_sd) ** 2 / seeds
+        self.low = self.value - ((self.value - self.low) ** 2 + add) ** 0.5
+        self.high = self.value + ((self.high - self.value) ** 2 + add) ** 0.5
 
     def __str__(self) -> str:
-        spread = "" if self.sd is None else f" ± {self.sd:.3f}"
+        spread = "" if self.sd is None else f" ± {self.sd:.3f} ({self.over})"
         return f"{self.value:.3f}{spread}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
 
 
@@ -96,6 +109,7 @@ class Entry:
         runs: how many seeds and folds, in words.
         members: the predictions of each seed.
         headline: the suffix of the predictions it is ranked by.
+        cross_fitted: whether tuned thresholds were chosen on the rows that are scored.
         folders: of the runs; none for a submission file.
         arguments: run_args.json of the first run.
         trainable_share: trainable / all parameters.
@@ -112,6 +126,7 @@ class Entry:
     runs: str
     members: list[Scored]
     headline: str
+    cross_fitted: bool = True
     folders: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     trainable_share: float | None = None
@@ -128,17 +143,23 @@ class Entry:
 
     @property
     def verdict(self) -> str:
-        """`best`, `within noise` or `worse`."""
+        """`best`, `not distinguishable` from it, or `worse`."""
         if self.difference is None:
             return "best"
-        return "within noise" if self.difference.is_noise else "worse"
+        return "worse" if self.difference.is_distinguishable else "not distinguishable"
 
 
 @dataclass
 class Board:
-    """Entries that may be compared, as they were scored on the same rows; the best first."""
+    """Entries that may be compared, as they were scored on the same rows; the best first.
+
+    Args:
+        entries: K of them.
+        comparison: of their headline scores, in the same order.
+    """
 
     entries: list[Entry]
+    comparison: Comparison
 
     @property
     def labels(self) -> list[str]:
@@ -219,24 +240,76 @@ def _fold_scores(member: Scored, kind: str) -> list[dict[str, Any]]:
     return [plain_scores(member.truth[rows], member.decisions[kind][:, rows]) for rows in folds]
 
 
-def _score_entry(entry: Entry, resamples: int, seed: int) -> None:
-    """Fill in `entry.scores` and `entry.label_f1`. All members are resampled by the same draws of the rows."""
+def _score_entry(entry: Entry, resamples: int, seed: int, groups: np.ndarray) -> None:
+    """Fill in `entry.scores` and `entry.label_f1`. All members are resampled by the same draws of the rows.
+
+    Args:
+        entry: of N rows.
+        resamples: B.
+        seed: of the draws.
+        groups: `[N]`, equal for rows that are drawn together.
+    """
+    seeds = len(entry.members)
     for kind in entry.members[0].decisions:
         plain = [plain_scores(member.truth, member.decisions[kind]) for member in entry.members]
-        drawn = [resample(member.truth, member.decisions[kind], resamples, seed) for member in entry.members]
-        spread = plain if len(plain) > 1 else _fold_scores(entry.members[0], kind)
+        drawn = [resample(member.truth, member.decisions[kind], resamples, seed, groups) for member in entry.members]
+        spread = plain if seeds > 1 else _fold_scores(entry.members[0], kind)
+        over = f"{len(spread)} {'seeds' if seeds > 1 else 'folds'}" if len(spread) > 1 else ""
         for score in WITH_INTERVAL:
-            values = np.mean([getattr(one, score.name) for one in drawn], axis=0)
-            sd = stdev(one[score.name] for one in spread) if len(spread) > 1 else None
+            values = np.array([getattr(one, score.name) for one in drawn])
+            sd = stdev(one[score.name] for one in spread) if over else None
             mean = fmean(one[score.name] for one in plain)
-            entry.scores[f"{score.name}{kind}"] = Estimate(mean, sd, *interval(values), values)
+            entry.scores[f"{score.name}{kind}"] = Estimate(mean, sd, over, *interval(values.mean(axis=0)), values)
         if kind == entry.headline:
             entry.label_f1 = np.mean([one["f1"] for one in plain], axis=0)
     if all(member.predictions.probabilities is not None for member in entry.members):
         for score in COMPARED_OF_PROBABILITIES:
             values = [score.compute(member.truth, member.predictions.probabilities) for member in entry.members]
-            sd = stdev(values) if len(values) > 1 else None
-            entry.scores[score.name] = Estimate(fmean(values), sd)
+            sd = stdev(values) if seeds > 1 else None
+            entry.scores[score.name] = Estimate(fmean(values), sd, f"{seeds} seeds" if seeds > 1 else "")
+
+
+def _add_seeds(entries: list[Entry], name: str) -> None:
+    """Widen the intervals of a score by the luck of the training.
+
+    Its spread is that over an entry's own seeds; one with a single seed has that of the others, if any has several.
+
+    Args:
+        entries: of one board.
+        name: of the score, with the suffix of the predictions.
+    """
+    several = [(entry.scores[name].sd, len(entry.members)) for entry in entries if len(entry.members) > 1]
+    pooled = pooled_sd([sd for sd, _ in several], [seeds for _, seeds in several])
+    for entry in entries:
+        sd = entry.scores[name].sd if len(entry.members) > 1 else pooled
+        if sd is not None:
+            entry.scores[name].widen(sd, len(entry.members))
+
+
+def _make_board(entries: list[Entry], resamples: int, seed: int) -> Board:
+    """Score and rank entries of the same rows, and compare each with the best."""
+    texts = [member.predictions for entry in entries for member in entry.members if member.predictions.texts]
+    groups = (texts or [entries[0].members[0].predictions])[0].near_duplicates
+    for entry in entries:
+        _score_entry(entry, resamples, seed, groups)
+    ranked = sorted(entries, key=lambda entry: -entry.headline_score.value)
+    for kind in KINDS:
+        having = [entry for entry in ranked if kind in entry.members[0].decisions]
+        for score in WITH_INTERVAL:
+            _add_seeds(having, f"{score.name}{kind}")
+    contenders = [
+        Contender(
+            entry.headline_score.value,
+            entry.headline_score.values,
+            entry.headline_score.seed_sd,
+            entry.cross_fitted and entry.headline == TUNED,
+        )
+        for entry in ranked
+    ]
+    comparison = Comparison(contenders, seed)
+    for number, entry in enumerate(ranked[1:], start=1):
+        entry.difference = comparison.difference(number, 0)
+    return Board(ranked, comparison)
 
 
 def make_boards(entries: list[Entry], resamples: int, seed: int) -> list[Board]:
@@ -252,14 +325,6 @@ def make_boards(entries: list[Entry], resamples: int, seed: int) -> list[Board]:
     """
     by_rows = {}
     for entry in entries:
-        _score_entry(entry, resamples, seed)
         by_rows.setdefault(entry.members[0].rows, []).append(entry)
-    boards = []
-    for same_rows in by_rows.values():
-        ranked = sorted(same_rows, key=lambda entry: -entry.headline_score.value)
-        best = ranked[0].headline_score
-        for entry in ranked[1:]:
-            score = entry.headline_score
-            entry.difference = paired_difference(score.value, best.value, score.values, best.values)
-        boards.append(Board(ranked))
+    boards = [_make_board(same_rows, resamples, seed) for same_rows in by_rows.values()]
     return sorted(boards, key=lambda board: -len(board.entries))

@@ -1,8 +1,6 @@
 """The bootstrap: how much a score, or a difference of scores, depends on the rows that happen to be in the data.
 
-Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. Paired comparison of two
-systems on the same rows: Koehn, Statistical significance tests for machine translation evaluation, EMNLP 2004;
-Berg-Kirkpatrick, Burkett and Klein, An empirical investigation of statistical significance in NLP, EMNLP 2012.
+Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 
 Only the rows are resampled, near-duplicates together: groups are drawn, not rows (the cluster bootstrap; Davison and
 Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). What the luck of the training seed adds,
@@ -131,44 +129,3 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | 
     """
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
-
-
-@dataclass
-class Difference:
-    """A score minus that of another system on the same rows.
-
-    Args:
-        value: the difference on all rows.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        p_value: two-sided: twice the share of resamples in which the difference is 0 or has the other sign. One such
-            resample is added, so it is never 0. It is 1 for systems that predict the same.
-    """
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether 0 is in the interval: with other rows there might be no difference, or the opposite one."""
-        return self.low <= 0 <= self.high
-
-
-def paired_difference(
-    value: float, other: float, values: np.ndarray, others: np.ndarray, level: float = LEVEL
-) -> Difference:
-    """Compare two systems by their scores on the same rows and the same resamples.
-
-    Args:
-        value: score of the first system on all rows.
-        other: score of the second system on all rows.
-        values: scores of the first system on the resamples, `[B]`.
-        others: scores of the second system on the same resamples, `[B]`.
-        level: share of the resampled differences in the interval.
-    """
-    differences = np.asarray(values) - np.asarray(others)
-    low, high = interval(differences, level)
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return Difference(value - other, low, high, float(min(1.0, 2 * (tail + 1) / (len(differences) + 1))))

@@ -1,0 +1,205 @@
+"""Which of several systems differ, scored on the same rows: standard errors, one error rate for all pairs, and power.
+
+The difference of two scores has the standard error
+
+    sqrt((k * standard deviation of the difference over the resamples)^2 + sd_a^2 / S_a + sd_b^2 / S_b)
+
+The first part is the luck of the rows (paired bootstrap: Koehn, Statistical significance tests for machine translation
+evaluation, EMNLP 2004). Thresholds stay as they are in the resamples, although other rows would have given others: in
+simulations with known truth k = 1.25 makes up for that where thresholds are cross-fitted, else k = 1. The others are
+the luck of the training, with the standard deviation over the S seeds of each; part of it is in the first as well,
+so the sum is on the safe side. Of a single seed it is not known, and that of the others stands in, if there is one.
+
+The best is picked and then compared with all, so single comparisons at 5 % would find a "worse" one too often. The
+studentised maximum over all pairs, from the same draws, keeps the error for all of them together at 5 % (Westfall and
+Young, Resampling-Based Multiple Testing, 1993; Romano and Wolf, JASA 2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import ceil, sqrt
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from utils.scoring.bootstrap import LEVEL
+
+TUNED_FACTOR = 1.25
+POWER = 0.8
+# Scores are resampled in single precision: a standard error below this is that of equal predictions.
+ROUNDING = 1e-6
+
+
+@dataclass
+class Contender:
+    """A score that is compared with others on the same rows.
+
+    Args:
+        value: on all rows, mean over S seeds.
+        values: of each seed on the same B resamples, `[S, B]`.
+        seed_sd: standard deviation over seeds, of this one or of others like it; None where it is not known.
+        cross_fitted: whether its thresholds were chosen on these rows.
+    """
+
+    value: float
+    values: np.ndarray
+    seed_sd: float | None = None
+    cross_fitted: bool = False
+
+    @property
+    def seeds(self) -> int:
+        """S."""
+        return len(self.values)
+
+    @property
+    def seed_variance(self) -> float:
+        """What the luck of the training adds to the variance of the mean, 0 where it is not known."""
+        return 0.0 if self.seed_sd is None else self.seed_sd**2 / self.seeds
+
+
+@dataclass
+class Difference:
+    """A score minus that of another system on the same rows.
+
+    Args:
+        value: the difference.
+        low: lower end of its interval, which holds for all differences of the comparison together.
+        high: upper end.
+        p_value: share of resamples in which chance alone makes the largest studentised difference of any pair as large
+            as this one. One such resample is added, so it is never 0. It is 1 for systems that predict the same.
+        standard_error: see the module.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    standard_error: float
+
+    @property
+    def is_distinguishable(self) -> bool:
+        """Whether 0 is outside of the interval. If it is not, there may still be a difference: see `Comparison`."""
+        return not self.low <= 0 <= self.high
+
+
+class Comparison:
+    """K systems against each other.
+
+    Args:
+        contenders: K of them.
+        seed: of the draws that stand for the luck of the training.
+        level: probability that all intervals hold.
+    """
+
+    def __init__(self, contenders: list[Contender], seed: int = 0, level: float = LEVEL):
+        self.contenders = contenders
+        deviations = np.array([one.values.mean(axis=0) for one in contenders])
+        deviations = deviations - deviations.mean(axis=1, keepdims=True)
+        lucks = np.random.default_rng(seed).normal(size=deviations.shape)
+        lucks *= np.sqrt([one.seed_variance for one in contenders])[:, None]
+        self.errors = np.zeros((len(contenders), len(contenders)))  # [K, K]
+        self.maxima = np.zeros(deviations.shape[1])  # [B], of chance
+        for a, b in combinations(range(len(contenders)), 2):
+            chance = self._factor(a, b) * (deviations[a] - deviations[b])
+            error = sqrt(chance.var(ddof=1) + contenders[a].seed_variance + contenders[b].seed_variance)
+            if error > ROUNDING:
+                self.errors[a, b] = self.errors[b, a] = error
+                self.maxima = np.maximum(self.maxima, np.abs(chance + lucks[a] - lucks[b]) / error)
+        self.quantile = float(np.quantile(self.maxima, level))
+
+    def _factor(self, a: int, b: int) -> float:
+        return TUNED_FACTOR if self.contenders[a].cross_fitted or self.contenders[b].cross_fitted else 1.0
+
+    def difference(self, a: int, b: int) -> Difference:
+        """System a minus system b."""
+        value, error = self.contenders[a].value - self.contenders[b].value, self.errors[a, b]
+        if error == 0:  # equal predictions, but for rounding
+            return Difference(value, value, value, 1.0, 0.0)
+        reached = (self.maxima >= abs(value) / error).sum()
+        p_value = (reached + 1) / (len(self.maxima) + 1)
+        return Difference(value, value - self.quantile * error, value + self.quantile * error, float(p_value), error)
+
+    def picked_excess(self) -> float:
+        """By how much the best looks better than it is, by being picked, if all K are equally good.
+
+        Each deviates from the common truth with the standard error of a difference divided by the square root of 2, and
+        the expected maximum of K normal deviations is known: for an error of the difference of 0.010 it is 0.004 of 2
+        systems, 0.008 of 5 and 0.011 of 10. If they differ much it is less.
+        """
+        pairs = self.errors[np.triu_indices(len(self.contenders), 1)]
+        return expected_maximum(len(self.contenders)) * sqrt(float(np.mean(pairs**2)) / 2)
+
+    def visible(self, a: int, b: int, power: float = POWER) -> float:
+        """The true difference of two systems that comparisons like this one find with the probability `power`."""
+        return (self.quantile + float(ndtri(power))) * float(self.errors[a, b])
+
+    def _variances(self, a: int, b: int) -> tuple[float, float, float]:
+        """Of the difference, scaled by k: the part of the rows that no seed changes, the part of the rows that fades
+        with more seeds, and the part of the seeds alone; both of the latter for one seed each.
+
+        Two systems with one seed each do not tell the first two apart: all of it then counts as fading.
+        """
+        one, other = self.contenders[a], self.contenders[b]
+        alone = np.mean([(x - y).var(ddof=1) for x in one.values for y in other.values])
+        means = (one.values.mean(axis=0) - other.values.mean(axis=0)).var(ddof=1)
+        left = (1 / one.seeds + 1 / other.seeds) / 2
+        fading = alone if left == 1 else min(alone, (alone - means) / (1 - left))
+        seeds = (one.seed_sd or 0.0) ** 2 + (other.seed_sd or 0.0) ** 2
+        factor = self._factor(a, b) ** 2
+        return factor * (alone - fading), factor * fading, seeds
+
+    def seeds_needed(self, a: int, b: int, gap: float, power: float = POWER) -> int | None:
+        """Seeds of each of two systems with which a true difference of `gap` is found, on these rows.
+
+        Args:
+            a: number of the one.
+            b: number of the other.
+            gap: the difference.
+            power: probability to find it.
+
+        Returns:
+            the number; None where no number of seeds will do.
+        """
+        fixed, fading, seeds = self._variances(a, b)
+        room = (gap / (self.quantile + float(ndtri(power)))) ** 2 - fixed
+        return max(1, ceil((fading + seeds) / room)) if room > 0 else None
+
+    def rows_needed(self, a: int, b: int, gap: float, rows: int, power: float = POWER) -> int | None:
+        """Rows on which a true difference of `gap` is found with the seeds there are.
+
+        Args:
+            a: number of the one.
+            b: number of the other.
+            gap: the difference.
+            rows: N, of the comparison.
+            power: probability to find it.
+
+        Returns:
+            the number; None where no number of rows will do without more seeds.
+        """
+        seeds = self.contenders[a].seed_variance + self.contenders[b].seed_variance
+        room = (gap / (self.quantile + float(ndtri(power)))) ** 2 - seeds
+        return ceil(rows * (self.errors[a, b] ** 2 - seeds) / room) if room > 0 else None
+
+
+def expected_maximum(number: int) -> float:
+    """The expected value of the largest of some standard normal variables."""
+    x = np.linspace(-12, 12, 24_001)
+    density = number * ndtr(x) ** (number - 1) * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    return float(np.trapezoid(x * density, x))
+
+
+def pooled_sd(sds: list[float], numbers: list[int]) -> float | None:
+    """One standard deviation from those of several groups of seeds, by their degrees of freedom.
+
+    Args:
+        sds: of the groups.
+        numbers: of seeds in each.
+
+    Returns:
+        the root of the weighted mean variance; None where no group has two seeds.
+    """
+    freedom = np.array(numbers, dtype=float) - 1
+    return float(np.sqrt(np.dot(np.square(sds), freedom) / freedom.sum())) if freedom.sum() > 0 else None
