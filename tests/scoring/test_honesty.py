@@ -74,7 +74,7 @@ def tables():
 
 
 def test_a_tuned_figure_is_unbiased(tables):
-    bias = tables[0]["tuned"]["bias of choosing"]
+    bias = tables[0]["tuned"]["bias"]
     assert bias.error < 0.25
     assert abs(bias.value) < 0.2 + 3 * bias.error
 
