@@ -148,7 +148,7 @@ def true_score(recipe: Recipe, run: Predictions, kind: str, rule: ThresholdRule 
     return recipe.macro_f1(0.5 if kind == AT_HALF else rule.fit(run.probabilities, run.truth).values)
 
 
-def equal_runs(population: Population, effort: Effort) -> tuple[Table, Table, Table]:
+def equal_runs(population: Population, kind: str, effort: Effort) -> tuple[Table, Table, Table]:
     """Equal runs of one recipe: how good their figures are, how often one is called worse, how good the best looks.
 
     Ten runs are drawn for the same rows and serve all of it: five pairs, two pairs of three seeds each, two times five.
@@ -156,40 +156,34 @@ def equal_runs(population: Population, effort: Effort) -> tuple[Table, Table, Ta
     luck of the rows out of it; what such a score is on average comes from more rows, drawn for that alone.
 
     Returns:
-        three tables: of figures, false alarms and the best run.
+        three tables, each with one row: of figures, false alarms and the best run.
     """
-    recipe = Recipe(population)
-    unchosen = {AT_HALF: np.full(len(population.prevalences), 0.5), TUNED: recipe.best_thresholds}
+    recipe, name = Recipe(population), KINDS[kind]
+    unchosen = recipe.best_thresholds if kind == TUNED else np.full(len(population.prevalences), 0.5)
     own, alarms, best = [], [], []
     for rng in effort.random():
         texts = population.draw(effort.rows, rng)
         runs = [recipe.run(texts, rng) for _ in range(RUNS)]
         more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
-        own.append({}), alarms.append({}), best.append({})
-        for kind, name in KINDS.items():
-            scored = [score(run, kind) for run in runs]
-            true = np.array([true_score(recipe, run, kind) for run in runs])
-            pairs = [compare([[a], [b]], effort) for a, b in zip(scored[::2], scored[1::2])]
-            triples = [compare([scored[a : a + 3], scored[3:6]], effort) for a in (0, 6)]
-            fives = [compare([[run] for run in scored[start : start + 5]], effort) for start in (0, 5)]
-            tens = compare([[run] for run in scored], effort)
-            alarms[-1] |= {
-                (name, "1 against 1"): np.mean([any_worse(board) for board in pairs]),
-                (name, "3 against 3 seeds"): np.mean([any_worse(board) for board in triples]),
-                (name, "best of 5"): np.mean([any_worse(board) for board in fives]),
-                (name, "best of 10"): any_worse(tens),
-            }
-            estimates = [entry.headline_score for entry in sorted(tens.entries, key=lambda entry: int(entry.name))]
-            values = np.array([estimate.value for estimate in estimates])
-            covered = [one.low <= truth <= one.high for one, truth in zip(estimates, true)]
-            of_rows, of_more = ([_score_at(unchosen[kind], run) for run in some] for some in (runs, more))
-            own[-1] |= {
-                (name, "true"): true.mean(),
-                (name, "bias"): (values - true).mean() - np.mean(of_rows) + np.mean(of_more),
-                (name, "RMSE"): np.square(values - true).mean(),
-                (name, "coverage"): np.mean(covered),
-            }
-            best[-1] |= {(name, f"best of {count}"): _best(values, true, count) for count in (2, 5, 10)}
+        scored = [score(run, kind) for run in runs]
+        pairs = [compare([[a], [b]], effort) for a, b in zip(scored[::2], scored[1::2])]
+        triples = [compare([scored[a : a + 3], scored[3:6]], effort) for a in (0, 6)]
+        fives = [compare([[run] for run in scored[start : start + 5]], effort) for start in (0, 5)]
+        tens = compare([[run] for run in scored], effort)
+        boards = {"1 against 1": pairs, "3 against 3 seeds": triples, "best of 5": fives, "best of 10": [tens]}
+        alarms.append({(name, what): np.mean([any_worse(board) for board in some]) for what, some in boards.items()})
+
+        estimates = [entry.headline_score for entry in sorted(tens.entries, key=lambda entry: int(entry.name))]
+        values = np.array([estimate.value for estimate in estimates])
+        true = np.array([true_score(recipe, run, kind) for run in runs])
+        of_rows, of_more = ([_score_at(unchosen, run) for run in some] for some in (runs, more))
+        own.append({
+            (name, "true"): true.mean(),
+            (name, "bias"): (values - true).mean() - np.mean(of_rows) + np.mean(of_more),
+            (name, "RMSE"): np.square(values - true).mean(),
+            (name, "coverage"): np.mean([one.low <= truth <= one.high for one, truth in zip(estimates, true)]),
+        })  # fmt: skip
+        best.append({(name, f"best of {count}"): _best(values, true, count) for count in (2, 5, 10)})
     return gather(iter(own), squares=("RMSE",)), gather(iter(alarms)), gather(iter(best))
 
 
@@ -331,9 +325,11 @@ def measure(minutes: float, effort: Effort, populations: dict[str, Population], 
     main, *others = populations.values()
     tables = {OWN: {}, ALARMS: {}, BEST: {}}
     for name, population in populations.items():
-        part = share(EQUAL * (0.75 if others else 1.0) if population is main else EQUAL * 0.25 / len(others))
-        for title, table in zip(tables, equal_runs(population, part)):
-            tables[title] |= {f"{name}, {row}": figures for row, figures in table.items()}
+        part = EQUAL * (0.75 if others else 1.0) if population is main else EQUAL * 0.25 / len(others)
+        # Nothing is fitted at 0.5, so that a fifth of the time is as many repetitions.
+        for kind, of_part in ((AT_HALF, 0.2), (TUNED, 0.8)):
+            for title, table in zip(tables, equal_runs(population, kind, share(part * of_part))):
+                tables[title] |= {f"{name}, {row}": figures for row, figures in table.items()}
     tables[CHOSEN] = checkpoints(main, share(0.08))
     tables[POWER] = power(main, share(0.12))
     tables[METHODS] = thresholds(populations, sizes, share(0.1))
