@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from utils.scoring.bootstrap import plain_scores, resample
-from utils.scoring.differences import Comparison, Contender, expected_maximum, pooled_sd
+from utils.scoring.differences import FACTOR, TUNED_FACTOR, Comparison, Contender, expected_maximum, pooled_sd
 from utils.scoring.thresholds import ThresholdRule
 
 
@@ -65,13 +65,13 @@ def test_the_parts_of_the_standard_error():
     rows = (one.values.mean(axis=0) - other.values.mean(axis=0)).std(ddof=1)
     seeds = one.seed_sd**2 / 3 + other.seed_sd**2 / 3
     found = Comparison([one, other]).difference(0, 1)
-    assert found.standard_error == pytest.approx(np.sqrt(rows**2 + seeds))
+    assert found.standard_error == pytest.approx(np.sqrt((FACTOR * rows) ** 2 + seeds))
     assert found.value == one.value - other.value
     # Of two systems the largest of all differences is the one there is: the interval is the usual one.
     assert (found.high - found.low) / (2 * found.standard_error) == pytest.approx(1.96, abs=0.1)
     one.cross_fitted = True
     tuned = Comparison([one, other]).difference(0, 1)
-    assert tuned.standard_error == pytest.approx(np.sqrt(1.25**2 * rows**2 + seeds))
+    assert tuned.standard_error == pytest.approx(np.sqrt((TUNED_FACTOR * rows) ** 2 + seeds))
     turned = Comparison([other, one]).difference(0, 1)
     assert (turned.value, turned.p_value) == pytest.approx((-tuned.value, tuned.p_value), abs=0.05)
 

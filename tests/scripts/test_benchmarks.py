@@ -75,3 +75,15 @@ def test_loss_tokens(tiny):
     output = run_benchmark("loss_tokens", "--tokenizer", tiny("qwen3"))
     assert output.count("counts in the loss: ") == 3
     assert "counts in the loss: 'n' | 'one' | '<|im_end|>'" in output
+
+
+def test_honesty(tmp_path):
+    results = tmp_path / "results.json"
+    flags = ["--populations", "11 labels", "--rows", 60, "--sizes", 60, "--resamples", 100, "--repetitions", 2]
+    for name in ("before", "now"):
+        output = run_benchmark("honesty", *flags, "--name", name, "--results", results)
+    content = json.loads(results.read_text())["results"]
+    assert list(content) == ["before", "now"]
+    assert content["before"]["tables"] == content["now"]["tables"]  # seeded
+    assert len(content["now"]["tables"]) == 6
+    assert output.count("11 labels, tuned ") == 6  # three tables, both names

@@ -21,6 +21,9 @@ PARTITIONS = 10
 PARTITIONED_ROWS = 100_000
 # Positive rows at which a label's own threshold weighs as much as what it is shrunk towards.
 SHRINKAGE = {"fixed": 0.0, "global": 0.0, "per_label": 20.0, "calibrated": 100.0}
+# Logits further out (probabilities under 0.001, over 0.999) count as this when a curve is fitted: no threshold lies
+# there, and where the scores are not logistic a few of them turn the curve away from where thresholds lie.
+MIDDLE = 7.0
 THRESHOLDS_FILE = "thresholds.json"
 # Cells [F, L, N] in work at a time: they stay in the processor's cache.
 CELLS_AT_A_TIME = 2**17
@@ -195,8 +198,10 @@ class SortedRows:
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """`[L, N]`."""
-        return finite_logit(self.scores)
+        """Logits as curves are fitted to them, those far out moved to `MIDDLE`, or to the label's median: `[L, N]`."""
+        logits = finite_logit(self.scores)
+        median = np.median(logits, axis=1, keepdims=True) if logits.size else 0.0
+        return np.clip(logits, np.minimum(-MIDDLE, median), np.maximum(MIDDLE, median))
 
     @cached_property
     def curves(self) -> np.ndarray:
