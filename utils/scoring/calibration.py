@@ -94,8 +94,8 @@ def fit_logistic(
 ) -> np.ndarray:
     """Logistic regressions on one variable, by Newton's method, F times L at once.
 
-    The ridge makes each of them strictly convex, so that there is one solution, whatever the rows are. A step that does
-    not bring the gradient down is halved, which it must at last.
+    The ridge makes each of them strictly convex, so that there is one solution for any rows. A step that does not bring
+    the cost down is halved until it does, as a short enough one must.
 
     Args:
         x: `[L, N]`.
@@ -110,30 +110,30 @@ def fit_logistic(
     """
     powers = np.stack([x * x, x, np.ones_like(x)], axis=-1)  # [L, N, 3]
     of_truth = _moments(counted, powers[..., 1:] * y[..., None])  # what the gradient has of the truth alone
-    best, best_norm = np.array(start, dtype=float), np.full(counted.shape[:2], np.inf)
-    step = np.zeros_like(best)
-    scale = np.ones(counted.shape[:2])
+    best, least = np.array(start, dtype=float), np.full(counted.shape[:2], np.inf)
+    step, scale = np.zeros_like(best), np.ones(counted.shape[:2])
     for _ in range(NEWTON_STEPS):
         curve = best - scale[..., None] * step
-        yes = expit(curve[..., :1] * x + curve[..., 1:])
+        scores = curve[..., :1] * x + curve[..., 1:]
+        cost = (counted * (np.logaddexp(0, scores) - y * scores)).sum(axis=-1)
+        cost += ridge / 2 * np.square(curve - towards).sum(axis=-1)
+        # What differs by rounding alone counts as lower, so that the last steps are not refused.
+        better = cost <= least + 1e-12 * np.abs(np.where(np.isinf(least), 0, least))
+        yes = expit(scores)
         weighted = counted * yes
         slope = _moments(weighted, powers[..., 1:]) - of_truth + ridge * (curve - towards)
-        norm = np.square(slope).sum(axis=-1)
-        # Rounding keeps the gradient off 0: what is below it counts as brought down.
-        better = norm <= np.maximum(best_norm, 1e-20)
-        weighted *= 1 - yes
-        xx, x_one, one = np.moveaxis(_moments(weighted, powers), -1, 0)
+        xx, x_one, one = np.moveaxis(_moments(weighted * (1 - yes), powers), -1, 0)
         xx, one = xx + ridge, one + ridge
         determinant = xx * one - x_one * x_one
         newton = np.stack([one * slope[..., 0] - x_one * slope[..., 1], xx * slope[..., 1] - x_one * slope[..., 0]], -1)
         newton /= determinant[..., None]
         step = np.where(better[..., None], newton, step)
         best = np.where(better[..., None], curve, best)
-        best_norm = np.where(better, norm, best_norm)
+        least = np.where(better, cost, least)
         scale = np.where(better, 1.0, scale / 2)
-        if (np.abs(step) * scale[..., None] < 1e-9).all():
+        if (np.abs(step) * scale[..., None] < 1e-10).all():
             break
-    return best - step * scale[..., None]
+    return best
 
 
 def _moments(weights: np.ndarray, powers: np.ndarray) -> np.ndarray:
