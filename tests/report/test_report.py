@@ -11,7 +11,7 @@ import compare_runs
 from conftest import run_script
 from finished_runs import copy_run, guesses
 from utils.core.files import read_json, write_json
-from utils.report import page as report
+from utils.report import __main__ as report
 from utils.report import pictures
 from utils.report.page import MISTAKES, mistakes_rows, write_run_report
 from utils.runs.finished import read_run

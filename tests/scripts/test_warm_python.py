@@ -68,7 +68,14 @@ print(os.getpid(), flush=True)
 time.sleep(60)
 """
     command = [WARM_PYTHON, "-c", code]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Where a shell runs the tests in the background, they ignore SIGINT, and what they start does too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     pid = int(process.stdout.readline())
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, tables, processes, the command line."""
+"""Errors, files, terminal tables, processes and the command line, which every other room uses."""

@@ -5,6 +5,7 @@ Trainer's own flags are in `utils.training.arguments`.
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trl import ModelConfig
@@ -173,6 +174,8 @@ class GenerationArguments:
     eval_only: bool = option(False, "score the model as it is (zero-shot) instead of training it")
 
     def __post_init__(self):
+        if self.prompt_template and not Path(self.prompt_template).is_file():
+            raise UserError(f"--prompt_template {self.prompt_template} cannot be read: no such file")
         for name in ("coverage", "eval_coverage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 1")

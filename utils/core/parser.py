@@ -87,6 +87,8 @@ class ArgumentParser(TrlParser):
             # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
             if getattr(action.type, "__name__", "") == "string_to_bool":
                 action.nargs, action.const = "?", True
+            if action.option_strings and action.option_strings[0].startswith("--no_") and action.nargs == 0:
+                action.help = f"the same as --{action.dest} False"
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
@@ -148,6 +150,8 @@ class ArgumentParser(TrlParser):
         if self.words:
             argv = self._set_words_apart(argv)
         argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+        if argv.count("--config") > 1:
+            self.error("--config is given twice: put the flags into one file")
         if "--config" in argv:
             self._check_config_file(argv[argv.index("--config") + 1 :])
         # Unknown flags first: they may be why a required one seems to be missing.

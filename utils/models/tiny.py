@@ -7,15 +7,19 @@ The tokenizer is trained on the texts in sample_data/train.csv, or in --train_fi
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from utils.core.errors import UserError
+from utils.core.parser import option, script
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+KINDS = ("roberta", "qwen2", "qwen3")
 VOCABULARY = 1000
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -38,9 +42,18 @@ SAMPLE_FILE = Path(__file__).parents[2] / "sample_data" / "train.csv"
 
 
 def sample_texts(path: str | Path = SAMPLE_FILE) -> list[str]:
-    """Read the texts of a CSV file with a column Tweet."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row["Tweet"] for row in csv.DictReader(file)]
+    """Read the texts of a CSV file with a column Tweet.
+
+    Raises:
+        UserError: for a file that cannot be read, or has no such column.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return [row["Tweet"] for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{path} has no column Tweet: rename its column of texts") from error
 
 
 def train_tokenizer(kind: str, texts: Sequence[str]) -> PreTrainedTokenizerBase:
@@ -111,14 +124,29 @@ def build(kind: str, folder: str | Path, texts: Sequence[str] | None = None, see
     return str(folder)
 
 
-def main() -> None:
+@dataclass
+class TinyArguments:
+    """Which model, and where to."""
+
+    words: list[str] = option(None, "KIND (roberta, qwen2 or qwen3) and FOLDER; the flag itself may be left out")
+    train_file: str = option(str(SAMPLE_FILE), "CSV with a column Tweet to train the tokenizer on")
+
+    def __post_init__(self):
+        kind, folder = self.words if self.words and len(self.words) == 2 else ("", "")
+        if kind not in KINDS:
+            raise UserError(f"write python -m utils.models.tiny KIND FOLDER; KIND is one of {', '.join(KINDS)}")
+        if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+            raise UserError(f"{folder} exists and is not an empty folder: name another")
+
+
+@script(__doc__, [TinyArguments], words="words")
+def main(args: TinyArguments) -> None:
     """Build one model from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["roberta", "qwen2", "qwen3"])
-    parser.add_argument("folder")
-    parser.add_argument("--train_file", default=SAMPLE_FILE, help="CSV with a column Tweet to train the tokenizer on")
-    args = parser.parse_args()
-    print(build(args.kind, args.folder, sample_texts(args.train_file)))
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    kind, folder = args.words
+    print(build(kind, folder, sample_texts(args.train_file)))
 
 
 if __name__ == "__main__":

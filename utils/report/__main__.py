@@ -1,5 +1,35 @@
-"""`python -m utils.report RUN`: make the report of a finished run again."""
+"""Make report.html and the pictures of finished runs again, from their folders alone.
 
-from utils.report.page import main
+python -m utils.report outputs/run
+"""
 
-main()
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.core.errors import UserError
+from utils.core.parser import option, script
+
+
+@dataclass
+class ReportArguments:
+    """Which runs to make reports of."""
+
+    runs: list[str] = option(None, "folders of finished runs; the flag itself may be left out")
+
+    def __post_init__(self):
+        if not self.runs:
+            raise UserError("name the folders of finished runs: python -m utils.report outputs/run")
+
+
+@script(__doc__, [ReportArguments], words="runs")
+def main(args: ReportArguments) -> None:
+    """Make the reports of the run folders named."""
+    from utils.report.page import write_run_report  # loads matplotlib
+
+    for folder in args.runs:
+        print(f"report: {write_run_report(folder)}")
+
+
+if __name__ == "__main__":
+    main()

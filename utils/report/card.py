@@ -76,7 +76,7 @@ def render_card(
         on_hub=on_hub,
         arguments=arguments,
         adapter=arguments["use_peft"],
-        trained=not arguments.get("eval_only"),
+        trained="epoch" in results,  # Trainer has written it
         pictures={file: PICTURES[file] for file in pictures},
         merged=merged,
         task=task,

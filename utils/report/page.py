@@ -1,9 +1,4 @@
-"""report.html: scores, labels, pictures and mistakes of a run, or of several side by side; one page that opens offline.
-
-    python -m utils.report outputs/run
-
-makes the report and the pictures of a finished run again, from its folder alone.
-"""
+"""report.html: scores, pictures and mistakes of a run, or of several side by side, on one page that opens offline."""
 
 from __future__ import annotations
 
@@ -15,9 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from utils.core.errors import UserError
 from utils.core.files import read_json, write_text
-from utils.core.parser import option, script
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
 from utils.models.approaches import describe_approach
 from utils.report import pictures
@@ -26,9 +19,10 @@ from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
 from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
+from utils.scoring.evaluation import summary_rows
 from utils.scoring.notes import choice_note, leak_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import KINDS, OF_PREDICTIONS, OF_PROBABILITIES, TUNED, left_out_notes
+from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes
 
 MISTAKES = 20
 
@@ -71,8 +65,7 @@ def render(title: str, lead: str, sections: list[Section]) -> str:
     for section in sections:
         section.rows = [[format_cell(cell) for cell in row] for row in section.rows]
         if section.kind == "names":  # such tables are wide: intervals go below their scores
-            for here, there in {" [": "\n[", "label generation, ": "label generation,\n"}.items():
-                section.rows = [[name, *(cell.replace(here, there) for cell in cells)] for name, *cells in section.rows]
+            section.rows = [[name, *(cell.replace(" [", "\n[") for cell in cells)] for name, *cells in section.rows]
     return environment.get_template("report.html.jinja").render(title=title, lead=lead, sections=sections)
 
 
@@ -109,29 +102,23 @@ def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MIS
 
 def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
     """Scores at 0.5, tuned and decoded, with intervals where the bootstrap gives them."""
-    kinds = [kind for kind in KINDS if kind in drawn]
-
-    def cell(name: str, kind: str) -> str | float:
-        value = run.results.get(f"eval_{name}{kind}")
-        if value is None or not hasattr(drawn[kind], name):
-            return "-" if value is None else value
-        low, high = interval(getattr(drawn[kind], name))
-        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-    rows = [[score.title, *(cell(score.name, kind) for kind in kinds)] for score in OF_PREDICTIONS]
-    for score in OF_PROBABILITIES:
-        rows.append([score.title, run.results.get(f"eval_{score.name}", "-"), *["same"] * (len(kinds) - 1)])
+    metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
+    cells = dict(metrics)
+    for kind, scores in drawn.items():
+        for score in WITH_INTERVAL:
+            low, high = interval(getattr(scores, score.name))
+            cells[f"{score.name}{kind}"] = f"{metrics[f'{score.name}{kind}']:.3f} [{low:.3f}, {high:.3f}]"
     paragraphs = [
         f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
         f"({RESAMPLES:,} resamples, near-duplicates drawn together); the luck of the training seed is not in it."
     ]
-    if TUNED in kinds:
+    if TUNED in drawn:
         paragraphs.append(
             "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
         )
-    paragraphs += left_out_notes({name.removeprefix("eval_"): value for name, value in run.results.items()})
+    paragraphs += left_out_notes(metrics)
     paragraphs += filter(None, [leak_note(run.results), choice_note([run.results])])
-    return Section("Scores", paragraphs, ["score", *(KINDS[kind] for kind in kinds)], rows)
+    return Section("Scores", paragraphs, *summary_rows(cells))
 
 
 def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Section:
@@ -313,21 +300,3 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
     if rows:
         sections.append(Section(f"Arguments in which the runs differ{which}", [], header, rows))
     return sections
-
-
-@dataclass
-class ReportArguments:
-    """Which runs to make reports of."""
-
-    runs: list[str] = option(None, "folders of finished runs; the flag itself may be left out")
-
-    def __post_init__(self):
-        if not self.runs:
-            raise UserError("name the folders of finished runs: python -m utils.report outputs/run")
-
-
-@script(__doc__, [ReportArguments], words="runs")
-def main(args: ReportArguments) -> None:
-    """Make the reports of the run folders named."""
-    for folder in args.runs:
-        print(f"report: {write_run_report(folder)}")

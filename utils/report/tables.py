@@ -10,7 +10,7 @@ import pandas as pd
 
 from utils.core.files import atomic_path
 from utils.core.tables import format_bytes, format_seconds, format_share, format_table
-from utils.runs.comparison import COMPARED_OF_PROBABILITIES, Board
+from utils.runs.comparison import COMPARED_WITHOUT_INTERVAL, Board
 from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
 from utils.scoring.notes import choice_note
@@ -203,10 +203,11 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
                     for part in ("value", "low", "high", "sd", "seed_sd"):
                         key = f"{score.name}{kind}" + ("" if part == "value" else f"_{part}")
                         record[key] = None if estimate is None else getattr(estimate, part)
-            for score in COMPARED_OF_PROBABILITIES:
-                estimate = entry.scores.get(score.name)
-                for part, key in {"value": score.name, "sd": f"{score.name}_sd"}.items():
-                    record[key] = None if estimate is None else getattr(estimate, part)
+            for score in COMPARED_WITHOUT_INTERVAL:
+                for kind in [AT_HALF] if score.of_probabilities else COLUMNS:
+                    estimate = entry.scores.get(f"{score.name}{kind}")
+                    for part, end in {"value": "", "sd": "_sd"}.items():
+                        record[f"{score.name}{kind}{end}"] = None if estimate is None else getattr(estimate, part)
             record["sd_over"] = entry.headline_score.over
             for part in ("value", "low", "high", "standard_error", "p_value"):
                 key = "difference" if part == "value" else f"difference_{part}" if part != "p_value" else part

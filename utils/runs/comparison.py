@@ -14,9 +14,9 @@ from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name,
 from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample
 from utils.scoring.differences import Comparison, Contender, Difference, pooled_sd
 from utils.scoring.predictions import MaybeArray, Predictions
-from utils.scoring.scores import KINDS, OF_PROBABILITIES, TUNED, WITH_INTERVAL
+from utils.scoring.scores import AT_HALF, KINDS, SCORES, TUNED, WITH_INTERVAL, Score
 
-COMPARED_OF_PROBABILITIES = tuple(score for score in OF_PROBABILITIES if score.compared)
+COMPARED_WITHOUT_INTERVAL = tuple(score for score in SCORES if score.compared and not score.interval)
 
 
 @dataclass
@@ -266,11 +266,30 @@ def _score_entry(entry: Entry, resamples: int, seed: int, groups: np.ndarray) ->
             entry.scores[f"{score.name}{kind}"] = Estimate(mean, sd, over, *interval(values.mean(axis=0)), values)
         if kind == entry.headline:
             entry.label_f1 = np.mean([one["f1"] for one in plain], axis=0)
-    if all(member.predictions.probabilities is not None for member in entry.members):
-        for score in COMPARED_OF_PROBABILITIES:
-            values = [score.compute(member.truth, member.predictions.probabilities) for member in entry.members]
-            sd = stdev(values) if seeds > 1 else None
-            entry.scores[score.name] = Estimate(fmean(values), sd, f"{seeds} seeds" if seeds > 1 else "")
+    for score in COMPARED_WITHOUT_INTERVAL:
+        for kind in [AT_HALF] if score.of_probabilities else entry.members[0].decisions:
+            _score_without_interval(entry, score, kind)
+
+
+def _score_without_interval(entry: Entry, score: Score, kind: str) -> None:
+    """Fill in a score that the bootstrap does not compute, from probabilities or from a kind of 0/1 predictions."""
+    if score.of_probabilities and any(member.predictions.probabilities is None for member in entry.members):
+        return
+
+    def compute(member: Scored, rows: np.ndarray | slice) -> float:
+        if score.of_probabilities:
+            return score.compute(member.truth[rows], member.predictions.probabilities[rows])
+        return fmean(score.compute(member.truth[rows], decided[rows]) for decided in member.decisions[kind])
+
+    values = [compute(member, slice(None)) for member in entry.members]
+    folds = entry.members[0].predictions.folds
+    spread, over = values, f"{len(values)} seeds"
+    if len(values) == 1 and folds is not None:
+        spread = [compute(entry.members[0], folds == fold) for fold in np.unique(folds)]
+        over = f"{len(spread)} folds"
+    several = len(spread) > 1
+    estimate = Estimate(fmean(values), stdev(spread) if several else None, over if several else "")
+    entry.scores[f"{score.name}{kind}"] = estimate
 
 
 def _add_seeds(entries: list[Entry], name: str) -> None:

@@ -81,6 +81,8 @@ def read_runs(names: list[str]) -> tuple[list[FinishedRun], list[str]]:
         except UserError as error:
             below = len(list(Path(name).glob(f"*/{RESULTS_FILE}")))
             hint = f"; it holds {below} runs: name {name.rstrip('/')}/*" if below else ""
+            if Path(name).suffix.lower() == ".csv":
+                hint = "; submission files are scored with --truth"
             notes.append(f"skipped: {error}{hint}")
     return runs, notes
 

@@ -31,7 +31,7 @@ class RunFile:
     """A kind of file in the folder of a run.
 
     Args:
-        pattern: its name, as `fnmatch` takes it; a star stands for no slash.
+        pattern: its name, as `fnmatch` takes it; a star does not match a slash.
         what: what it is, and who writes it where that is not a training script.
         needed: whether a prediction on another machine needs it.
         pushed: whether it goes to the Hub: what is needed, and what quotes no texts of the data.
@@ -167,7 +167,7 @@ def begin_run(output_dir: str | Path, arguments: dict[str, Any], task: Task, res
 
 def _remove_finished_files(output_dir: Path) -> None:
     """Remove what an earlier run left, folders of its files whole."""
-    kept = {TASK_FILE, ARGUMENTS_FILE}  # written again in a moment; without them the folder would be no run's
+    kept = {TASK_FILE, ARGUMENTS_FILE}  # written again in a moment; without them the folder would not count as a run
     for name in sorted({file.pattern.split("/")[0] for file in RUN_FILES} - kept):
         for path in output_dir.glob(name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

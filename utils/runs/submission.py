@@ -304,7 +304,7 @@ def predict_runs(
         task: of the first run, whose order of labels the result has.
         test: the rows.
         batch_size: rows predicted at a time by one process.
-        output_file: beside which probabilities are kept meanwhile.
+        output_file: in its folder the sums of probabilities are kept until they are written.
 
     Returns:
         the means in the main process, None in others.

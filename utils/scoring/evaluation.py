@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,15 +120,23 @@ def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) 
     return names | {f"{name}/{label}" for name in (*PER_LABEL, "threshold") for label in labels}
 
 
-def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:
-    """Table of the scores: of decoded labels, at 0.5 and tuned, as far as there are any."""
+def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """`(header, rows)` of the table of scores: of decoded labels, at 0.5 and tuned, as far as there are any.
+
+    The values of `metrics` may be figures, or texts that hold them. A run that was made before a score was added to the
+    table does not have it.
+    """
     kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
-    rows = [[score.title, *(metrics[f"{score.name}{kind}"] for kind in kinds)] for score in OF_PREDICTIONS]
+    rows = [[score.title, *(metrics.get(f"{score.name}{kind}", "-") for kind in kinds)] for score in OF_PREDICTIONS]
     for score in OF_PROBABILITIES:
-        # A run that was made before a score was added to the table does not have it.
         values = {DECODED: "", AT_HALF: metrics.get(score.name, "-"), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
-    table = format_table(["score", *(KINDS[kind] for kind in kinds)], rows, markdown)
+    return ["score", *(KINDS[kind] for kind in kinds)], rows
+
+
+def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:
+    """Table of the scores: of decoded labels, at 0.5 and tuned, as far as there are any."""
+    table = format_table(*summary_rows(metrics), markdown)
     return "\n\n".join([table, *left_out_notes(metrics)])
 
 

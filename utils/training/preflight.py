@@ -46,7 +46,7 @@ class Texts:
 
 
 class Preflight:
-    """What is about to be trained: checked when this is made, then shown and given to trackers.
+    """Checks and a summary before training. Making one does the checks; trackers get its figures.
 
     Args:
         approach: what is to be trained.

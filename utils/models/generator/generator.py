@@ -204,7 +204,7 @@ class LabelGenerator:
             arguments: its run_args.json.
             task: its task.json.
         """
-        made = "as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
+        made = "used as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
         form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
         return {
             "made": f"{made} to write labels",
