@@ -9,7 +9,7 @@ help:
 	@echo "make install     create .venv with everything the scripts need, and the embedded model"
 	@echo "make quickstart  train in both ways on sample_data, write a submission, compare (no GPU, no account, no hub)"
 	@echo "make test-fast   lint and the tests to run while working, 2 minutes on 2 cores: all but those that train in new"
-	@echo "                 processes (README's commands, launches, stopped runs, benchmarks, pushes, trackers)"
+	@echo "                 processes (README's commands, launches, stopped runs, benchmarks, pushes, trackers) and simulations"
 	@echo "make test        run lint and the whole test suite, offline, under 8 minutes on 2 cores"
 	@echo "make clean       remove .venv and $(RUN)"
 
@@ -47,7 +47,7 @@ test: lint
 	$(PYTEST)
 
 test-fast: lint
-	$(PYTEST) -m "not processes"
+	$(PYTEST) -m "not processes and not simulation"
 
 clean:
 	rm -rf .venv $(RUN)

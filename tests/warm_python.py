@@ -185,16 +185,20 @@ def ask(executable: str, words: list[str]) -> int:
         "read_early": read_early(os.environ),
         "ignored": [number for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN],
     }
+    # A signal that comes while the command starts waits until it can be passed on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     socket.send_fds(connection, [b" "], [0, 1, 2])
     connection.sendall(json.dumps(request).encode() + b"\n")
     answers = connection.makefile()
     answer = answers.readline()
     if answer == "another environment\n":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # a new interpreter would inherit the mask
         start_new(words)
     pid = int(answer)
     for number in FORWARDED:
         if number not in request["ignored"]:
             signal.signal(number, lambda number, frame: os.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     return int(answers.readline())
 
 

@@ -10,6 +10,8 @@ from benchmarks.populations import POPULATIONS, Recipe
 from utils.scoring.bootstrap import plain_scores
 from utils.scoring.scores import TUNED
 
+pytestmark = pytest.mark.simulation
+
 FEW_LABELS = replace(
     POPULATIONS["11 labels"],
     **{

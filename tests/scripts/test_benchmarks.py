@@ -77,6 +77,7 @@ def test_loss_tokens(tiny):
     assert "counts in the loss: 'n' | 'one' | '<|im_end|>'" in output
 
 
+@pytest.mark.simulation
 def test_honesty(tmp_path):
     results = tmp_path / "results.json"
     flags = ["--populations", "11 labels", "--rows", 60, "--sizes", 60, "--resamples", 100, "--repetitions", 2]
