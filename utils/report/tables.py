@@ -132,7 +132,7 @@ def difference_notes(board: Board, gap: float = GAP) -> str:
     many, seeds = len(entries), [len(entry.members) for entry in entries]
     text = (
         "Intervals and p hold for all differences between these runs together: if all were equally good, one would be "
-        f'called "worse" in 5 % of comparisons at most. The best looks {comparison.picked_excess():.3f} better than it '
+        f'called "worse" in about 5 % of comparisons. The best looks {comparison.picked_excess():.3f} better than it '
         f"is by being the best of {many}, if they are equally good."
     )
     if max(seeds) == 1:
