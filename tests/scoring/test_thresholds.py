@@ -6,11 +6,36 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
 from utils.scoring.thresholds import (
+    SortedRows,
     ThresholdRule,
     apply_thresholds,
-    best_global_threshold,
-    best_label_threshold,
 )
+
+
+def _all_rows(scores, truth):
+    rows = SortedRows(np.asarray(scores, dtype=float), np.asarray(truth))
+    return rows, np.ones((1, *rows.scores.shape), dtype=bool)
+
+
+def best_label_threshold(scores, truth):
+    """Threshold with the highest F1 of one label, by exact search over the sorted scores.
+
+    Args:
+        scores: float array `[N]`, probabilities of the label.
+        truth: 0/1 array `[N]`.
+
+    Returns:
+        `(threshold, F1)`; `(nan, 0.0)` where no row is positive, as no threshold is better than another then.
+    """
+    rows, counted = _all_rows(np.asarray(scores)[:, None], np.asarray(truth)[:, None])
+    threshold, f1 = rows.best_thresholds(counted, *rows.counts(counted))
+    return float(threshold[0, 0]), float(f1[0, 0])
+
+
+def best_global_threshold(probabilities, truth):
+    """The one threshold for all labels with the highest macro-F1; arrays are `[N, L]`."""
+    rows, counted = _all_rows(probabilities, truth)
+    return float(rows.best_global_thresholds(counted, *rows.counts(counted))[0])
 
 
 @st.composite

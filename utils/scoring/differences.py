@@ -8,9 +8,9 @@ The first part is the luck of the rows (paired bootstrap: Koehn, Statistical sig
 evaluation, EMNLP 2004). Thresholds stay as they are in the resamples, although other rows would have given others: in
 simulations with known truth k = 1.25 makes up for that where thresholds are cross-fitted. Elsewhere k = 1.08, as the
 resamples of 886 rows with near-duplicates understate the error of macro-F1 by 5 % (11 labels, at 5 to 40 %) to 9 % (30
-labels, at 1 to 5 %): see `benchmarks.honesty`. The others are
-the luck of the training, with the standard deviation over the S seeds of each; part of it is in the first as well,
-so the sum is on the safe side. Of a single seed it is not known, and that of the others stands in, if there is one.
+labels, at 1 to 5 %): see `benchmarks.honesty`. The other parts are the luck of the training, with the standard
+deviation over the S seeds of each; some of it is in the first part as well, so the sum is on the safe side. For a
+single seed it is not known, and that of the others stands in, if there is one.
 
 The best is picked and then compared with all, so single comparisons at 5 % would find a "worse" one too often. The
 studentised maximum over all pairs, from the same draws, keeps the error for all of them together at 5 % (Westfall and

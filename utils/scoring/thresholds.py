@@ -85,15 +85,14 @@ class ThresholdRule:
     def _fit_some(self, rows: SortedRows, counted: np.ndarray) -> np.ndarray:
         """Thresholds `[F, L]` of the fits that see the rows `counted` `[F, N]`."""
         counted = counted[:, rows.order]
+        hits, numbers = rows.counts(counted)
         if self.strategy == "calibrated":
             other = calibrated_thresholds(rows, counted)
         else:
-            hits, numbers = rows.counts(counted)
             everywhere = rows.best_global_thresholds(counted, hits, numbers)
             other = np.repeat(everywhere[:, None], len(rows.truth), axis=1)
             if self.strategy == "global":
                 return other
-        hits, numbers = rows.counts(counted)
         own = rows.best_thresholds(counted, hits, numbers)[0]
         positives = hits[..., -1]
         weight = np.divide(positives, positives + self.shrinkage, out=np.zeros(own.shape), where=positives > 0)
@@ -311,29 +310,3 @@ def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
     """A threshold that `upper` reaches and `lower` does not, halfway if floats allow."""
     middle = (upper + lower) / 2
     return np.where(middle > lower, middle, upper)
-
-
-def _all_rows(scores: np.ndarray, truth: np.ndarray) -> tuple[SortedRows, np.ndarray]:
-    rows = SortedRows(np.asarray(scores, dtype=float), np.asarray(truth))
-    return rows, np.ones((1, *rows.scores.shape), dtype=bool)
-
-
-def best_label_threshold(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Threshold with the highest F1 of one label, by exact search over the sorted scores.
-
-    Args:
-        scores: float array `[N]`, probabilities of the label.
-        truth: 0/1 array `[N]`.
-
-    Returns:
-        `(threshold, F1)`; `(nan, 0.0)` where no row is positive, as no threshold is better than another then.
-    """
-    rows, counted = _all_rows(np.asarray(scores)[:, None], np.asarray(truth)[:, None])
-    threshold, f1 = rows.best_thresholds(counted, *rows.counts(counted))
-    return float(threshold[0, 0]), float(f1[0, 0])
-
-
-def best_global_threshold(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The one threshold for all labels with the highest macro-F1; arrays are `[N, L]`."""
-    rows, counted = _all_rows(probabilities, truth)
-    return float(rows.best_global_thresholds(counted, *rows.counts(counted))[0])
