@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,23 @@ from utils.scoring.scores import PER_LABEL
 SAMPLE_ROWS = 50
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
+
+
+@dataclass
+class Logged:
+    """What each tracker gets of a finished run.
+
+    Args:
+        config: arguments, and the figures of the preflight.
+        scores: by name.
+        tables: by name.
+        pictures: paths of the PNG files, by name.
+    """
+
+    config: dict[str, Any]
+    scores: dict[str, float]
+    tables: dict[str, Table]
+    pictures: dict[str, Path]
 
 
 def check_trackers(training_args: TrainingArguments, is_main_process: bool) -> None:
@@ -69,14 +87,16 @@ def log_finished_run(
     if not trackers:
         return
     run = read_run(str(training_args.output_dir))
-    config = run.arguments | {f"preflight/{name}": value for name, value in preflight.items()}
     numbers = {name: value for name, value in run.results.items() if isinstance(value, int | float)}
-    scores = {f"final/{name.removeprefix('eval_')}": value for name, value in numbers.items()}
-    tables = {"labels": label_rows(run), "samples": sample_rows(run, approach.as_text)}
     images = sorted(Path(run.folder, PICTURES_FOLDER).glob("*.png"))
-    pictures = {f"{PICTURES_FOLDER}/{path.stem}": path for path in images}
+    logged = Logged(
+        config=run.arguments | {f"preflight/{name}": value for name, value in preflight.items()},
+        scores={f"final/{name.removeprefix('eval_')}": value for name, value in numbers.items()},
+        tables={"labels": label_rows(run), "samples": sample_rows(run, approach.as_text)},
+        pictures={f"{PICTURES_FOLDER}/{path.stem}": path for path in images},
+    )
     for name in trackers:
-        log_to[name](training_args, config, scores, tables, pictures, trainer)
+        log_to[name](logged, training_args, trainer)
 
 
 def label_rows(run: FinishedRun) -> Table:
@@ -110,35 +130,21 @@ def sample_rows(run: FinishedRun, as_text: Callable[[np.ndarray], str], most: in
     return ["text", *names, *(f"p({label})" for label in labels)], samples
 
 
-def _log_to_wandb(
-    training_args: TrainingArguments,
-    config: dict[str, Any],
-    scores: dict[str, float],
-    tables: dict[str, Table],
-    pictures: dict[str, Path],
-    trainer: Trainer | None,
-) -> None:
+def _log_to_wandb(logged: Logged, training_args: TrainingArguments, trainer: Trainer | None) -> None:
     import wandb
 
     # Trainer has begun a run, unless nothing was trained.
     run = wandb.run or wandb.init(project=os.getenv("WANDB_PROJECT", "huggingface"), name=training_args.run_name)
-    run.config.update(config, allow_val_change=True)
+    run.config.update(logged.config, allow_val_change=True)
     run.log(
-        scores
-        | {name: wandb.Table(columns=[*header], data=[*rows]) for name, (header, rows) in tables.items()}
-        | {name: wandb.Image(str(path)) for name, path in pictures.items()}
+        logged.scores
+        | {name: wandb.Table(columns=[*header], data=[*rows]) for name, (header, rows) in logged.tables.items()}
+        | {name: wandb.Image(str(path)) for name, path in logged.pictures.items()}
     )
     run.finish()
 
 
-def _log_to_trackio(
-    training_args: TrainingArguments,
-    config: dict[str, Any],
-    scores: dict[str, float],
-    tables: dict[str, Table],
-    pictures: dict[str, Path],
-    trainer: Trainer | None,
-) -> None:
+def _log_to_trackio(logged: Logged, training_args: TrainingArguments, trainer: Trainer | None) -> None:
     import pandas as pd
     import trackio
 
@@ -151,23 +157,19 @@ def _log_to_trackio(
         bucket_id=training_args.trackio_bucket_id,
         resume="allow",
     )
-    run.config.update(training_args.to_dict() | config)  # in which tokens are masked
+    run.config.update(training_args.to_dict() | logged.config)  # in which tokens are masked
     trackio.log(
-        scores
-        | {name: trackio.Table(dataframe=pd.DataFrame(rows, columns=header)) for name, (header, rows) in tables.items()}
-        | {name: trackio.Image(str(path)) for name, path in pictures.items()}
+        logged.scores
+        | {
+            name: trackio.Table(dataframe=pd.DataFrame(rows, columns=header))
+            for name, (header, rows) in logged.tables.items()
+        }
+        | {name: trackio.Image(str(path)) for name, path in logged.pictures.items()}
     )
     trackio.finish()
 
 
-def _log_to_tensorboard(
-    training_args: TrainingArguments,
-    config: dict[str, Any],
-    scores: dict[str, float],
-    tables: dict[str, Table],
-    pictures: dict[str, Path],
-    trainer: Trainer | None,
-) -> None:
+def _log_to_tensorboard(logged: Logged, training_args: TrainingArguments, trainer: Trainer | None) -> None:
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
@@ -178,10 +180,10 @@ def _log_to_tensorboard(
     folder = os.getenv("TENSORBOARD_LOGGING_DIR") or str(Path(str(training_args.output_dir), "runs"))
     step = trainer.state.global_step if trainer is not None else 0
     with SummaryWriter(next(filter(None, used), folder)) as writer:
-        writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```", step)
-        for name, value in scores.items():
+        writer.add_text("config", f"```json\n{json.dumps(logged.config, indent=2)}\n```", step)
+        for name, value in logged.scores.items():
             writer.add_scalar(name, value, step)
-        for name, (header, rows) in tables.items():
+        for name, (header, rows) in logged.tables.items():
             writer.add_text(name, format_table(header, rows, markdown=True), step)
-        for name, path in pictures.items():
+        for name, path in logged.pictures.items():
             writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
