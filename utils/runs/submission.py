@@ -95,10 +95,11 @@ def combine_runs(
 
     runs = [read_run(folder) for folder in folders]
     ensemble = join_members(gather_members(runs))
-    ways, note = _ways_to_weigh(ensemble, weights, rule)
+    given = None if weights in (None, ["fit"]) else np.array([float(weight) for weight in weights])
+    ways, note = _fit_or_equal(ensemble, rule) if weights == ["fit"] else ([_as_given(ensemble, given, rule)], "")
     rows, member_weights = ensemble.chosen_on, ways[-1].weights
     thresholds = rule.fit(ensemble.mean(member_weights)[rows], ensemble.truth[rows])
-    run_weights = _run_weights(ensemble, member_weights, weights, len(runs))
+    run_weights = _run_weights(ensemble, member_weights, given, len(runs))
     return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note))
 
 
@@ -121,25 +122,28 @@ def _common_rule(
     return rules[0]
 
 
-def _ways_to_weigh(ensemble: Ensemble, weights: list[str] | None, rule: ThresholdRule) -> tuple[list[Together], str]:
-    """Ways to average, the one to take last, and what to say of them.
+def _as_given(ensemble: Ensemble, given: np.ndarray | None, rule: ThresholdRule) -> Together:
+    """The mean with the weights `[R]` of the runs, or with equal ones of the members.
 
-    The folds of one training are one member, as each has held out other rows; they share its weight. Fitted weights are
-    taken if they gain more than one standard error on rows that they were not fitted on. One is a choice.
+    The folds of one training are one member, as each has held out other rows; they share its weight.
+    """
+    from utils.runs.ensembles import weigh
 
-    Args:
-        ensemble: of the members.
-        weights: as `combine_runs` takes them.
-        rule: how thresholds are chosen.
+    members = ensemble.members
+    each = np.ones(len(members)) if given is None else [given[member.runs].sum() for member in members]
+    return weigh(ensemble, rule, each)
+
+
+def _fit_or_equal(ensemble: Ensemble, rule: ThresholdRule) -> tuple[list[Together], str]:
+    """Fitted and equal weights, the ones to take last, and what to say of them.
+
+    Fitted weights are taken if they gain more than one standard error on rows that they were not fitted on. One is a
+    choice.
     """
     from utils.runs.ensembles import PARTITIONS, gain, is_beyond_noise, weigh, weigh_by_fit
 
-    members = ensemble.members
-    if weights != ["fit"]:
-        given = None if weights is None else np.array([float(weight) for weight in weights])
-        each = np.ones(len(members)) if given is None else [given[member.runs].sum() for member in members]
-        return [weigh(ensemble, rule, each)], ""
-    fitted, equal = weigh_by_fit(ensemble, rule), weigh(ensemble, rule, np.ones(len(members)), PARTITIONS)
+    fitted = weigh_by_fit(ensemble, rule)
+    equal = weigh(ensemble, rule, np.ones(len(ensemble.members)), PARTITIONS)
     equal.name = "together, equal"
     more = gain(ensemble, fitted.decisions[-1], [equal.decisions[-1]], chosen_here=True)
     each = ", ".join(f"{weight:.2f}" for weight in fitted.weights)
@@ -150,21 +154,20 @@ def _ways_to_weigh(ensemble: Ensemble, weights: list[str] | None, rule: Threshol
     return [fitted, equal], f"{note}Weights: equal, as {what}: no more than noise."
 
 
-def _run_weights(ensemble: Ensemble, member_weights: np.ndarray, given: list[str] | None, runs: int) -> np.ndarray:
+def _run_weights(ensemble: Ensemble, member_weights: np.ndarray, given: np.ndarray | None, runs: int) -> np.ndarray:
     """Weights of the runs with sum 1, `[R]`.
 
     Args:
         ensemble: whose members consist of the runs.
         member_weights: `[K]`; the runs of a member share its weight, unless each was given its own.
-        given: by `--weights`.
+        given: weights of the runs `[R]`, or None.
         runs: R.
     """
-    if given not in (None, ["fit"]):
-        weights = np.array([float(weight) for weight in given])
-    else:
-        weights = np.empty(runs)
-        for member, weight in zip(ensemble.members, member_weights):
-            weights[member.runs] = weight / len(member.runs)
+    if given is not None:
+        return given / given.sum()
+    weights = np.empty(runs)
+    for member, weight in zip(ensemble.members, member_weights):
+        weights[member.runs] = weight / len(member.runs)
     return weights / weights.sum()
 
 
