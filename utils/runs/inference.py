@@ -68,7 +68,7 @@ def predict_table(run: Approach, table: Table, batch_size: int) -> Predictions:
         UserError: for rows that cannot be read, or a probability that is not a number.
     """
     predictions = replace(run.predict(read_texts(table, run.task), batch_size), ids=read_ids(table, run.task))
-    bad = np.flatnonzero(np.isnan(predictions.probabilities).any(axis=1))
+    bad = predictions.broken_rows
     if len(bad):
         raise UserError(
             f"{run.name} gives a probability that is NaN for {len(bad)} of {len(predictions)} rows, the first with id "

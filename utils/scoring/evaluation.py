@@ -73,7 +73,7 @@ class Evaluator:
         """
         if isinstance(predicted, np.ndarray):
             predicted = Predictions(self.rows.labels, self.rows.ids, probabilities=predicted)
-        if np.isnan(predicted.probabilities).any():
+        if len(predicted.broken_rows):
             raise UserError(
                 "the model predicts NaN: lower --learning_rate if it was being trained, else its weights are broken"
             )

@@ -127,6 +127,11 @@ class Predictions:
         return joined.select(np.array(sorted(range(len(joined)), key=joined.ids.__getitem__), dtype=np.int64))
 
     @property
+    def broken_rows(self) -> np.ndarray:
+        """Numbers of the rows with a probability that is NaN: the model's weights are broken."""
+        return np.flatnonzero(np.isnan(self.probabilities).any(axis=1))
+
+    @property
     def repeats_a_row(self) -> bool:
         """Whether an id stands twice: two folds that held out the same row."""
         return len(set(self.ids)) < len(self)
@@ -169,7 +174,7 @@ class Predictions:
             return cls(list(labels), *rows, columns("truth", np.int8), columns("probability", float), decoded)
 
         predictions = read_part(folder, PREDICTIONS_FILE, read)
-        bad = np.flatnonzero(np.isnan(predictions.probabilities).any(axis=1))
+        bad = predictions.broken_rows
         if len(bad):
             row = f'row {bad[0] + 1} (id "{predictions.ids[bad[0]]}")'
             raise UserError(f"{path}, {row} holds a probability that is NaN: train the run again")

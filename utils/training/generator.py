@@ -64,10 +64,9 @@ class AnswerEvaluator:
     def __init__(self, generator: LabelGenerator, examples: Examples, evaluate: Evaluator, batch_size: int):
         self.generator, self.evaluate, self.batch_size = generator, evaluate, batch_size
         self.token_ids = generator.tokenize(examples.texts)
-        budget = generator.form.budget
-        shortened = sum(len(ids) > budget for ids in self.token_ids)
+        shortened = generator.count_cut(self.token_ids)
         if shortened:
-            log(f"{shortened} of {len(examples)} validation texts are shortened to {budget} tokens")
+            log(f"{shortened} of {len(examples)} validation texts are shortened to {generator.form.budget} tokens")
 
     def __call__(self, coverage: float | None = None) -> Evaluation:
         """Answers, probabilities and scores; `coverage` is as in `LabelGenerator.answer`."""

@@ -115,6 +115,10 @@ class LabelGenerator:
         """Token ids of texts by themselves, as `encode` has them before they are cut."""
         return text_ids(texts, self.tokenizer)
 
+    def count_cut(self, token_ids: list[list[int]]) -> int:
+        """How many texts, tokenised, are longer than what prompt and answer leave for them."""
+        return sum(len(ids) > self.form.budget for ids in token_ids)
+
     def predict(self, texts: list[str], batch_size: int) -> Predictions:
         """Answers and probabilities for texts, in their order, the same in all processes.
 
@@ -148,7 +152,7 @@ class LabelGenerator:
         self.unknown_words = answers.unknown
         figures = {
             "coverage": float(answers.covered.mean()),
-            "texts_cut": sum(len(ids) > self.form.budget for ids in token_ids),
+            "texts_cut": self.count_cut(token_ids),
         }
         if self.form.generation.decoding == "free":
             figures["unknown_words"] = answers.unknown.total()
