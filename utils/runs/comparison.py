@@ -237,11 +237,16 @@ def validation_entries(runs: list[FinishedRun]) -> tuple[list[Entry], list[str]]
     return entries, notes
 
 
-def _fold_scores(member: Scored, kind: str) -> list[dict[str, Any]]:
-    """Scores of each fold's rows, none where there are no folds."""
-    numbers = member.predictions.folds
-    folds = [] if numbers is None else [numbers == fold for fold in np.unique(numbers)]
-    return [plain_scores(member.truth[rows], member.decisions[kind][:, rows]) for rows in folds]
+def _fold_rows(member: Scored) -> list[np.ndarray]:
+    """Which rows each fold held out, `[N]` of booleans; none where there are no folds."""
+    folds = member.predictions.folds
+    return [] if folds is None else [folds == fold for fold in np.unique(folds)]
+
+
+def _spread(of_seeds: list[float], of_folds: list[float]) -> tuple[float | None, str]:
+    """Standard deviation of a score over the seeds, of a single seed over its folds, and over what in words."""
+    values, what = (of_seeds, "seeds") if len(of_seeds) > 1 else (of_folds, "folds")
+    return (stdev(values), f"{len(values)} {what}") if len(values) > 1 else (None, "")
 
 
 def _score_entry(entry: Entry, resamples: int, seed: int, groups: np.ndarray) -> None:
@@ -253,21 +258,21 @@ def _score_entry(entry: Entry, resamples: int, seed: int, groups: np.ndarray) ->
         seed: of the draws.
         groups: `[N]`, equal for rows that are drawn together.
     """
-    seeds = len(entry.members)
-    for kind in entry.members[0].decisions:
+    first = entry.members[0]
+    for kind in first.decisions:
         plain = [plain_scores(member.truth, member.decisions[kind]) for member in entry.members]
         drawn = [resample(member.truth, member.decisions[kind], resamples, seed, groups) for member in entry.members]
-        spread = plain if seeds > 1 else _fold_scores(entry.members[0], kind)
-        over = f"{len(spread)} {'seeds' if seeds > 1 else 'folds'}" if len(spread) > 1 else ""
+        folds = [plain_scores(first.truth[rows], first.decisions[kind][:, rows]) for rows in _fold_rows(first)]
         for score in WITH_INTERVAL:
             values = np.array([getattr(one, score.name) for one in drawn])
-            sd = stdev(one[score.name] for one in spread) if over else None
-            mean = fmean(one[score.name] for one in plain)
-            entry.scores[f"{score.name}{kind}"] = Estimate(mean, sd, over, *interval(values.mean(axis=0)), values)
+            of_seeds = [one[score.name] for one in plain]
+            spread = _spread(of_seeds, [one[score.name] for one in folds])
+            estimate = Estimate(fmean(of_seeds), *spread, *interval(values.mean(axis=0)), values)
+            entry.scores[f"{score.name}{kind}"] = estimate
         if kind == entry.headline:
             entry.label_f1 = np.mean([one["f1"] for one in plain], axis=0)
     for score in COMPARED_WITHOUT_INTERVAL:
-        for kind in [AT_HALF] if score.of_probabilities else entry.members[0].decisions:
+        for kind in [AT_HALF] if score.of_probabilities else first.decisions:
             _score_without_interval(entry, score, kind)
 
 
@@ -281,15 +286,9 @@ def _score_without_interval(entry: Entry, score: Score, kind: str) -> None:
             return score.compute(member.truth[rows], member.predictions.probabilities[rows])
         return fmean(score.compute(member.truth[rows], decided[rows]) for decided in member.decisions[kind])
 
-    values = [compute(member, slice(None)) for member in entry.members]
-    folds = entry.members[0].predictions.folds
-    spread, over = values, f"{len(values)} seeds"
-    if len(values) == 1 and folds is not None:
-        spread = [compute(entry.members[0], folds == fold) for fold in np.unique(folds)]
-        over = f"{len(spread)} folds"
-    several = len(spread) > 1
-    estimate = Estimate(fmean(values), stdev(spread) if several else None, over if several else "")
-    entry.scores[f"{score.name}{kind}"] = estimate
+    of_seeds = [compute(member, slice(None)) for member in entry.members]
+    of_folds = [compute(entry.members[0], rows) for rows in _fold_rows(entry.members[0])]
+    entry.scores[f"{score.name}{kind}"] = Estimate(fmean(of_seeds), *_spread(of_seeds, of_folds))
 
 
 def _add_seeds(entries: list[Entry], name: str) -> None:
