@@ -1,5 +1,6 @@
 """Flags, YAML files and help."""
 
+import subprocess
 import sys
 
 import pytest
@@ -18,11 +19,25 @@ from utils.training.generator import GeneratorTrainingArguments
 def test_help_needs_no_torch(script):
     code = f"import runpy, sys; sys.argv = ['{script}', '--help']; runpy.run_path('{script}', run_name='__main__')"
     code += "; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules"
-    import subprocess
-
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--output" in done.stdout or "--overwrite" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["make_submission.py", "--model", "nope", "--test_file", "t.csv", "--output_file", "s.csv"],
+        ["compare_runs.py", "nope"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_wrong_path_is_refused_without_torch(command):
+    code = f"import runpy, sys; sys.argv = {command}\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += "except SystemExit as end: assert end.code == 2\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "error: nope" in done.stderr
 
 
 def test_help_of_all_flags():

@@ -19,10 +19,9 @@ from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
 from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
-from utils.scoring.evaluation import summary_rows
 from utils.scoring.notes import choice_note, leak_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes
+from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes, summary_rows
 
 MISTAKES = 20
 

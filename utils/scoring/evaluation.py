@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from utils.scoring.predictions import Predictions
 from utils.scoring.scores import (
     AT_HALF,
     DECODED,
-    KINDS,
     OF_PREDICTIONS,
     OF_PROBABILITIES,
     PER_LABEL,
     TUNED,
     left_out,
     left_out_notes,
+    summary_rows,
 )
 from utils.scoring.thresholds import ThresholdRule, Thresholds
 
@@ -118,20 +117,6 @@ def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) 
     names = {f"{score.name}{kind}" for score in OF_PREDICTIONS for kind in kinds}
     names |= {score.name for score in OF_PROBABILITIES}
     return names | {f"{name}/{label}" for name in (*PER_LABEL, "threshold") for label in labels}
-
-
-def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """`(header, rows)` of the table of scores: of decoded labels, at 0.5 and tuned, as far as there are any.
-
-    The values of `metrics` may be figures, or texts that hold them. A run that was made before a score was added to the
-    table does not have it.
-    """
-    kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
-    rows = [[score.title, *(metrics.get(f"{score.name}{kind}", "-") for kind in kinds)] for score in OF_PREDICTIONS]
-    for score in OF_PROBABILITIES:
-        values = {DECODED: "", AT_HALF: metrics.get(score.name, "-"), TUNED: "same"}
-        rows.append([score.title, *(values[kind] for kind in kinds)])
-    return ["score", *(KINDS[kind] for kind in kinds)], rows
 
 
 def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:

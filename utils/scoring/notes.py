@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.scoring.bootstrap import interval, resample_each
-from utils.scoring.evaluation import Evaluation
 from utils.scoring.scores import KINDS
+
+if TYPE_CHECKING:  # loading it takes torch
+    from utils.scoring.evaluation import Evaluation
 
 
 def interval_figures(evaluation: Evaluation) -> dict[str, float]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -170,6 +171,20 @@ def left_out_notes(counts: Mapping[str, float], scores: tuple[Score, ...] = SCOR
         for score in scores
         if (name := f"left_out/{score.name}") in counts
     ]
+
+
+def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """`(header, rows)` of the table of scores: of decoded labels, at 0.5 and tuned, as far as there are any.
+
+    The values of `metrics` may be figures, or texts that hold them. A run that was made before a score was added to the
+    table does not have it.
+    """
+    kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
+    rows = [[score.title, *(metrics.get(f"{score.name}{kind}", "-") for kind in kinds)] for score in OF_PREDICTIONS]
+    for score in OF_PROBABILITIES:
+        values = {DECODED: "", AT_HALF: metrics.get(score.name, "-"), TUNED: "same"}
+        rows.append([score.title, *(values[kind] for kind in kinds)])
+    return ["score", *(KINDS[kind] for kind in kinds)], rows
 
 
 def higher_is_better(metric: str) -> bool:
