@@ -132,10 +132,11 @@ def test_device_map_from_the_command_line(tmp_path, refused):
 
 def test_four_bit_weights_are_packed_so_that_fsdp_can_shard_them(tmp_path):
     model_args, training_args = arguments(tmp_path, QLORA, bf16=True)
-    training_args.use_cpu = False  # what is refused last
+    training_args.use_cpu = False
     with patch_environment(**FSDP):
         fill_in(model_args, ThresholdArguments(), training_args)
-        check_launch(model_args, training_args)
+        with pytest.raises(UserError, match="FSDP needs GPUs"):  # what is refused last
+            check_launch(model_args, training_args)
     assert (model_args.bnb_4bit_quant_storage, model_args.dtype) == ("bfloat16", "bfloat16")
     assert training_args.optim == "adamw_torch_fused"
 

@@ -25,7 +25,7 @@ class ModelArguments(ModelConfig):
     )
     dtype: str | None = option(
         None,
-        "weights of the model; left out: float32, with LoRA the 16-bit type the machine computes in",
+        "weights that are not 4-bit; left out: float32, with LoRA bfloat16 where the machine computes in it",
         choices=["auto", "bfloat16", "float16", "float32"],
     )
     lora_target_modules: list[str] | None = option(

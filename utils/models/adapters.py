@@ -44,8 +44,11 @@ def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PreTrainedMo
     parts = {name.split(".")[-1] for name in names} & set(HEAD_PARTS)
     if config.task_type == "SEQ_CLS":
         config.modules_to_save = sorted(parts | set(config.modules_to_save or []))
+    # PEFT turns 16-bit adapters into fp32. DeepSpeed ZeRO-3 has cut the weights up already and wants one dtype; it
+    # keeps an fp32 copy of what it trains itself.
+    in_fp32 = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     try:
-        wrapped: Any = get_peft_model(model, config)
+        wrapped: Any = get_peft_model(model, config, autocast_adapter_dtype=in_fp32)
     except (ValueError, AttributeError) as error:  # AttributeError: for a task type that the model does not support
         raise UserError(f"LoRA: {error}") from error
     return wrapped
@@ -71,21 +74,23 @@ def merge_adapter(
     adapter_folder: str | Path,
     merged_folder: str | Path,
 ) -> None:
-    """Merge an adapter into its base model and save the result as a plain 16-bit model.
+    """Merge an adapter into its base model, layer by layer on the CPU, and save the result as a plain 16-bit model.
 
     If the base is quantised, the adapter was trained on the quantised weights. So the merge uses these, dequantised,
-    instead of the original ones: the merged model computes the same as the trained one.
+    instead of the original ones: the merged model computes the same as the trained one. Each layer takes the place of
+    the quantised one, so that there is one copy of the model in memory and a layer.
 
     Args:
-        base: the model as it was before training.
+        base: the model as it was before training, on the CPU.
         dtype: number format of the training: `bfloat16` is kept, anything else becomes float16.
         tokenizer: saved beside the model.
         adapter_folder: where the adapter is.
         merged_folder: where the merged model is saved.
     """
-    if getattr(base, "is_quantized", False):
-        base = base.dequantize()
-    merged = PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()
     # fp16 is more precise than bf16, but weights trained in bf16 may exceed its range.
-    merged.to(torch.bfloat16 if dtype == "bfloat16" else torch.float16).save_pretrained(merged_folder)
+    merged_dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float16
+    if getattr(base, "is_quantized", False):
+        base = base.dequantize(dtype=merged_dtype)
+    adapted: Any = PeftModel.from_pretrained(base, adapter_folder, torch_device="cpu")
+    adapted.merge_and_unload().to(merged_dtype).save_pretrained(merged_folder)
     tokenizer.save_pretrained(merged_folder)

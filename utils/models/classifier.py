@@ -13,11 +13,9 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from trl import get_quantization_config
 
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
@@ -26,12 +24,17 @@ from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub
 from utils.models.approaches import finished_model_args
-from utils.models.encoding import collator, encode, length_limit, longest_first, tokenize
+from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
 from utils.models.head import HEAD_PARTS, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
+from utils.models.precision import quantization
+from utils.models.sharding import ready_to_shard
 from utils.scoring.predictions import Predictions
 
+# Modules that are not quantised, as transformers takes them: names, and patterns for those inside another module, as
+# BERT's pooler.
+NOT_QUANTISED = [*HEAD_PARTS, *(rf".*\.{part}" for part in HEAD_PARTS)]
 # Texts tokenised at a time for a prediction.
 TEXTS_AT_A_TIME = 1000
 
@@ -113,9 +116,9 @@ class Classifier:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
         return encode(examples, self.tokenizer, self.max_length)
 
-    def collator(self, on_gpu: bool) -> DataCollatorWithPadding:
+    def collator(self, on_gpu: bool) -> Collator:
         """What makes a batch of encoded rows."""
-        return collator(self.tokenizer, on_gpu)
+        return Collator(self.tokenizer, on_gpu)
 
     def predict(self, texts: list[str], batch_size: int) -> Predictions:
         """Probabilities for texts, in their order, the same in all processes.
@@ -189,7 +192,7 @@ class Classifier:
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
         """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(self.model_args, self.task.labels, self.tokenizer)
+        base = load_with_head(self.model_args, self.task.labels, self.tokenizer, on_cpu=True)
         merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -211,7 +214,11 @@ class Classifier:
 
 
 def load_with_head(
-    model_args: ModelArguments, labels: list[str], tokenizer: PreTrainedTokenizerBase, new_head: bool = True
+    model_args: ModelArguments,
+    labels: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    new_head: bool = True,
+    on_cpu: bool = False,
 ) -> PreTrainedModel:
     """Load a model with a multi-label head.
 
@@ -223,6 +230,7 @@ def load_with_head(
         labels: names of the labels, `[L]`.
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
+        on_cpu: keep quantised weights there too, which go to the GPU otherwise.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -232,14 +240,14 @@ def load_with_head(
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     config.problem_type = "multi_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
-    quantization_config = get_quantization_config(model_args)
+    quantization_config = quantization(model_args)
     stored = getattr(config, "quantization_config", None)
     if stored is not None:
         # A list of modules to skip replaces the default one, in which RoBERTa's head is missing.
-        stored["llm_int8_skip_modules"] = sorted({*(stored.get("llm_int8_skip_modules") or []), *HEAD_PARTS})
+        stored["llm_int8_skip_modules"] = sorted({*(stored.get("llm_int8_skip_modules") or []), *NOT_QUANTISED})
         quantization_config = None
     elif quantization_config is not None:
-        quantization_config.llm_int8_skip_modules = list(HEAD_PARTS)
+        quantization_config.llm_int8_skip_modules = NOT_QUANTISED
     model = load_pretrained(
         AutoModelForSequenceClassification.from_pretrained,
         name,
@@ -248,9 +256,11 @@ def load_with_head(
         attn_implementation=model_args.attn_implementation,
         dtype=model_args.dtype,
         quantization_config=quantization_config,
+        device_map={"": "cpu"} if on_cpu else None,
         ignore_mismatched_sizes=new_head,
     )
     get_head(model)  # refuses a model whose head is not known
+    ready_to_shard(model)
     keep_gradients(model)
     for name, module in model.named_modules():
         if name.split(".")[-1] in HEAD_PARTS:

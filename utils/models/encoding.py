@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import datasets
@@ -120,6 +120,27 @@ def longest_first(lengths: list[int]) -> np.ndarray:
     return np.argsort(-np.asarray(lengths), kind="stable")
 
 
-def collator(tokenizer: PreTrainedTokenizerBase, on_gpu: bool) -> DataCollatorWithPadding:
-    """Collator that pads a batch to its longest row; on a GPU to a multiple of 8, which tensor cores like."""
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if on_gpu else None)
+class Collator:
+    """Pads a batch of texts to its longest row; on a GPU to a multiple of 8, which tensor cores like.
+
+    Rows of one length stay as they are: without padding no attention mask is made, and the faster kernels, flash
+    attention and grouped queries, apply.
+
+    Args:
+        tokenizer: it says how and where to pad.
+        on_gpu: whether the batches are for a GPU.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_gpu: bool):
+        self.pad = DataCollatorWithPadding(tokenizer)
+        self.multiple_of = 8 if on_gpu else None
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The tensors of a batch."""
+        self.pad.pad_to_multiple_of = rounded_up(self.multiple_of, [row["input_ids"] for row in rows])
+        return self.pad(rows)
+
+
+def rounded_up(multiple_of: int | None, ids: Sequence[Sized]) -> int | None:
+    """What the length of a batch is rounded up to: nothing where all rows have one length."""
+    return multiple_of if len({len(row) for row in ids}) > 1 else None

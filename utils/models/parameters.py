@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
 from utils.models.head import HEAD_PARTS
@@ -65,35 +66,47 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, dict[str, int]]:
 
 
 def fingerprints(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
-    """Sum and sum of squares of each trainable tensor: if the tensor changes, they change.
+    """Sum and sum of squares of this process's part of each trainable tensor: if the part changes, they change.
 
-    Tensors that FSDP or DeepSpeed ZeRO-3 has sharded are gathered one by one, so all processes must call this. The sums
-    are computed on the CPU: on another device, or over shards, the same numbers would give other last digits.
+    Tensors that DeepSpeed has cut up are gathered one by one, so all processes must call this. The sums are computed on
+    the CPU: on another device the same numbers would give other last digits.
     """
     result = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.is_meta:  # meta: another process has the weights
-            tensor = _whole(parameter).cpu().to(torch.float64)
-            result[name] = (tensor.sum().item(), tensor.square().sum().item())
+        if parameter.requires_grad:
+            part = _own_part(parameter)
+            if part.numel():  # a process may hold no part of a small tensor
+                part = part.cpu().to(torch.float64)
+                result[name] = (part.sum().item(), part.square().sum().item())
     return result
 
 
-def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """The values of a parameter, gathered from all processes if it is sharded."""
-    if isinstance(parameter, DTensor):  # FSDP 2
+def _own_part(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this process has of a parameter: the whole, or under FSDP 2 its shard; under DeepSpeed the whole in fp32."""
+    if isinstance(parameter, DTensor):
         shards: Any = parameter.detach()
-        return shards.full_tensor()
-    if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
-        import deepspeed
+        return shards.to_local()
+    if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+        from deepspeed.utils import safe_get_full_fp32_param
 
-        with deepspeed.zero.GatheredParameters([parameter]):
-            return parameter.detach().clone()
+        # The weights that the model computes with may be in 16 bit, too coarse for a small step to show.
+        return safe_get_full_fp32_param(parameter)
     return parameter.detach()
 
 
 def unchanged_tensors(before: dict[str, tuple[float, float]], model: torch.nn.Module) -> list[str]:
-    """Names of the trainable tensors that have not changed since `before` was taken by `fingerprints`."""
-    return [name for name, value in fingerprints(model).items() if before.get(name) == value]
+    """Names of the trainable tensors of which some process's part is as it was when `fingerprints` gave `before`.
+
+    Of embeddings one part must have changed: another may hold only tokens and positions that the texts lack.
+    All processes must call this.
+    """
+    after = fingerprints(model)
+    parts = [(name, after[name] == value) for name, value in before.items()]
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        parts = gather_object(parts)
+    unchanged = {name for name, same in parts if same}
+    changed = {name for name, same in parts if not same}
+    return sorted(unchanged - {name for name in changed if parameter_kind(name) == "embeddings"})
 
 
 def costs(model: torch.nn.Module) -> dict[str, int]:

@@ -1,11 +1,19 @@
-"""Choosing the number format to compute in."""
+"""Choosing the number formats of weights and of matrix products."""
 
 from __future__ import annotations
 
 import time
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from utils.core.processes import this_process
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
+
+    from utils.core.arguments import ModelArguments
 
 # On a CPU bf16 is used if it multiplies matrices of this size faster than fp32 by at least this factor.
 LEAST_GAIN = 1.2
@@ -19,6 +27,39 @@ def bf16_is_fast(on_gpu: bool) -> bool:
     if torch.accelerator.is_available():
         return False  # untested on Apple's and other accelerators
     return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and _bf16_gain() > LEAST_GAIN
+
+
+def quantization(model_args: ModelArguments) -> BitsAndBytesConfig | None:
+    """How a model is quantised, as the flags ask; None where they do not.
+
+    On a GPU without bf16 the products of 4-bit weights are computed in fp16, while all other weights are in fp32.
+    """
+    from trl import get_quantization_config
+
+    config: Any = get_quantization_config(model_args)
+    device: Any = this_process().device  # never None, unlike accelerate's hint
+    if config is not None and config.load_in_4bit and device.type == "cuda" and not bf16_is_fast(on_gpu=True):
+        config.bnb_4bit_compute_dtype = torch.float16
+    return config
+
+
+def suit_this_machine(model: torch.nn.Module) -> None:
+    """Turn bf16 weights of a trained model into fp32 where the machine that predicts is slow at bf16.
+
+    The values stay those that were trained. 4-bit weights stay as they are; their products are computed in fp16 on a
+    GPU and in fp32 on a CPU then.
+    """
+    device: Any = this_process().device
+    if bf16_is_fast(device.type == "cuda"):
+        return
+    modules: Any = model.modules()
+    for module in modules:
+        if hasattr(module, "compute_dtype") and type(module).__module__.startswith("bitsandbytes"):
+            module.compute_dtype = torch.float16 if device.type == "cuda" else torch.float32
+            module.compute_type_is_set = True
+        for parameter in module.parameters(recurse=False):
+            if parameter.dtype == torch.bfloat16 and type(parameter) is torch.nn.Parameter:
+                parameter.data = parameter.data.float()
 
 
 @cache

@@ -16,7 +16,7 @@ from utils.core.processes import this_process
 from utils.data.columns import read_ids, read_texts
 from utils.data.tables import Table
 from utils.models.approaches import Approach, approach_of, place
-from utils.models.precision import bf16_is_fast
+from utils.models.precision import bf16_is_fast, suit_this_machine
 from utils.runs.folder import load_arguments, load_task
 from utils.scoring.predictions import Predictions
 
@@ -39,6 +39,7 @@ def load_run(folder: str | Path) -> Approach:
     run = approach.load(str(folder), arguments, task)
     run.name = str(folder)
     run.compute_dtype = prediction_dtype(arguments["bf16"], device)
+    suit_this_machine(run.model)
     place(run.model).eval()
     return run
 

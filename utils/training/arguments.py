@@ -174,8 +174,9 @@ def fill_in(
     """Fill in what was left out and depends on other flags or on the launch. Nothing else changes arguments.
 
     Args:
-        model_args: gets the dtype of the weights: fp32 in full, with LoRA the 16-bit type the machine computes in; and
-            for 4-bit weights under FSDP the dtype they are packed in.
+        model_args: gets the dtype of the weights that are not 4-bit: fp32 in full, bf16 with LoRA where the machine
+            computes in it. Without bf16 they stay fp32 under fp16 autocast: hidden states of Qwen exceed fp16's
+            range. For 4-bit weights under FSDP it is the dtype that they are packed in.
         threshold_args: say whether there will be scores at tuned thresholds.
         training_args: gets the learning rate (LoRA wants about ten times that of full fine-tuning), the optimizer, the
             score that picks the checkpoint, and the name that trackers give to the run.
@@ -183,9 +184,10 @@ def fill_in(
     """
     if training_args.learning_rate is None:
         training_args.learning_rate = 2e-4 if model_args.use_peft else 2e-5
-    if model_args.dtype is None:
-        model_args.dtype = training_args.compute_dtype if model_args.use_peft or eval_only else "float32"
     storage = fsdp_storage(model_args, training_args)
+    if model_args.dtype is None:
+        in_bf16 = training_args.bf16 and (model_args.use_peft or eval_only)
+        model_args.dtype = storage or ("bfloat16" if in_bf16 else "float32")
     if storage is not None and model_args.bnb_4bit_quant_storage is None:
         model_args.bnb_4bit_quant_storage = storage
     # bitsandbytes' optimizers do not know FSDP's sharded weights.
@@ -215,6 +217,11 @@ def check_run(
         raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
     if (model_args.load_in_4bit or model_args.load_in_8bit) and not (model_args.use_peft or eval_only):
         raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
+    if model_args.dtype == "float16" and not (model_args.use_peft or eval_only):
+        raise UserError(
+            "--dtype float16: weights that are trained themselves must be fp32, as the gradient scaler takes no fp16 "
+            "gradients: pass --dtype float32 (with --fp16 the products are computed in fp16 all the same)"
+        )
     output_dir = training_args.output_dir
     if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
         raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")

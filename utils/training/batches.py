@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -76,6 +77,13 @@ class LengthGroupedBatches(Trainer):
 
     # The losses divide by the number of cells or tokens of the whole global batch.
     loss_is_scaled_for_ga = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As Trainer's; under FSDP 2 the gradients of the processes are added in fp32, not in the 16 bit of compute."""
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.mixed_precision_policy is not None:
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         strategy = self.args.train_sampling_strategy

@@ -36,7 +36,7 @@ from utils.scoring.notes import choice_figures, interval_figures, score_notes
 from utils.scoring.thresholds import ThresholdRule
 from utils.training.arguments import TaskTrainingArguments, arguments_of_result, check_run, fill_in
 from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
-from utils.training.loop import train_to_the_end
+from utils.training.loop import release, train_to_the_end
 from utils.training.preflight import Preflight
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ class Experiment:
                 write_run_report(self.output_dir)
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
             if self.run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
+                release(approach, trainer)
                 self._merge(approach)
             tables = (summary_table(evaluation.metrics), label_table(evaluation.metrics, self.task.labels))
             print("", tables[0], *score_notes(results), tables[1], sep="\n\n", end="\n\n")

@@ -108,9 +108,10 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
                 data_collator=generator.collator(on_gpu=not args.use_cpu),
             )
         self.generator, self.evaluate_answers, self.eval_coverage = generator, evaluate, eval_coverage
+        self._counted_since_log: list[torch.Tensor] = []  # `_sums_of_rows` of each micro-batch, summed up
         # SFTTrainer turns the adapters of quantised models into bf16, in which Adam's second moment stands still: a
-        # thousandth of it is less than a bf16 can change by. FSDP wants one dtype.
-        if getattr(self.model, "is_quantized", False) and not self.is_fsdp_enabled:
+        # thousandth of it is less than a bf16 can change by.
+        if getattr(self.model, "is_quantized", False):
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
@@ -135,44 +136,31 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             num_items_in_batch: answer tokens of the global batch.
         """
         labels = inputs.pop("labels")
-        # Padded on the left, the answers end together.
-        longest = int((labels != IGNORED).sum(dim=1).max())
-        outputs = model(**inputs, use_cache=False, logits_to_keep=longest + 1)
-        logits, labels = outputs.logits[:, :-1].float(), labels[:, -longest:]
+        outputs = model(**inputs, use_cache=False, logits_to_keep=labels.shape[1])
+        logits, labels = outputs.logits[:, :-1].float(), labels[:, 1:]
         counted = labels != IGNORED
         losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         loss = losses.sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over the processes
-        self._count(logits, labels, losses, inputs["attention_mask"])
+        rows = _sums_of_rows(logits, labels, losses, inputs["attention_mask"])
+        if self.model.training:
+            self._counted_since_log.append(rows.sum(dim=0))
+        else:  # leaves out the rows that only fill up the last batch of several processes
+            self._evaluated += self.accelerator.gather_for_metrics(rows).cpu().double().sum(dim=0)
         return (loss, outputs) if return_outputs else loss
 
-    @torch.no_grad()
-    def _count(self, logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor, mask: torch.Tensor) -> None:
-        """Keep what SFTTrainer logs, from the sums of each row: answer tokens, right ones, entropy, loss, all tokens.
-
-        Args:
-            logits: of the answers' tokens, `[B, T, V]`.
-            labels: IGNORED where there is no answer, `[B, T]`.
-            losses: `[B, T]`.
-            mask: of prompt, text and answer, `[B, S]`.
-        """
-        counted = labels != IGNORED
-        entropy = torch.zeros_like(losses)
-        entropy[counted] = torch.distributions.Categorical(logits=logits[counted]).entropy()
-        right = (logits.argmax(dim=-1) == labels) & counted
-        rows = [part.sum(dim=1) for part in (counted, right, entropy, losses, mask)]
-        rows = torch.stack([row.float() for row in rows], dim=1)
-        if not self.model.training:
-            # Leaves out the rows that only fill up the last batch of several processes.
-            self._evaluated += self.accelerator.gather_for_metrics(rows).cpu().double().sum(dim=0)
-            return
-        sums = self.accelerator.gather(rows.sum(dim=0, keepdim=True)).sum(dim=0)
-        answers, correct, entropy, _, tokens = sums.tolist()
-        self._metrics["train"]["mean_token_accuracy"].append(correct / max(answers, 1))
-        self._metrics["train"]["entropy"].append(entropy / max(answers, 1))
-        self._total_train_tokens += int(tokens)
-        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As SFTTrainer's, whose figures are read off the device here only: each step would wait for them."""
+        if self.model.training and self._counted_since_log:
+            sums = torch.stack(self._counted_since_log).sum(dim=0, keepdim=True)
+            answers, correct, entropy, _, tokens = self.accelerator.gather(sums).sum(dim=0).tolist()
+            self._counted_since_log = []
+            self._total_train_tokens += int(tokens)
+            figures = {"mean_token_accuracy": correct / max(answers, 1), "entropy": entropy / max(answers, 1)}
+            figures["num_tokens"] = self._total_train_tokens
+            self._metrics["train"].update({name: [figure] for name, figure in figures.items()})
+        super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Loss and token accuracy, then the labels' scores: added here, early stopping and the trackers see them.
@@ -194,3 +182,19 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Ours is written when the run is finished."""
+
+
+@torch.no_grad()
+def _sums_of_rows(logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What SFTTrainer logs, as sums of each row: answer tokens, right ones, entropy, loss, all tokens `[B, 5]`.
+
+    Args:
+        logits: of the answers' tokens, `[B, T, V]`.
+        labels: IGNORED where there is no answer, `[B, T]`.
+        losses: `[B, T]`.
+        mask: of prompt, text and answer, `[B, S]`.
+    """
+    counted = labels != IGNORED
+    right = (logits.argmax(dim=-1) == labels) & counted
+    entropy = torch.distributions.Categorical(logits=logits).entropy() * counted
+    return torch.stack([part.sum(dim=1).float() for part in (counted, right, entropy, losses, mask)], dim=1)

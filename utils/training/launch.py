@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate.utils import gather_object, is_deepspeed_available, str_to_bool
+from accelerate.utils import DistributedType, gather_object, is_deepspeed_available, str_to_bool
 
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
@@ -104,8 +104,9 @@ def check_launch(model_args: ModelArguments, training_args: TaskTrainingArgument
         )
     if uses_fsdp(training_args):
         _check_fsdp(model_args, training_args, quantised)
-    if training_args.use_cpu and (uses_fsdp(training_args) or stage is not None):
-        # accelerate would start DDP instead, without a word.
+    started = this_process().distributed_type
+    if started in (DistributedType.NO, DistributedType.MULTI_CPU) and (uses_fsdp(training_args) or stage is not None):
+        # accelerate has started plain DDP instead, without a word.
         raise UserError(
             f"{'DeepSpeed' if stage is not None else 'FSDP'} needs GPUs: launch with accelerate_configs/cpu.yaml or "
             "cpu_2_processes.yaml here"

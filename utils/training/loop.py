@@ -16,6 +16,7 @@ from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
 
 if TYPE_CHECKING:
+    from utils.models.approaches import Approach
     from utils.training.batches import LengthGroupedBatches
 
 # Ctrl-C, the launcher and a sweep may each signal the same stop; within this window they count once.
@@ -44,7 +45,8 @@ def train_to_the_end(
     resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     if checkpoint:
         log(f"resuming from {checkpoint}")
-    before = fingerprints(trainer.model)
+    change = Change()
+    trainer.add_callback(change)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if stop_on_signal.received:
         # A process that has ended would let torch's launcher end the one that is still saving.
@@ -53,13 +55,25 @@ def train_to_the_end(
         sys.exit(128 + stop_on_signal.received)
     if checkpoint:
         metrics |= _speeds_of_all_parts(metrics, trainer)
-    unchanged = unchanged_tensors(before, trainer.model) if trainer.state.global_step > resumed_at else []
+    unchanged = change.unchanged if trainer.state.global_step > resumed_at else []
     if unchanged:
         log(
-            f"WARNING: training did not change {len(unchanged)} of {len(before)} trainable tensors, "
-            f"the first of them {unchanged[0]}: they have learnt nothing"
+            f"WARNING: training did not change {len(unchanged)} of {change.tensors} trainable tensors, or not in all "
+            f"processes, the first of them {unchanged[0]}: they have learnt nothing"
         )
     return metrics | {"unchanged_tensors": len(unchanged), **costs(trainer.model)}
+
+
+def release(approach: Approach, trainer: LengthGroupedBatches | None) -> None:
+    """Give back the memory of a model that has been trained, its gradients and its optimizer."""
+    freed: Any = approach
+    freed.model = None
+    if trainer is not None:
+        holders: Any = (trainer, trainer.callback_handler)
+        for holder in holders:
+            holder.model = holder.optimizer = holder.lr_scheduler = None
+        holders[0].model_wrapped = None
+        trainer.accelerator.free_memory()
 
 
 def _speeds_of_all_parts(metrics: dict[str, float], trainer: LengthGroupedBatches) -> dict[str, float]:
@@ -72,6 +86,25 @@ def _speeds_of_all_parts(metrics: dict[str, float], trainer: LengthGroupedBatche
         "train_samples_per_second": round(rows / seconds, 3),
         "train_steps_per_second": round(trainer.state.global_step / seconds, 3),
     }
+
+
+class Change(TrainerCallback):
+    """Finds the trainable tensors that training does not change.
+
+    Compares the model, once it is sharded if it is, with what the last step leaves, before Trainer goes back to the
+    best checkpoint.
+    """
+
+    def __init__(self):
+        self.unchanged: list[str] = []
+        self.tensors = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.before = fingerprints(model)
+        self.tensors = sum(parameter.requires_grad for parameter in model.parameters())
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.unchanged = unchanged_tensors(self.before, model)
 
 
 class TrainingTime(TrainerCallback, ExportableState):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.core.arguments import ModelArguments
@@ -21,9 +22,10 @@ from utils.models.parameters import (
     count_parameters,
     parameter_kind,
     quantized_modules,
-    stored_count,
     without_adapter,
 )
+from utils.models.sharding import is_sharded
+from utils.training.memory import Memory
 
 if TYPE_CHECKING:
     from utils.training.arguments import TaskTrainingArguments
@@ -70,14 +72,14 @@ class Preflight:
         approach.check()
         check_weights(approach.model, approach.model_args, approach.tokenizer, self.texts)
         self.total, self.trainable = count_parameters(approach.model)
-        self.memory = estimate_memory(approach.model, training_args, self.texts)
+        self.memory = Memory(approach, tokens, training_args)
 
     def summary(self) -> str:
         """The preflight as text for the terminal."""
         model, model_args, args = self.approach.model, self.approach.model_args, self.training_args
         texts, total, trainable = self.texts, self.total, sum(self.trainable.values())
         quantized = quantized_modules(model)
-        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.items())
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.parts.items())
         rows = [
             ["base model", f"{model_args.model_name_or_path} ({without_adapter(model).config.model_type})"],
             ["parameters", f"{total:,}"],
@@ -92,8 +94,10 @@ class Preflight:
                 "texts",
                 f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated",
             ],
-            ["memory, estimated", f"{_size(sum(self.memory.values()))}: {parts}"],
+            ["memory, estimated", f"{_size(self.memory.total)}: {parts}"],
         ]
+        advice = self.memory.advice()
+        rows += [["WARNING", f"a step {advice}"]] if advice else []
         width = max(len(row[0]) for row in rows)
         return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows) + "\n\n" + self._label_counts()
 
@@ -115,35 +119,8 @@ class Preflight:
             "longest_text": self.texts.longest,
             "truncated_texts": self.texts.truncated,
             "max_length": self.texts.limit,
-            **{f"memory/{name}": size for name, size in self.memory.items()},
+            **{f"memory/{name}": size for name, size in self.memory.parts.items()},
         }
-
-
-def estimate_memory(model: PreTrainedModel, training_args: TaskTrainingArguments, texts: Texts) -> dict[str, float]:
-    """Bytes of a training step on one device: weights, gradients, optimizer, activations.
-
-    FSDP and DeepSpeed divide the first three, as far as they shard them, by the number of processes.
-
-    Activations: 34 bytes a token, layer and hidden unit in 16 bit, 2 with activation checkpointing plus one layer in
-    full (Korthikanti et al. 2022, eq. 2 and table 2, without the attention matrix, which fused kernels do not keep).
-
-    Args:
-        model: as it is trained.
-        training_args: Trainer's arguments.
-        texts: lengths of the training texts.
-    """
-    base = without_adapter(model)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    weights = sum(stored_count(p) * p.element_size() for p in model.parameters())
-    gradients = sum(stored_count(p) * p.element_size() for p in trainable)
-    moments = 2 * sum(stored_count(p) for p in trainable) * (1 if "8bit" in training_args.optimizer_name else 4)
-    tokens = training_args.per_device_train_batch_size * texts.longest
-    layers, hidden = base.config.num_hidden_layers, base.config.hidden_size
-    width = 1 if training_args.bf16 or training_args.fp16 else 2
-    full_layer = 34 * tokens * hidden * width
-    checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
-    activations = full_layer + 2 * width * layers * tokens * hidden if checkpointing else layers * full_layer
-    return {"weights": weights, "gradients": gradients, "optimizer": moments, "activations": activations}
 
 
 def check_weights(
@@ -158,13 +135,18 @@ def check_weights(
         texts: lengths of the training texts.
 
     Raises:
-        UserError: where LoRA is asked for and no LoRA weight is trainable, nothing is trainable, the pad id is missing
-            or another in the tokenizer, or every text is truncated.
+        UserError: where LoRA is asked for and no LoRA weight is trainable, nothing is trainable, a tensor would be
+            trained in fp16, the pad id is missing or another in the tokenizer, or every text is truncated.
     """
     base = without_adapter(model)
     trainable = {parameter_kind(name) for name, p in model.named_parameters() if p.requires_grad}
     if model_args.use_peft and "LoRA" not in trainable:
         raise UserError("no LoRA weight is trainable: the adapters are frozen, so nothing but the head would learn")
+    halves = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype == torch.float16]
+    if halves and not is_sharded(model):  # DeepSpeed scales fp16 gradients itself
+        raise UserError(
+            f"{halves[0]} would be trained in fp16, whose gradients the gradient scaler does not take: --dtype float32"
+        )
     if not trainable:
         raise UserError("nothing of the model is trainable")
     if tokenizer.pad_token_id is None or base.config.pad_token_id is None:

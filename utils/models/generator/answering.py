@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.core.arguments import GenerationArguments
@@ -29,6 +28,7 @@ from utils.models.generator.prompts import (
     text_budget,
 )
 from utils.models.generator.search import decode_freely, score_labels
+from utils.models.sharding import in_lockstep
 
 GENERATION_FILE = "generation.json"
 
@@ -145,11 +145,6 @@ class Answers:
     unknown: Counter[str]
 
 
-def _is_sharded(model: PreTrainedModel) -> bool:
-    """Whether the weights are spread over the processes, by FSDP or DeepSpeed ZeRO-3."""
-    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
-
-
 def answer_texts(
     model: PreTrainedModel,
     form: AnswerFormat,
@@ -170,13 +165,11 @@ def answer_texts(
     """
     state = this_process()
     order = longest_first([len(ids) for ids in texts])
-    # All processes gather sharded weights at each pass, so all must make the same passes.
-    spread = state.num_processes > 1 and not _is_sharded(model)
-    mine = (order[state.process_index :: state.num_processes] if spread else order).tolist()
-    with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    mine = order[state.process_index :: state.num_processes].tolist()
+    with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32), in_lockstep(model):
         rows = [texts[i][: form.budget] for i in mine]
         part = _answer_rows(model, form, rows, batch_size, form.generation.coverage if coverage is None else coverage)
-    parts = gather_object([(mine, part)]) if spread else [(mine, part)]
+    parts = gather_object([(mine, part)]) if state.num_processes > 1 else [(mine, part)]
     shape = (len(texts), form.tree.size)
     answers = Answers(np.zeros(shape, np.int8), np.zeros(shape), np.zeros(len(texts)), Counter())
     for numbers, part in parts:

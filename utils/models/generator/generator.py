@@ -109,7 +109,7 @@ class LabelGenerator:
 
     def collator(self, on_gpu: bool) -> AnswerCollator:
         """What makes a batch of encoded rows."""
-        return AnswerCollator(self.model.config, 8 if on_gpu else None)
+        return AnswerCollator(self.model.config, on_gpu)
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts by themselves, as `encode` has them before they are cut."""
@@ -196,7 +196,7 @@ class LabelGenerator:
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
         """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_generator(self.model_args, self.tokenizer)
+        base = load_generator(self.model_args, self.tokenizer, on_cpu=True)
         merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod

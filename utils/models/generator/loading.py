@@ -5,16 +5,17 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from trl import get_quantization_config
 
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
 from utils.models.approaches import ADAPTER_FILE
 from utils.models.loading import keep_gradients, load_pretrained
+from utils.models.precision import quantization
+from utils.models.sharding import ready_to_shard
 
 
 def load_generator(
-    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, complete: bool = False
+    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, complete: bool = False, on_cpu: bool = False
 ) -> PreTrainedModel:
     """Load a language model that is to write labels.
 
@@ -24,6 +25,7 @@ def load_generator(
         model_args: which model, in how many bits.
         tokenizer: of the model.
         complete: refuse a model some of whose weights are new and random.
+        on_cpu: keep quantised weights there too, which go to the GPU otherwise.
 
     Raises:
         UserError: for a name that leads nowhere, for LoRA on an encoder, whose new head it would not train, and for an
@@ -48,7 +50,8 @@ def load_generator(
         revision=revision,
         attn_implementation=model_args.attn_implementation,
         dtype=model_args.dtype,
-        quantization_config=get_quantization_config(model_args) if stored is None else None,
+        quantization_config=quantization(model_args) if stored is None else None,
+        device_map={"": "cpu"} if on_cpu else None,
         output_loading_info=True,
     )
     model, info = loaded
@@ -57,5 +60,6 @@ def load_generator(
             f"{name} has no language head ({sorted(info['missing_keys'])[0]} is missing), which must be trained first: "
             "leave --eval_only out"
         )
+    ready_to_shard(model)
     keep_gradients(model)
     return model

@@ -17,7 +17,7 @@ from trl.trainer.utils import pad
 
 from utils.core.errors import UserError
 from utils.data.examples import Examples, cache_key
-from utils.models.encoding import first_position, map_rows, tokenizer_key
+from utils.models.encoding import first_position, map_rows, rounded_up, tokenizer_key
 from utils.models.generator.label_text import SEPARATOR, LabelText
 
 IGNORED = -100  # label id of a token that does not count in the loss
@@ -279,17 +279,30 @@ def left_padded(
 
 
 class AnswerCollator:
-    """Pads a batch on the left, so that all answers end together and the head need be run for the last tokens only."""
+    """Pads a batch on the left, so that all answers end together and the head need be run for the last tokens only.
 
-    def __init__(self, config: PreTrainedConfig, pad_to_multiple_of: int | None = None):
+    Args:
+        config: of the model.
+        on_gpu: whether the batches are for a GPU, whose tensor cores like multiples of 8.
+    """
+
+    def __init__(self, config: PreTrainedConfig, on_gpu: bool):
         self.pad_id, self.first_position = config.pad_token_id, first_position(config)
-        self.multiple_of = pad_to_multiple_of
+        self.multiple_of = 8 if on_gpu else None
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask`, `position_ids` and `labels` `[N, T]` of rows of `encode_conversations`."""
-        input_ids, attention_mask = left_padded([row["input_ids"] for row in rows], self.pad_id, self.multiple_of)
-        labels, _ = left_padded([row["labels"] for row in rows], IGNORED, self.multiple_of)
+        """A batch of rows of `encode_conversations`.
+
+        Returns:
+            `input_ids`, `attention_mask` and `position_ids` `[N, T]`; `labels` `[N, 1 + A]` for answers of A tokens at
+            most: of the last token before the longest of them, and of the A behind it.
+        """
+        ids = [row["input_ids"] for row in rows]
+        input_ids, attention_mask = left_padded(ids, self.pad_id, rounded_up(self.multiple_of, ids))
+        labels, _ = left_padded([row["labels"] for row in rows], IGNORED)
+        longest = int((labels != IGNORED).sum(dim=1).max())
         positions = self.first_position + (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         return {
-            "input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions, "labels": labels,
+            "input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions,
+            "labels": labels[:, -longest - 1 :],
         }  # fmt: skip

@@ -401,7 +401,10 @@ def decode_freely(
         rows = [prompt.head + ids + prompt.tail for ids in texts[start : start + batch_size]]
         ids, mask = left_padded(rows, tokenizer.pad_token_id)
         output = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            synced_gpus=False,  # `in_lockstep` sees to that
         )
         for row in output[:, ids.shape[1] :].tolist():
             kept = row[: row.index(prompt.end)] if prompt.end in row else row
