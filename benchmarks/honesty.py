@@ -18,9 +18,10 @@ from __future__ import annotations
 import argparse
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -38,14 +39,12 @@ from utils.scoring.scores import AT_HALF, SCORES, TUNED
 from utils.scoring.thresholds import ThresholdRule
 
 ROWS = 886
-SIZES = (200, 886, 3_000, 10_000)
 RUNS = 10
 # Draws of other rows in each repetition, for the mean of the control variate.
 MORE = 20
 CHECKPOINTS = 5
 GAPS = (0.01, 0.02, 0.03)
 DEFAULT = ThresholdRule.asked_for(ThresholdArguments())
-FORMER = ThresholdRule("per_label", 20.0)
 KINDS = {AT_HALF: "at 0.5", TUNED: "tuned"}
 MEAN_AVERAGE_PRECISION = next(score.compute for score in SCORES if score.name == "map")
 # A table: a row's name, a column's name, and a figure.
@@ -131,8 +130,10 @@ def score(run: Predictions, kind: str, rule: ThresholdRule = DEFAULT) -> Scored:
 
 def compare(groups: list[list[Scored]], effort: Effort) -> Board:
     """The board of groups of seeds, as `compare_runs.py` makes it; an entry's name is the number of its group."""
+    kind = next(iter(groups[0][0].decisions))
+    chosen_by = DEFAULT if kind == TUNED else None
     entries = [
-        Entry(str(number), "model", "approach", f"{len(seeds)} seeds", list(seeds), next(iter(seeds[0].decisions)))
+        Entry(str(number), "model", "approach", f"{len(seeds)} seeds", list(seeds), kind, chosen_by)
         for number, seeds in enumerate(groups)
     ]
     return make_boards(entries, effort.resamples, effort.seed)[0]
@@ -148,23 +149,46 @@ def true_score(recipe: Recipe, run: Predictions, kind: str, rule: ThresholdRule 
     return recipe.macro_f1(0.5 if kind == AT_HALF else rule.fit(run.probabilities, run.truth).values)
 
 
-def equal_runs(population: Population, kind: str, effort: Effort) -> tuple[Table, Table, Table]:
-    """Equal runs of one recipe: how good their figures are, how often one is called worse, how good the best looks.
+def own_figures(population: Population, kind: str, effort: Effort) -> Table:
+    """A run's own figure and its interval against its true score: a table with one row.
 
-    Ten runs are drawn for the same rows and serve all of it: five pairs, two pairs of three seeds each, two times five.
-    The score of the same rows at thresholds that nobody chose is a control variate of the bias, which takes most of the
-    luck of the rows out of it; what such a score is on average comes from more rows, drawn for that alone.
-
-    Returns:
-        three tables, each with one row: of figures, false alarms and the best run.
+    Each repetition is one run, as a second one of the same rows would say little new. The score of the same rows at
+    thresholds that nobody chose is a control variate of the bias, which takes most of the luck of the rows out of it;
+    what such a score is on average comes from more rows, drawn for that alone.
     """
     recipe, name = Recipe(population), KINDS[kind]
     unchosen = recipe.best_thresholds if kind == TUNED else np.full(len(population.prevalences), 0.5)
-    own, alarms, best = [], [], []
+
+    def repetitions() -> Iterator[Repetition]:
+        for rng in effort.random():
+            run = recipe.run(population.draw(effort.rows, rng), rng)
+            more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
+            figure = compare([[score(run, kind)]], effort).entries[0].headline_score
+            true = true_score(recipe, run, kind)
+            expected = np.mean([_score_at(unchosen, other) for other in more])
+            yield {
+                (name, "true"): true,
+                (name, "bias"): figure.value - true - _score_at(unchosen, run) + expected,
+                (name, "RMSE"): (figure.value - true) ** 2,
+                (name, "coverage"): float(figure.low <= true <= figure.high),
+            }
+
+    return gather(repetitions(), squares=("RMSE",))
+
+
+def equal_runs(population: Population, kind: str, effort: Effort) -> tuple[Table, Table]:
+    """Equal runs of one recipe: how often one is called worse, and how good the best looks.
+
+    Ten runs are drawn for the same rows and serve all of it: five pairs, two pairs of three seeds each, two times five.
+
+    Returns:
+        two tables, each with one row: of false alarms and of the best run.
+    """
+    recipe, name = Recipe(population), KINDS[kind]
+    alarms, best = [], []
     for rng in effort.random():
         texts = population.draw(effort.rows, rng)
         runs = [recipe.run(texts, rng) for _ in range(RUNS)]
-        more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
         scored = [score(run, kind) for run in runs]
         pairs = [compare([[a], [b]], effort) for a, b in zip(scored[::2], scored[1::2])]
         triples = [compare([scored[a : a + 3], scored[3:6]], effort) for a in (0, 6)]
@@ -176,15 +200,8 @@ def equal_runs(population: Population, kind: str, effort: Effort) -> tuple[Table
         estimates = [entry.headline_score for entry in sorted(tens.entries, key=lambda entry: int(entry.name))]
         values = np.array([estimate.value for estimate in estimates])
         true = np.array([true_score(recipe, run, kind) for run in runs])
-        of_rows, of_more = ([_score_at(unchosen, run) for run in some] for some in (runs, more))
-        own.append({
-            (name, "true"): true.mean(),
-            (name, "bias"): (values - true).mean() - np.mean(of_rows) + np.mean(of_more),
-            (name, "RMSE"): np.square(values - true).mean(),
-            (name, "coverage"): np.mean([one.low <= truth <= one.high for one, truth in zip(estimates, true)]),
-        })  # fmt: skip
         best.append({(name, f"best of {count}"): _best(values, true, count) for count in (2, 5, 10)})
-    return gather(iter(own), squares=("RMSE",)), gather(iter(alarms)), gather(iter(best))
+    return gather(iter(alarms)), gather(iter(best))
 
 
 def _score_at(thresholds: np.ndarray, run: Predictions) -> float:
@@ -279,71 +296,40 @@ CRITERIA = {
 }
 
 
-def threshold_rules() -> dict[str, ThresholdRule]:
-    """Every strategy of the project with its default shrinkage, and thresholds of each label without any."""
-    strategy = next(field for field in fields(ThresholdArguments) if field.name == "threshold_strategy")
-    rules = {name: ThresholdRule.asked_for(ThresholdArguments(name)) for name in strategy.metadata["choices"]}
-    return rules | {"not shrunk": ThresholdRule("per_label", 0.0)}
-
-
-def thresholds(populations: dict[str, Population], sizes: list[int], effort: Effort) -> Table:
-    """True macro-F1 on new rows of each way to choose thresholds, minus that of `FORMER`, by population and rows."""
-    rules = threshold_rules()
-    recipes = {name: Recipe(population) for name, population in populations.items()}
-    limits = {name: recipe.best_macro_f1 for name, recipe in recipes.items()}
-
-    def repetitions() -> Iterator[Repetition]:
-        for rng in effort.random():
-            figures = {}
-            for name, recipe in recipes.items():
-                for rows in sizes:
-                    run = recipe.run(recipe.population.draw(rows, rng), rng)
-                    row = f"{name}, {rows:,} rows"
-                    former = true_score(recipe, run, TUNED, FORMER)
-                    figures[row, "former default"] = former
-                    for how, rule in rules.items():
-                        figures[row, how] = true_score(recipe, run, TUNED, rule) - former
-                    figures[row, "at the limit"] = limits[name] - former
-            yield figures
-
-    return gather(repetitions())
-
-
-def measure(minutes: float, effort: Effort, populations: dict[str, Population], sizes: list[int]) -> dict[str, Table]:
+def measure(minutes: float, effort: Effort, populations: dict[str, Population]) -> dict[str, Table]:
     """All tables, by their titles.
 
     Args:
         minutes: in all.
         effort: of each measurement, apart from its seconds.
-        populations: by their names; most of the time goes to the first.
-        sizes: numbers of rows to choose thresholds on.
+        populations: by their names; the first gets as much time as two others.
     """
 
     def share(of_all: float) -> Effort:
         return replace(effort, seconds=60 * minutes * of_all)
 
-    main, *others = populations.values()
+    main = next(iter(populations.values()))
     tables = {OWN: {}, ALARMS: {}, BEST: {}}
     for name, population in populations.items():
-        part = EQUAL * (0.75 if others else 1.0) if population is main else EQUAL * 0.25 / len(others)
-        # Nothing is fitted at 0.5, so that a fifth of the time is as many repetitions.
-        for kind, of_part in ((AT_HALF, 0.2), (TUNED, 0.8)):
-            for title, table in zip(tables, equal_runs(population, kind, share(part * of_part))):
-                tables[title] |= {f"{name}, {row}": figures for row, figures in table.items()}
-    tables[CHOSEN] = checkpoints(main, share(0.08))
-    tables[POWER] = power(main, share(0.12))
-    tables[METHODS] = thresholds(populations, sizes, share(0.1))
+        part = (2 if population is main else 1) / (1 + len(populations))
+        # Nothing is fitted at 0.5, so that less time is as many repetitions.
+        for kind, of_own, of_equal in ((AT_HALF, 0.06, 0.08), (TUNED, 0.24, 0.42)):
+            tables[OWN] |= {
+                f"{name}, {row}": cells for row, cells in own_figures(population, kind, share(part * of_own)).items()
+            }
+            for title, table in zip((ALARMS, BEST), equal_runs(population, kind, share(part * of_equal))):
+                tables[title] |= {f"{name}, {row}": cells for row, cells in table.items()}
+    tables[CHOSEN] = checkpoints(main, share(0.06))
+    tables[POWER] = power(main, share(0.14))
     return tables
 
 
-# The share of the time for equal runs, and the titles of the tables.
-EQUAL = 0.7
+# Titles of the tables.
 OWN = "A run's own figure, its true score and its interval, %"
 ALARMS = "Equal recipes: how often any is called worse, %"
 BEST = "Equal runs: how far the best one's figure lies above its true score, points"
 CHOSEN = f"The checkpoint with the best of a score among {CHECKPOINTS}, tuned macro-F1, points"
 POWER = "How often a recipe that is worse by 1, 2, 3 points is called worse, %"
-METHODS = "Thresholds: true macro-F1 on new rows against the former default (each label's own, shrinkage 20), points"
 
 
 def report(results: dict[str, dict[str, Table]]) -> str:
@@ -362,6 +348,11 @@ def report(results: dict[str, dict[str, Table]]) -> str:
     return "\n\n\n".join(parts)
 
 
+def command_line(folders: list[str] | None = None) -> str:
+    """The arguments of this program, without the paths of folders that it was given."""
+    return " ".join(Path(word).name if word in (folders or []) else word for word in sys.argv[1:])
+
+
 def commit() -> str:
     """The commit that last changed what is measured, and whether it has been changed since."""
     root = Path(__file__).parent.parent
@@ -377,8 +368,16 @@ def stored(path: str) -> dict[str, dict]:
     return read_json(path)["results"] if Path(path).is_file() else {}
 
 
-def as_tables(content: dict[str, dict[str, dict[str, dict]]]) -> dict[str, Table]:
+def as_content(tables: dict[str, Table]) -> dict[str, dict[str, dict[str, dict]]]:
     """Tables as the results file has them."""
+    return {
+        title: {row: {c: vars(cell) for c, cell in cells.items()} for row, cells in table.items()}
+        for title, table in tables.items()
+    }
+
+
+def as_tables(content: dict[str, dict[str, dict[str, dict]]]) -> dict[str, Table]:
+    """Tables from what the results file has."""
     return {
         title: {row: {c: Figure(**cell) for c, cell in cells.items()} for row, cells in table.items()}
         for title, table in content.items()
@@ -392,7 +391,6 @@ def main():
     parser.add_argument("--repetitions", type=int, default=10**9, help="at most, of each table")
     parser.add_argument("--populations", nargs="+", choices=list(POPULATIONS), default=list(POPULATIONS))
     parser.add_argument("--rows", type=int, default=ROWS, help="of each run's validation data")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="rows that thresholds are chosen on")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap in each comparison")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="now", help="of the figures in the results file")
@@ -401,21 +399,19 @@ def main():
 
     began = time.process_time()
     effort = Effort(repetitions=args.repetitions, rows=args.rows, resamples=args.resamples, seed=args.seed)
-    tables = measure(args.minutes, effort, {name: POPULATIONS[name] for name in args.populations}, args.sizes)
+    tables = measure(args.minutes, effort, {name: POPULATIONS[name] for name in args.populations})
     results = stored(args.results)
     results.pop(args.name, None)
     results[args.name] = {
         "date": date.today().isoformat(),
         "commit": commit(),
+        "command": f"python -m benchmarks.honesty {command_line()}",
         "hardware": f"{platform.machine()}, 1 thread",
         "seconds": time.process_time() - began,
         "rows": args.rows,
         "resamples": args.resamples,
         "seed": args.seed,
-        "tables": {
-            title: {row: {c: vars(cell) for c, cell in cells.items()} for row, cells in table.items()}
-            for title, table in tables.items()
-        },
+        "tables": as_content(tables),
     }
     write_json(args.results, {"results": results})
     print(report({name: as_tables(content["tables"]) for name, content in results.items()}))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit, ndtr, ndtri
@@ -193,8 +194,15 @@ class Recipe:
         return replace(self, strength=high)
 
 
-def _population(lowest: float, highest: float, labels: int, **more) -> Population:
-    """Labels with prevalences in even steps of their logarithm, the other properties in an order of their own."""
+def made_up(lowest: float, highest: float, labels: int, **more: Any) -> Population:
+    """Labels with prevalences in even steps of their logarithm, the other properties in an order of their own.
+
+    Args:
+        lowest: prevalence.
+        highest: prevalence.
+        labels: L.
+        more: other arguments of `Population`.
+    """
     rng = np.random.default_rng(labels)
     return Population(
         prevalences=np.geomspace(lowest, highest, labels),
@@ -207,10 +215,10 @@ def _population(lowest: float, highest: float, labels: int, **more) -> Populatio
 
 
 POPULATIONS = {
-    "11 labels": _population(0.05, 0.40, 11),
-    "30 rare labels": _population(0.01, 0.05, 30),
-    "not logistic": _population(
+    "11 labels": made_up(0.05, 0.40, 11),
+    "30 rare labels": made_up(0.01, 0.05, 30),
+    "not logistic": made_up(
         0.05, 0.40, 11, positives=((0.7, 1.3), (0.3, 0.2)), negatives=((0.9, 0.0), (0.1, 0.9)), stretch=0.35
     ),
-    "correlated": _population(0.05, 0.40, 11, correlation=0.4),
+    "correlated": made_up(0.05, 0.40, 11, correlation=0.4),
 }

@@ -15,6 +15,7 @@ from utils.report import __main__ as report
 from utils.report import pictures
 from utils.report.page import MISTAKES, mistakes_rows, write_run_report
 from utils.runs.finished import read_run
+from utils.scoring.bootstrap import interval, resample_each
 from utils.scoring.predictions import PREDICTIONS_FILE, Predictions
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -112,7 +113,7 @@ def test_report_of_a_run(run_page):
     assert "head, full; trainable 3.5 %; training rows 520;" in page.paragraphs[0]
     assert "peak memory 1.0 GiB" in page.paragraphs[0]
     assert "0 of 124 validation rows have a near-duplicate in training." in page.paragraphs
-    assert any("as the best of 2 evaluations by f1_macro_tuned: by that alone" in text for text in page.paragraphs)
+    assert any("as the best of 2 evaluations by map: by that alone" in text for text in page.paragraphs)
     assert "<b>run" not in page.source
     assert len(mistakes) == MISTAKES + 1
     # On a phone, where the header is not shown, each cell says what it is.
@@ -283,3 +284,17 @@ def test_training_curves():
     assert len(pictures.training_curves(log[:2]).axes) == 1
     assert pictures.has_training_curves(log)
     assert not pictures.has_training_curves(log[3:])
+
+
+def test_scores_on_the_card_have_the_intervals_of_the_report(trained):
+    run, card = read_run(trained), (trained / "README.md").read_text(encoding="utf-8")
+    drawn = resample_each(run.predictions.truth, run.decisions, run.predictions.near_duplicates)
+    for kind, scores in drawn.items():
+        for name in ("f1_macro", "f1_micro", "jaccard"):
+            value = run.results[f"eval_{name}{kind}"]
+            low, high = interval(getattr(scores, name), value)
+            assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in card
+    low, high = interval(drawn["_tuned"].f1, np.array([run.results[f"eval_f1/{label}"] for label in run.task.labels]))
+    for number, label in enumerate(run.task.labels):
+        assert f"{run.results[f'eval_f1/{label}']:.3f} [{low[number]:.3f}, {high[number]:.3f}]" in card
+    assert "In brackets: 95 % bootstrap interval over the rows; the luck of the training seed is not in it." in card

@@ -41,9 +41,9 @@ def test_gain_draws_near_duplicates_together(skilled):
     for name, axis in {"ids": 0, "truth": 0, "groups": 0, "probabilities": 1}.items():
         setattr(ensemble, name, np.concatenate([getattr(ensemble, name)] * 4, axis=axis))
     good, bad = (ensembles.weigh(ensemble, rule, weights).decisions[0] for weights in ([1, 0], [0, 1]))
-    together = ensembles.gain(ensemble, good, [bad], chosen_here=False)
+    together = ensembles.gain(ensemble, good, [bad], ThresholdRule("fixed"))
     ensemble.groups = np.arange(len(ensemble.truth))
-    alone = ensembles.gain(ensemble, good, [bad], chosen_here=False)
+    alone = ensembles.gain(ensemble, good, [bad], ThresholdRule("fixed"))
     assert together.value == alone.value
     assert together.standard_error == pytest.approx(2 * alone.standard_error, rel=0.15)
 
@@ -142,7 +142,7 @@ def test_members_are_scored_on_the_rows_of_all(trained, tmp_path, skilled):
         own_order = np.isin(run.predictions.ids, held.ids)
         groups = run.predictions.near_duplicates[own_order]
         drawn = resample(run.predictions.truth[own_order], run.decisions["_tuned"][:, own_order], 2000, 0, groups)
-        low, high = interval(drawn.f1_macro)
+        low, high = interval(drawn.f1_macro, tuned)
         assert lines[name][7:] == [f"[{low:.3f},", f"{high:.3f}]"]
     assert "On the 110 rows that all of them held out, of 124." in table
 
@@ -199,7 +199,7 @@ def test_weights_through_the_command_line(trained, tmp_path, refused, capsys):
         "0.50",
         "0.50",
     ]
-    assert "Checkpoints were chosen on the same rows, each as the best of 2 evaluations by f1_macro_tuned" in shown
+    assert "Checkpoints were chosen on the same rows, each as the best of 2 evaluations by map" in shown
     assert "thresholds chosen on the averaged probabilities of 124 validation rows (calibrated)" in shown
 
 

@@ -57,10 +57,19 @@ def test_interval_is_as_wide_as_theory_says():
     rng = np.random.default_rng(0)
     truth = np.eye(2, dtype=np.int8)[np.zeros(400, dtype=int)]
     predictions = np.eye(2, dtype=np.int8)[(rng.random(400) < 0.3).astype(int)]
-    low, high = interval(resample(truth, predictions, 4000, seed=0).jaccard)
     share = plain_scores(truth, predictions)["jaccard"]
+    low, high = interval(resample(truth, predictions, 4000, seed=0).jaccard, share)
     assert low < share < high
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 400), rel=0.05)
+    assert high - low == pytest.approx(bootstrap.WIDER * 2 * 1.96 * np.sqrt(share * (1 - share) / 400), rel=0.05)
+
+
+def test_interval_lies_higher_by_the_bias_of_the_resamples_and_holds_the_score():
+    values = np.array([0.34, 0.36, 0.38, 0.40, 0.42])  # 0.02 below the score on average
+    low, high = interval(values, 0.40, level=1.0)
+    assert (low, high) == pytest.approx((0.42 - 0.04 * bootstrap.WIDER, 0.42 + 0.04 * bootstrap.WIDER))
+    low, high = interval(np.stack([values, np.ones(5)], axis=1), np.array([0.98, 1.0]))
+    assert low.tolist() == [0.98, 1.0]
+    assert high.tolist() == [1.0, 1.0]
 
 
 def test_shapes_must_agree():

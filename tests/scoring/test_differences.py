@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from utils.scoring.bootstrap import plain_scores, resample
-from utils.scoring.differences import FACTOR, TUNED_FACTOR, Comparison, Contender, expected_maximum, pooled_sd
+from utils.scoring.differences import FACTOR, Comparison, Contender, expected_maximum, factor_of, pooled_sd
 from utils.scoring.thresholds import ThresholdRule
 
 
@@ -26,7 +26,7 @@ def contender(rng, truth, logits, seeds=1, noise=0.7, rule=None, resamples=300):
         values.append(plain_scores(truth, decided)["f1_macro"])
         drawn.append(resample(truth, decided, resamples, seed=0).f1_macro)
     sd = float(np.std(values, ddof=1)) if seeds > 1 else None
-    return Contender(float(np.mean(values)), np.array(drawn), sd, rule is not None)
+    return Contender(float(np.mean(values)), np.array(drawn), sd, FACTOR if rule is None else factor_of(rule))
 
 
 def called_worse(systems, worlds, noises=None, **options):
@@ -69,9 +69,9 @@ def test_the_parts_of_the_standard_error():
     assert found.value == one.value - other.value
     # Of two systems the largest of all differences is the one there is: the interval is the usual one.
     assert (found.high - found.low) / (2 * found.standard_error) == pytest.approx(1.96, abs=0.1)
-    one.cross_fitted = True
+    one.factor = factor_of(ThresholdRule("per_label"))
     tuned = Comparison([one, other]).difference(0, 1)
-    assert tuned.standard_error == pytest.approx(np.sqrt((TUNED_FACTOR * rows) ** 2 + seeds))
+    assert tuned.standard_error == pytest.approx(np.sqrt((one.factor * rows) ** 2 + seeds))
     turned = Comparison([other, one]).difference(0, 1)
     assert (turned.value, turned.p_value) == pytest.approx((-tuned.value, tuned.p_value), abs=0.05)
 

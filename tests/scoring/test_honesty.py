@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.honesty import DEFAULT, FORMER, KINDS, Effort, equal_runs, true_score
+from benchmarks.honesty import DEFAULT, KINDS, Effort, equal_runs, own_figures, true_score
 from benchmarks.populations import POPULATIONS, Recipe
+from benchmarks.threshold_methods import FORMER
 from utils.scoring.bootstrap import plain_scores
-from utils.scoring.scores import TUNED
+from utils.scoring.scores import AT_HALF, TUNED
 
 pytestmark = pytest.mark.simulation
 
@@ -69,31 +70,33 @@ def test_default_thresholds_gain_on_new_rows_and_lose_little_where_scores_are_no
     assert np.mean(gains) > least
 
 
+def test_a_tuned_figure_is_unbiased_and_its_interval_covers_the_truth():
+    figures = own_figures(FEW_LABELS, TUNED, Effort(repetitions=80, rows=300, resamples=500))["tuned"]
+    assert figures["bias"].error < 0.5
+    assert abs(figures["bias"].value) < 0.2 + 3 * figures["bias"].error
+    assert figures["coverage"].value > 95 - 3 * 2.4
+
+
+def test_intervals_cover_the_truth_of_rare_labels():
+    """Three true rows of the rarest: percentile intervals, too low by twice the bias, cover it in 78 % of cases."""
+    figures = own_figures(POPULATIONS["30 rare labels"], AT_HALF, Effort(repetitions=100, rows=300, resamples=500))
+    assert figures["at 0.5"]["coverage"].value > 87
+
+
 @pytest.fixture(scope="module")
 def tables():
-    """Figures, false alarms and the best of equal runs, at 0.5 and tuned."""
+    """False alarms and the best of equal runs, at 0.5 and tuned."""
     effort = Effort(repetitions=25, rows=300, resamples=500)
     return {KINDS[kind]: [table[KINDS[kind]] for table in equal_runs(FEW_LABELS, kind, effort)] for kind in KINDS}
 
 
-def test_a_tuned_figure_is_unbiased(tables):
-    bias = tables["tuned"][0]["bias"]
-    assert bias.error < 0.5
-    assert abs(bias.value) < 0.2 + 3 * bias.error
-
-
-def test_intervals_cover_the_truth(tables):
-    for own, _, _ in tables.values():
-        assert own["coverage"].value > 93 - 3 * max(1.0, own["coverage"].error)
-
-
 def test_equal_runs_are_seldom_called_worse(tables):
     """Of 125 pairs and 25 boards of ten; for earlier code it was 8 to 13 %, and 70 to 90 % of the boards."""
-    for _, alarms, _ in tables.values():
+    for alarms, _ in tables.values():
         for what, boards in (("1 against 1", 125), ("3 against 3 seeds", 50), ("best of 5", 50), ("best of 10", 25)):
             assert alarms[what].value < 5 + 3 * 100 * (0.05 * 0.95 / boards) ** 0.5
 
 
 def test_the_best_of_equal_runs_looks_too_good(tables):
-    for _, _, best in tables.values():
+    for _, best in tables.values():
         assert best["best of 2"].value < best["best of 5"].value < best["best of 10"].value

@@ -2,9 +2,9 @@
 
 from utils.scoring.notes import choice_figures, choice_note, leak_note
 
-HALF_A_POINT = (
-    "by that alone a tuned score looks better than it is, by about half a point of macro-F1 with five checkpoints in "
-    "simulations."
+LIFTED = (
+    "by that alone a tuned score looks better than it is, by about 0.007 of macro-F1 with five equally good "
+    "checkpoints in simulations."
 )
 
 
@@ -19,16 +19,21 @@ def test_evaluations_that_the_checkpoint_was_chosen_among():
 def test_words_on_the_choice():
     run = {"eval_chosen_among": 5, "best_metric_name": "f1_macro_tuned"}
     assert choice_note([run]) == (
-        f"The checkpoint was chosen on the same rows, as the best of 5 evaluations by f1_macro_tuned: {HALF_A_POINT}"
+        f"The checkpoint was chosen on the same rows, as the best of 5 evaluations by f1_macro_tuned: {LIFTED}"
     )
     several = choice_note([run, run | {"eval_chosen_among": 8}])
     assert several.startswith("Checkpoints were chosen on the same rows, each as the best of up to 8 evaluations by")
     assert choice_note([run, run, {}]).startswith(
         "2 of 3 checkpoints were chosen on the same rows, each as the best of 5"
     )
-    by_loss = {"eval_chosen_among": 3, "best_metric_name": "loss"}
-    assert choice_note([by_loss]).endswith(
-        "3 evaluations by loss: by that alone scores look a little better than they are."
+    assert "about 0.002 of macro-F1" in choice_note([run | {"best_metric_name": "map"}])
+    assert (
+        "by f1_macro_tuned and map: by that alone a tuned score looks better than it is, by about 0.007"
+        in choice_note([run, run | {"best_metric_name": "eval_map"}])
+    )
+    by_ranking = {"eval_chosen_among": 3, "best_metric_name": "lrap"}
+    assert choice_note([by_ranking]).endswith(
+        "3 evaluations by lrap: by that alone scores look a little better than they are."
     )
     assert choice_note([{}]) == ""
 

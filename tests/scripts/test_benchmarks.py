@@ -5,8 +5,10 @@ import subprocess
 
 import pytest
 
+import run_classifier
 import run_sft_labels
 from benchmarks import growth
+from benchmarks.populations import POPULATIONS
 from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 
 
@@ -80,11 +82,52 @@ def test_loss_tokens(tiny):
 @pytest.mark.simulation
 def test_honesty(tmp_path):
     results = tmp_path / "results.json"
-    flags = ["--populations", "11 labels", "--rows", 60, "--sizes", 60, "--resamples", 100, "--repetitions", 2]
+    flags = ["--populations", "11 labels", "--rows", 60, "--resamples", 100, "--repetitions", 2]
     for name in ("before", "now"):
         output = run_benchmark("honesty", *flags, "--name", name, "--results", results)
     content = json.loads(results.read_text())["results"]
     assert list(content) == ["before", "now"]
     assert content["before"]["tables"] == content["now"]["tables"]  # seeded
-    assert len(content["now"]["tables"]) == 6
+    assert len(content["now"]["tables"]) == 5
     assert output.count("11 labels, tuned ") == 6  # three tables, both names
+
+
+def test_threshold_methods(trained, tmp_path):
+    results = tmp_path / "results.json"
+    flags = ["--runs", trained, "--sizes_of_runs", 40, 62, "--minutes", 0.001, "--sizes", 60, "--results", results]
+    output = run_benchmark("threshold_methods", *flags)
+    made_up, real = json.loads(results.read_text())["results"]["now"]["tables"].values()
+    assert made_up.keys() == {f"{name}, 60 rows" for name in (*POPULATIONS, "4 labels", "100 labels")}
+    assert real.keys() == {"40 of 124 rows", "62 of 124 rows"}
+    for row in (*made_up.values(), *real.values()):
+        assert {"former default", "fixed", "global", "calibrated", "not shrunk"} <= row.keys()
+        assert all(figure["error"] >= 0 for figure in row.values())
+        assert abs(row["calibrated"]["value"]) < 20 < row["former default"]["value"] + 20
+    assert "62 of 124 rows" in output
+
+
+def test_checkpoint_choice(tiny, tmp_path):
+    run, results = tmp_path / "run", tmp_path / "results.json"
+    flags = {"max_train_samples": 64, "keep_checkpoints": True, "save_total_limit": 9}
+    run_classifier.main(training_flags(tiny("roberta"), run, **flags))
+    run_benchmark("checkpoint_choice", "--runs", run, run, "--results", results)
+    [table] = json.loads(results.read_text())["results"]["now"]["tables"].values()
+    assert table.keys() == {"tuned macro-F1", "macro-F1 at 0.5", "mAP", "validation loss", "the last"}
+    assert table["the last"]["worth against the last"] == {"value": 0.0, "error": 0.0, "repetitions": 2}
+    # On the rows that it was chosen on, the best looks better than the last one does.
+    above = {
+        how: row["above its worth"]["value"] + row["worth against the last"]["value"] for how, row in table.items()
+    }
+    assert above["tuned macro-F1"] >= above["the last"]
+
+
+@pytest.mark.simulation
+def test_ensemble_weights(tmp_path):
+    results = tmp_path / "results.json"
+    flags = ["--gaps", 0, "--rows", 40, "--repetitions", 2, "--results", results]
+    assert "equal runs" in run_benchmark("ensemble_weights", *flags)
+    [table] = json.loads(results.read_text())["results"]["now"]["tables"].values()
+    values = {column: figure["value"] for column, figure in table["equal runs"].items()}
+    assert 0 <= values["weight of the third"] <= 100
+    assert values["taken at 2 SE, %"] <= values["taken at 1 SE, %"] <= values["taken at 0 SE, %"]
+    assert abs(values["always"]) < 20

@@ -19,7 +19,7 @@ from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
 from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
-from utils.scoring.notes import choice_note, leak_note
+from utils.scoring.notes import ENDS, choice_note, leak_note
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes, summary_rows
 
@@ -102,11 +102,12 @@ def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MIS
 def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
     """Scores at 0.5, tuned and decoded, with intervals where the bootstrap gives them."""
     metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
-    cells = dict(metrics)
     for kind, scores in drawn.items():
         for score in WITH_INTERVAL:
-            low, high = interval(getattr(scores, score.name))
-            cells[f"{score.name}{kind}"] = f"{metrics[f'{score.name}{kind}']:.3f} [{low:.3f}, {high:.3f}]"
+            name = f"{score.name}{kind}"
+            metrics |= {
+                f"{name}_{end}": value for end, value in zip(ENDS, interval(getattr(scores, score.name), metrics[name]))
+            }
     paragraphs = [
         f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
         f"({RESAMPLES:,} resamples, near-duplicates drawn together); the luck of the training seed is not in it."
@@ -117,7 +118,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
         )
     paragraphs += left_out_notes(metrics)
     paragraphs += filter(None, [leak_note(run.results), choice_note([run.results])])
-    return Section("Scores", paragraphs, *summary_rows(cells))
+    return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
 def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Section:
@@ -212,8 +213,8 @@ def write_run_report(folder: str | Path) -> Path:
     run = read_run(folder)
     truth = run.predictions.truth
     drawn = resample_each(truth, run.decisions, run.predictions.near_duplicates)
-    low, high = interval(drawn[run.headline].f1)
     f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
+    low, high = interval(drawn[run.headline].f1, f1)
     images = _save_pictures(run, f1, low, high)
 
     arguments = [[name, str(value)] for name, value in sorted(run.arguments.items()) if value is not None]

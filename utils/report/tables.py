@@ -64,7 +64,7 @@ def score_rows(board: Board, held: bool) -> Table:
         rows.append(
             [entry.name, entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
             + [str(entry.scores.get(f"f1_macro{kind}", "-")) for kind in shown]
-            + [entry.verdict, *("-" if estimate is None else estimate.value for estimate in more)]
+            + [entry.verdict, *("-" if estimate is None else estimate.without_spread for estimate in more)]
             + [format_seconds(entry.train_seconds), format_bytes(entry.peak_memory_bytes)]
         )
     return [*header, "training", "memory"], rows

@@ -11,10 +11,11 @@ import numpy as np
 from utils.models.approaches import describe_approach
 from utils.runs.finished import FinishedRun, model_name, trainable_share
 from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name, short_names
-from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample
-from utils.scoring.differences import Comparison, Contender, Difference, pooled_sd
+from utils.scoring.bootstrap import LEVEL, Resampled, interval, plain_scores, resample
+from utils.scoring.differences import FACTOR, Comparison, Contender, Difference, factor_of, pooled_sd
 from utils.scoring.predictions import MaybeArray, Predictions
-from utils.scoring.scores import AT_HALF, KINDS, SCORES, TUNED, WITH_INTERVAL, Score
+from utils.scoring.scores import AT_HALF, KINDS, SCORES, WITH_INTERVAL, Score
+from utils.scoring.thresholds import ThresholdRule
 
 COMPARED_WITHOUT_INTERVAL = tuple(score for score in SCORES if score.compared and not score.interval)
 
@@ -28,10 +29,12 @@ class Scored:
     Args:
         predictions: of the rows.
         decisions: 0/1 predictions `[P, N, L]` by the suffix of the scores that they have.
+        drawn: scores of resamples that are worked out already; see `resampled`.
     """
 
     predictions: Predictions
     decisions: dict[str, np.ndarray]
+    drawn: dict[tuple, Resampled] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         rows = np.array(sorted(range(len(self.predictions)), key=self.predictions.ids.__getitem__), dtype=np.int64)
@@ -44,6 +47,20 @@ class Scored:
     def truth(self) -> np.ndarray:
         """0/1 array `[N, L]`."""
         return self.predictions.truth
+
+    def resampled(self, kind: str, resamples: int, seed: int, groups: np.ndarray) -> Resampled:
+        """Scores of a kind of its decisions on draws of the rows, once for all comparisons that it is part of.
+
+        Args:
+            kind: suffix of the scores.
+            resamples: number of draws.
+            seed: of the draws.
+            groups: `[N]`, equal for rows that are drawn together.
+        """
+        key = (kind, resamples, seed, groups.tobytes())
+        if key not in self.drawn:
+            self.drawn[key] = resample(self.truth, self.decisions[kind], resamples, seed, groups)
+        return self.drawn[key]
 
     @property
     def rows(self) -> tuple:
@@ -93,9 +110,18 @@ class Estimate:
         self.low = self.value - ((self.value - self.low) ** 2 + add) ** 0.5
         self.high = self.value + ((self.high - self.value) ** 2 + add) ** 0.5
 
+    @property
+    def _ends(self) -> str:
+        return "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def without_spread(self) -> str:
+        """The score, with its interval if it has one."""
+        return f"{self.value:.3f}{self._ends}"
+
     def __str__(self) -> str:
         spread = "" if self.sd is None else f" ± {self.sd:.3f} ({self.over})"
-        return f"{self.value:.3f}{spread}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
+        return f"{self.value:.3f}{spread}{self._ends}"
 
 
 @dataclass
@@ -109,7 +135,8 @@ class Entry:
         runs: how many seeds and folds, in words.
         members: the predictions of each seed.
         headline: the suffix of the predictions it is ranked by.
-        cross_fitted: whether tuned thresholds were chosen on the rows that are scored.
+        chosen_by: how the thresholds of its headline predictions were chosen on the rows that are scored, None where
+            they were not.
         folders: of the runs; none for a submission file.
         arguments: run_args.json of the first run.
         results: all_results.json of each run.
@@ -127,7 +154,7 @@ class Entry:
     runs: str
     members: list[Scored]
     headline: str
-    cross_fitted: bool = True
+    chosen_by: ThresholdRule | None = None
     folders: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -196,6 +223,7 @@ def make_entry(seeds: list[list[FinishedRun]], members: list[Scored], names: dic
         runs=describe_runs(seeds),
         members=members,
         headline=runs[0].headline,
+        chosen_by=runs[0].thresholds.rule,
         folders=[run.folder for run in runs],
         arguments=runs[0].arguments,
         results=[run.results for run in runs],
@@ -261,13 +289,13 @@ def _score_entry(entry: Entry, resamples: int, seed: int, groups: np.ndarray) ->
     first = entry.members[0]
     for kind in first.decisions:
         plain = [plain_scores(member.truth, member.decisions[kind]) for member in entry.members]
-        drawn = [resample(member.truth, member.decisions[kind], resamples, seed, groups) for member in entry.members]
+        drawn = [member.resampled(kind, resamples, seed, groups) for member in entry.members]
         folds = [plain_scores(first.truth[rows], first.decisions[kind][:, rows]) for rows in _fold_rows(first)]
         for score in WITH_INTERVAL:
             values = np.array([getattr(one, score.name) for one in drawn])
             of_seeds = [one[score.name] for one in plain]
             spread = _spread(of_seeds, [one[score.name] for one in folds])
-            estimate = Estimate(fmean(of_seeds), *spread, *interval(values.mean(axis=0)), values)
+            estimate = Estimate(fmean(of_seeds), *spread, *interval(values.mean(axis=0), fmean(of_seeds)), values)
             entry.scores[f"{score.name}{kind}"] = estimate
         if kind == entry.headline:
             entry.label_f1 = np.mean([one["f1"] for one in plain], axis=0)
@@ -324,7 +352,7 @@ def _make_board(entries: list[Entry], resamples: int, seed: int) -> Board:
             entry.headline_score.value,
             entry.headline_score.values,
             entry.headline_score.seed_sd,
-            entry.cross_fitted and entry.headline == TUNED,
+            FACTOR if entry.chosen_by is None else factor_of(entry.chosen_by),
         )
         for entry in ranked
     ]

@@ -129,7 +129,7 @@ def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
     rows = _rows_of(read_ids(table, task), held, table.name)
     cells = read_labels(table, task)[rows]
     scored = Scored(Predictions(task.labels, held.ids, truth=held.truth, decoded=cells), {TUNED: cells[None]})
-    return Entry(name, "-", "submission file", "-", [scored], TUNED, cross_fitted=False)
+    return Entry(name, "-", "submission file", "-", [scored], TUNED)
 
 
 def held_entries(
@@ -167,7 +167,7 @@ def held_entries(
     for seeds in groups:
         entry = make_entry(seeds, [_predict_folds(folds, table, held, batch_size) for folds in seeds], names)
         entry.headline = TUNED  # what is handed in, also where the thresholds are fixed
-        entry.cross_fitted = False
+        entry.chosen_by = None
         entries.append(entry)
     return entries, notes
 

@@ -137,15 +137,14 @@ def _as_given(ensemble: Ensemble, given: np.ndarray | None, rule: ThresholdRule)
 def _fit_or_equal(ensemble: Ensemble, rule: ThresholdRule) -> tuple[list[Together], str]:
     """Fitted and equal weights, the ones to take last, and what to say of them.
 
-    Fitted weights are taken if they gain more than one standard error on rows that they were not fitted on. One is a
-    choice.
+    Fitted weights are taken if they gain more than one standard error on rows that they were not fitted on.
     """
     from utils.runs.ensembles import PARTITIONS, gain, is_beyond_noise, weigh, weigh_by_fit
 
     fitted = weigh_by_fit(ensemble, rule)
     equal = weigh(ensemble, rule, np.ones(len(ensemble.members)), PARTITIONS)
     equal.name = "together, equal"
-    more = gain(ensemble, fitted.decisions[-1], [equal.decisions[-1]], chosen_here=True)
+    more = gain(ensemble, fitted.decisions[-1], [equal.decisions[-1]], rule)
     each = ", ".join(f"{weight:.2f}" for weight in fitted.weights)
     what = f"fitted ones ({each}) score {more.value:+.3f} against equal ones, standard error {more.standard_error:.3f}"
     note = "Together, fitted: each row predicted with weights and thresholds that were fitted without it.\n"

@@ -1,6 +1,11 @@
 """The bootstrap: how much a score, or a difference of scores, depends on the rows that happen to be in the data.
 
-Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), corrected for bias and
+slightly widened. F1 on few rows is lower on average than on many: by 0.1 points of macro-F1 on 886 rows with 11 labels
+at 5 to 40 %, by 0.5 with 30 labels at 1 to 5 %. The resamples repeat this bias, so their mean says how large it is, and
+their percentiles lie too low by twice as much. Uncorrected they cover the score on infinitely many rows in 89 % of
+cases with those 30 labels, and in 95 % corrected (`python -m benchmarks.honesty`). The score itself stays what it is,
+as it is elsewhere: where labels are rare, it is not in the middle of its interval.
 
 Only the rows are resampled, near-duplicates together: groups are drawn, not rows (the cluster bootstrap; Davison and
 Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). What the luck of the training seed adds,
@@ -18,6 +23,8 @@ import numpy as np
 LEVEL = 0.95
 # Resamples of the intervals of a run, and their seed.
 RESAMPLES, SEED = 2000, 0
+# Resamples of few rows spread less than the rows do: intervals are made wider by so much.
+WIDER = 1.05
 SCORES = ("f1_macro", "f1_micro", "jaccard")
 # Cells of the weight matrix [resamples, N] in memory at a time: 64 MiB as float32.
 CELLS_AT_A_TIME = 2**24
@@ -136,15 +143,19 @@ def resample_each(
     return {kind: resample(truth, decided, RESAMPLES, SEED, groups) for kind, decided in decisions.items()}
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> tuple[Any, Any]:
-    """Percentile interval of resampled values.
+def interval(values: np.ndarray, score: float | np.ndarray, level: float = LEVEL) -> tuple[Any, Any]:
+    """Interval of what a score is on infinitely many rows, from the resamples: see the module.
 
     Args:
-        values: `[B]` or `[B, L]`.
-        level: share of the values in the interval.
+        values: of the resamples, `[B]` or `[B, L]`.
+        score: on the rows as they are, a number or `[L]`. It is always in the interval.
+        level: how often the interval is to cover the truth.
 
     Returns:
-        `(low, high)`: floats, or arrays `[L]`.
+        `(low, high)`: floats, or arrays `[L]`, in [0, 1].
     """
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    mean = values.mean(axis=0)
+    ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.clip(2 * score - mean + WIDER * (ends - mean), 0, 1)  # about the score less its bias, mean - score
+    low, high = np.minimum(low, score), np.maximum(high, score)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)

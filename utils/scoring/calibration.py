@@ -15,6 +15,10 @@ RIDGE = 5.0
 # Of probabilities, so that those of 0 and 1 have a logit.
 EDGE = 1e-12
 NEWTON_STEPS = 200
+# So short a step is the last one: the error that it leaves is about its square.
+NEARLY = 1e-6
+# The logarithm of a probability of 0 is that of this.
+LEAST = 1e-300
 
 
 def finite_logit(probabilities: np.ndarray | float) -> np.ndarray:
@@ -109,20 +113,20 @@ def fit_logistic(
         slopes and intercepts, `[F, L, 2]`.
     """
     powers = np.stack([x * x, x, np.ones_like(x)], axis=-1)  # [L, N, 3]
-    of_truth = _moments(counted, powers[..., 1:] * y[..., None])  # what the gradient has of the truth alone
+    sign = 2 * y - 1
+    signed = sign[..., None] * powers[..., 1:]
     best, least = np.array(start, dtype=float), np.full(counted.shape[:2], np.inf)
     step, scale = np.zeros_like(best), np.ones(counted.shape[:2])
     for _ in range(NEWTON_STEPS):
         curve = best - scale[..., None] * step
-        scores = curve[..., :1] * x + curve[..., 1:]
-        cost = (counted * (np.logaddexp(0, scores) - y * scores)).sum(axis=-1)
+        right = expit(sign * (curve[..., :1] * x + curve[..., 1:]))  # probability of what is true
+        cost = -(counted * np.log(np.maximum(right, LEAST))).sum(axis=-1)
         cost += ridge / 2 * np.square(curve - towards).sum(axis=-1)
         # What differs by rounding alone counts as lower, so that the last steps are not refused.
         better = cost <= least + 1e-12 * np.abs(np.where(np.isinf(least), 0, least))
-        yes = expit(scores)
-        weighted = counted * yes
-        slope = _moments(weighted, powers[..., 1:]) - of_truth + ridge * (curve - towards)
-        xx, x_one, one = np.moveaxis(_moments(weighted * (1 - yes), powers), -1, 0)
+        missing = counted * (1 - right)
+        slope = ridge * (curve - towards) - _moments(missing, signed)
+        xx, x_one, one = np.moveaxis(_moments(missing * right, powers), -1, 0)
         xx, one = xx + ridge, one + ridge
         determinant = xx * one - x_one * x_one
         newton = np.stack([one * slope[..., 0] - x_one * slope[..., 1], xx * slope[..., 1] - x_one * slope[..., 0]], -1)
@@ -131,9 +135,9 @@ def fit_logistic(
         best = np.where(better[..., None], curve, best)
         least = np.where(better, cost, least)
         scale = np.where(better, 1.0, scale / 2)
-        if (np.abs(step) * scale[..., None] < 1e-10).all():
+        if (np.abs(step) * scale[..., None] < NEARLY).all():
             break
-    return best
+    return best - scale[..., None] * step
 
 
 def _moments(weights: np.ndarray, powers: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from utils.scoring.scores import (
     left_out,
     left_out_notes,
     summary_rows,
+    with_interval,
 )
 from utils.scoring.thresholds import ThresholdRule, Thresholds
 
@@ -129,11 +130,11 @@ def label_table(metrics: dict[str, float], labels: list[str], markdown: bool = F
     """Table of precision, recall, F1, support and threshold of each label, under a line that says at which.
 
     Args:
-        metrics: of an `Evaluation`.
+        metrics: of an `Evaluation`, with the ends of intervals where they are known.
         labels: names of the labels, `[L]`.
         markdown: for a Markdown file instead of the terminal.
     """
     columns = (*PER_LABEL, "threshold")
-    rows = [[label, *(metrics[f"{column}/{label}"] for column in columns)] for label in labels]
+    rows = [[label, *(with_interval(metrics, f"{column}/{label}") for column in columns)] for label in labels]
     how = "tuned thresholds, cross-fitted" if f"f1_macro{TUNED}" in metrics else "threshold 0.5"
     return f"Each label at {how}:\n\n{format_table(['label', *columns], rows, markdown)}"

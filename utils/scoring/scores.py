@@ -176,15 +176,24 @@ def left_out_notes(counts: Mapping[str, float], scores: tuple[Score, ...] = SCOR
 def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """`(header, rows)` of the table of scores: of decoded labels, at 0.5 and tuned, as far as there are any.
 
-    The values of `metrics` may be figures, or texts that hold them. A run that was made before a score was added to the
-    table does not have it.
+    A score has its interval behind it where the metrics hold its ends, `f1_macro_low` and `f1_macro_high`. A run that
+    was made before a score was added to the table does not have it.
     """
     kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
-    rows = [[score.title, *(metrics.get(f"{score.name}{kind}", "-") for kind in kinds)] for score in OF_PREDICTIONS]
+    rows = [
+        [score.title, *(with_interval(metrics, f"{score.name}{kind}") for kind in kinds)] for score in OF_PREDICTIONS
+    ]
     for score in OF_PROBABILITIES:
         values = {DECODED: "", AT_HALF: metrics.get(score.name, "-"), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
     return ["score", *(KINDS[kind] for kind in kinds)], rows
+
+
+def with_interval(metrics: Mapping[str, Any], name: str) -> Any:
+    """A score for a table, `f1_macro` or `f1/x` of label x, with its interval if that is known; `-` without a score."""
+    what, slash, label = name.partition("/")
+    low, high = (metrics.get(f"{what}_{end}{slash}{label}") for end in ("low", "high"))
+    return metrics.get(name, "-") if low is None else f"{metrics[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def higher_is_better(metric: str) -> bool:

@@ -71,7 +71,7 @@ class TaskTrainingArguments(TrainingArguments):
     )
     save_total_limit: int | None = option(1, "checkpoints kept during the run, besides the best")
     load_best_model_at_end: bool = option(True, "end with the checkpoint with the best --metric_for_best_model")
-    metric_for_best_model: str | None = option("f1_macro_tuned", "validation score that picks the best checkpoint")
+    metric_for_best_model: str | None = option("map", "validation score that picks the best checkpoint")
     train_sampling_strategy: str = option(
         "group_by_length",
         "how batches are drawn; group_by_length pads least",

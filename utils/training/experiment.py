@@ -141,7 +141,8 @@ class Experiment:
             if self.run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
                 release(approach, trainer)
                 self._merge(approach)
-            tables = (summary_table(evaluation.metrics), label_table(evaluation.metrics, self.task.labels))
+            metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
+            tables = (summary_table(metrics), label_table(metrics, self.task.labels))
             print("", tables[0], *score_notes(results), tables[1], sep="\n\n", end="\n\n")
             print(f"run folder: {self.output_dir}")
         if trainer is not None:
