@@ -78,11 +78,22 @@ class SubmissionArguments:
 @script(__doc__, [SubmissionArguments])
 def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
-    # Imported here because they load pandas and datasets, and --help should not.
-    from utils.core.files import check_targets
+    from utils.core.files import check_file, check_targets
+    from utils.hub.pull import local_folder
+    from utils.runs.folder import load_task
+
+    # Refuse what is not there
+    targets = {name: getattr(args, name) for name in ("output_file", "probabilities_file")}
+    check_targets(targets, [*args.model, args.test_file, args.sample_submission], args.overwrite)
+    folders = [local_folder(name) for name in args.model]
+    for folder in folders:
+        load_task(folder)
+    for file in filter(None, (args.test_file, args.sample_submission)):
+        check_file(file)
+
+    # Imported here because they load pandas and datasets, and what is refused above should not.
     from utils.data.columns import read_ids
     from utils.data.tables import read_chunks
-    from utils.hub.pull import local_folder
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
@@ -94,9 +105,6 @@ def main(args: SubmissionArguments) -> None:
     )
 
     # Runs
-    targets = {name: getattr(args, name) for name in ("output_file", "probabilities_file")}
-    check_targets(targets, [*args.model, args.test_file, args.sample_submission], args.overwrite)
-    folders = [local_folder(name) for name in args.model]
     tasks = load_tasks(folders)
     task = tasks[0]
     how = combine_runs(folders, task.labels, args.weights, args.threshold_strategy, args.threshold_shrinkage)

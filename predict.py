@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
@@ -154,17 +155,25 @@ def read_lines(args: PredictArguments) -> Iterator[str]:
 @script(__doc__, [PredictArguments], words="texts")
 def main(args: PredictArguments) -> None:
     """Load the run, predict, print."""
-    # Imported here because they load torch, and --help should not.
+    from utils.hub.pull import local_folder
+    from utils.runs.folder import load_task
+
+    # Refuse what is not there
+    folder = local_folder(args.model)
+    load_task(folder)
+    if args.file and not Path(args.file).exists():
+        raise UserError(f"--file {args.file}: no such file")
+
+    # Imported here because they load torch, and what is refused above should not.
     import numpy as np
     import transformers
 
     from utils.data.text import normalize
-    from utils.hub.pull import local_folder
     from utils.runs.inference import load_run
     from utils.scoring.thresholds import Thresholds
 
     transformers.utils.logging.disable_progress_bar()
-    run = load_run(local_folder(args.model))
+    run = load_run(folder)
     task = run.task
     thresholds = Thresholds.load(run.name, task.labels).values
     terminal: Any = sys.stdout  # None where it is closed

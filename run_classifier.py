@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from utils.core.arguments import DataArguments, LossArguments, ModelArguments, RunArguments, ThresholdArguments
-from utils.core.parser import script
+from utils.core.parser import TrainerArguments, script
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.training.arguments import TaskTrainingArguments
@@ -32,7 +32,7 @@ def main(
     loss_args: LossArguments,
     threshold_args: ThresholdArguments,
     run_args: RunArguments,
-    training_args: TaskTrainingArguments,
+    trainer_args: TrainerArguments,
 ) -> None:
     """Train, evaluate and save one run.
 
@@ -42,14 +42,28 @@ def main(
         loss_args: what the training minimises.
         threshold_args: how probabilities become yes and no.
         run_args: what happens in the output folder.
-        training_args: Trainer's arguments.
+        trainer_args: Trainer's arguments, not loaded yet.
     """
-    # Imported here because they load torch, and --help should not.
+    from utils.core.log import log
+    from utils.training.start import check_start
+
+    # Refuse what cannot work and read the data, before torch is loaded
+    check_start(model_args, data_args, run_args, trainer_args)
+
+    import datasets
+
+    from utils.data.examples import log_samples, read_training_data
+
+    if trainer_args.disable_tqdm:
+        datasets.disable_progress_bars()
+    train, validation, task = read_training_data(data_args, trainer_args.seed)
+    log(f"{len(train)} training rows, {len(validation)} validation rows; two of them:")
+    log_samples(train, task.labels, trainer_args.seed)
+
+    # Imported here because they load torch, and what is refused above should not.
     import transformers
 
-    from utils.core.log import log
     from utils.core.processes import local_main_first
-    from utils.data.examples import log_samples, read_training_data
     from utils.models.classifier import Classifier
     from utils.scoring.evaluation import Evaluator, metric_names
     from utils.training.arguments import check_best_metric
@@ -57,13 +71,9 @@ def main(
     from utils.training.experiment import Experiment
     from utils.training.preflight import Preflight
 
-    # Refuse what cannot work before anything is loaded
+    # Refuse what cannot work with this machine, launch and Trainer
+    training_args: TaskTrainingArguments = trainer_args.load()
     experiment = Experiment("run_classifier.py", model_args, threshold_args, run_args, training_args)
-
-    # Load the data
-    train, validation, task = read_training_data(data_args, training_args.seed)
-    log(f"{len(train)} training rows, {len(validation)} validation rows; two of them:")
-    log_samples(train, task.labels, training_args.seed)
     check_best_metric(training_args, metric_names(task.labels, experiment.rule) | {"loss"})
 
     # Load the model, tokenize the texts

@@ -25,7 +25,7 @@ from utils.core.arguments import (
     RunArguments,
     ThresholdArguments,
 )
-from utils.core.parser import script
+from utils.core.parser import TrainerArguments, script
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.training.generator import GeneratorTrainingArguments
@@ -40,7 +40,7 @@ def main(
     generation_args: GenerationArguments,
     threshold_args: ThresholdArguments,
     run_args: RunArguments,
-    training_args: GeneratorTrainingArguments,
+    trainer_args: TrainerArguments,
 ) -> None:
     """Train, evaluate and save one run; or, with --eval_only, score a model as it is.
 
@@ -50,14 +50,30 @@ def main(
         generation_args: how labels are asked for, written and scored.
         threshold_args: how probabilities become yes and no.
         run_args: what happens in the output folder.
-        training_args: Trainer's arguments.
+        trainer_args: Trainer's arguments, not loaded yet.
     """
-    # Imported here because they load torch, and --help should not.
+    from utils.core.log import log
+    from utils.training.start import check_start
+
+    # Refuse what cannot work and read the data, before torch is loaded
+    eval_only = generation_args.eval_only
+    check_start(model_args, data_args, run_args, trainer_args, eval_only)
+
+    import datasets
+
+    from utils.data.examples import read_evaluation_data, read_training_data
+
+    if trainer_args.disable_tqdm:
+        datasets.disable_progress_bars()
+    if eval_only and not (data_args.train_file or data_args.dataset_name):
+        train, (validation, task) = None, read_evaluation_data(data_args)
+    else:
+        train, validation, task = read_training_data(data_args, trainer_args.seed)
+
+    # Imported here because they load torch, and what is refused above should not.
     import transformers
 
-    from utils.core.log import log
     from utils.core.processes import local_main_first
-    from utils.data.examples import read_evaluation_data, read_training_data
     from utils.models.approaches import place
     from utils.models.generator.generator import LabelGenerator
     from utils.scoring.evaluation import Evaluator, metric_names
@@ -66,15 +82,9 @@ def main(
     from utils.training.generator import AnswerEvaluator, LabelTrainer
     from utils.training.preflight import Preflight
 
-    # Refuse what cannot work before anything is loaded
-    eval_only = generation_args.eval_only
+    # Refuse what cannot work with this machine, launch and Trainer
+    training_args: GeneratorTrainingArguments = trainer_args.load()
     experiment = Experiment("run_sft_labels.py", model_args, threshold_args, run_args, training_args, eval_only)
-
-    # Load the data
-    if eval_only and not (data_args.train_file or data_args.dataset_name):
-        train, (validation, task) = None, read_evaluation_data(data_args)
-    else:
-        train, validation, task = read_training_data(data_args, training_args.seed)
     names = metric_names(task.labels, experiment.rule, decoded=True)
     check_best_metric(training_args, names | {"loss", "mean_token_accuracy"})
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ import run_classifier
 import run_sft_labels
 from conftest import ROOT, run_script
 from utils.core.parser import ArgumentParser
+from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
 from utils.training.arguments import TaskTrainingArguments
 from utils.training.generator import GeneratorTrainingArguments
 
@@ -24,20 +26,55 @@ def test_help_needs_no_torch(script):
     assert "--output" in done.stdout or "--overwrite" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+TRAIN = ["--train_file", "sample_data/train.csv", "--output_dir", "nowhere"]
+REFUSED = {
+    "error: nope is not": [
         ["make_submission.py", "--model", "nope", "--test_file", "t.csv", "--output_file", "s.csv"],
-        ["compare_runs.py", "nope"],
+        ["predict.py", "--model", "nope", "a text"],
     ],
-    ids=lambda command: command[0],
-)
-def test_a_wrong_path_is_refused_without_torch(command):
-    code = f"import runpy, sys; sys.argv = {command}\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    code += "except SystemExit as end: assert end.code == 2\nassert 'torch' not in sys.modules"
+    "error: nope: no such": [["compare_runs.py", "nope"], ["run_classifier.py", *TRAIN, "--validation_file", "nope"]],
+    "error: unknown flag --learning_rat: did you mean --learning_rate?": [
+        ["run_classifier.py", *TRAIN, "--learning_rat", "1"],
+        ["run_sft_labels.py", *TRAIN, "--learning_rat", "1"],
+    ],
+    "add --use_peft": [["run_sft_labels.py", *TRAIN, "--load_in_4bit"]],
+    'no column "joi"': [["run_classifier.py", *TRAIN, "--label_columns", "joi", "love"]],
+    "holds files but no run": [["run_sft_labels.py", *TRAIN, "--output_dir", "sample_data"]],
+    "./nope: no such folder": [["run_classifier.py", *TRAIN, "--model_name_or_path", "./nope"]],
+    "too few rows (1)": [["run_classifier.py", "--train_file", "one.csv", "--output_dir", "nowhere"]],
+}
+
+
+def test_what_is_refused_is_refused_without_torch(tmp_path):
+    """All in one process, in which nothing may load torch: a refusal would then wait for it."""
+    (tmp_path / "one.csv").write_text("id,text,a,b\n1,good,0,1\n")
+    commands = [(message, command) for message, several in REFUSED.items() for command in several]
+    code = f"""import contextlib, io, runpy, sys
+for message, command in {commands}:
+    sys.argv = [word.replace("one.csv", {str(tmp_path / "one.csv")!r}) for word in command]
+    if command[0].startswith("run_") and "--model_name_or_path" not in command:
+        sys.argv += ["--model_name_or_path", "some-model"]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as printed:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 2, command
+    assert message in printed.getvalue(), (command, printed.getvalue())
+    assert "torch" not in sys.modules, command
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "error: nope" in done.stderr
+
+
+@pytest.mark.parametrize("trainer", [TaskTrainingArguments, GeneratorTrainingArguments])
+def test_what_is_known_of_trainer_without_loading_it(trainer):
+    actions = ArgumentParser([trainer])._actions
+    flags = {name for action in actions for name in action.option_strings} - {"-h", "--help", "--config"}
+    known = flags_of_trainer(f"{trainer.__module__}:{trainer.__name__}")
+    assert flags <= known
+    assert all(name.startswith(("--no_", "--no-")) for name in known - flags)
+    for default in fields(TrainerFlags):
+        assert next(field for field in fields(trainer) if field.name == default.name).default == default.default
 
 
 def test_help_of_all_flags():

@@ -7,7 +7,7 @@ from sklearn import metrics
 
 from utils.scoring import bootstrap, scores
 from utils.scoring.evaluation import evaluate, metric_names, summary_table
-from utils.scoring.metrics import MultiLabelMetric
+from utils.scoring.metrics import prediction_scores, probability_scores
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import WITH_INTERVAL, left_out
 from utils.scoring.thresholds import ThresholdRule
@@ -18,8 +18,7 @@ SCORES = np.array([[0.9, 0.2, 0.1], [0.4, 0.8, 0.3], [0.1, 0.2, 0.3], [0.6, 0.7,
 
 
 def compute():
-    metric = MultiLabelMetric(keep_in_memory=True)
-    return metric.compute(predictions=PREDICTIONS, scores=SCORES, references=TRUTH, label_names=["a", "b", "c"])
+    return prediction_scores(TRUTH, PREDICTIONS, ["a", "b", "c"]) | probability_scores(TRUTH, SCORES)
 
 
 def test_scores_by_hand():
@@ -57,14 +56,40 @@ def test_roc_auc_is_the_share_of_pairs_in_the_right_order(truth, seed):
 
     areas = [area for area in map(by_pairs, truth.T, scores.T) if area is not None]
     labels = list("abcd"[: truth.shape[1]])
-    found = MultiLabelMetric(keep_in_memory=True).compute(
-        predictions=truth, scores=scores, references=truth, label_names=labels
-    )
+    found = probability_scores(truth, scores)
     assert found["roc_auc_macro"] == pytest.approx(np.mean(areas) if areas else 0.5)
     whole = by_pairs(truth.ravel(), scores.ravel())
     assert found["roc_auc_micro"] == pytest.approx(0.5 if whole is None else whole)
     left = left_out(truth).get("left_out/roc_auc_macro", 0)
     assert left == len(labels) - len(areas)
+
+
+@given(
+    hnp.arrays(np.int8, st.tuples(st.integers(1, 12), st.integers(2, 4)), elements=st.integers(0, 1)),
+    st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=100)
+def test_scores_are_those_of_scikit_learn(truth, seed):
+    rng = np.random.default_rng(seed)
+    predictions, probabilities = rng.integers(0, 2, truth.shape), rng.integers(0, 4, truth.shape) / 4
+    found = prediction_scores(truth, predictions, list(range(truth.shape[1]))) | probability_scores(
+        truth, probabilities
+    )
+    wanted = {
+        "f1_macro": metrics.f1_score(truth, predictions, average="macro", zero_division=0.0),
+        "f1_micro": metrics.f1_score(truth, predictions, average="micro", zero_division=0.0),
+        "f1_samples": metrics.f1_score(truth, predictions, average="samples", zero_division=1.0),
+        "jaccard": metrics.jaccard_score(truth, predictions, average="samples", zero_division=1.0),
+        "exact_match": metrics.accuracy_score(truth, predictions),
+        "lrap": metrics.label_ranking_average_precision_score(truth, probabilities),
+    }
+    per_label = metrics.precision_recall_fscore_support(truth, predictions, average=None, zero_division=0.0)
+    for name, values in zip(("precision", "recall", "f1", "support"), per_label):
+        wanted |= {f"{name}/{i}": value for i, value in enumerate(values)}
+    present = truth.any(axis=0)
+    if present.any():
+        wanted["map"] = metrics.average_precision_score(truth[:, present], probabilities[:, present])
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-12)
 
 
 def test_evaluation_has_both_figures_and_never_the_flattering_one():

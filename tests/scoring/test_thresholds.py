@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
+from utils.scoring import thresholds
 from utils.scoring.thresholds import (
     SortedRows,
     ThresholdRule,
@@ -117,3 +118,19 @@ def test_cross_fitting_does_not_reward_noise():
     assert cross_fitted < 1.3 * chance
     again = rule.cross_fit(probabilities, labels, np.arange(200))[0]
     assert np.array_equal(honest, again)
+
+
+@pytest.mark.parametrize("positive", [0.3, 0.02])
+def test_many_rows_have_the_thresholds_that_the_search_over_all_of_them_finds(monkeypatch, positive):
+    """The curves at nodes and the search among the highest scores, against fits and searches on all rows."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3000, 4)) * [1, 2, 0.2, 0] + np.log(positive / (1 - positive))
+    truth = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits * [1, 0.5, 1, 0]))).astype(np.int8)
+    truth[:, 3] = 0
+    probabilities = np.round(1 / (1 + np.exp(-logits)), 3)  # with ties
+    for rule in (ThresholdRule("calibrated"), ThresholdRule("calibrated", 0.0), ThresholdRule("calibrated", 1e12)):
+        counted = rng.random((12, len(truth))) < rng.choice([0.01, 0.5, 0.9], size=(12, 1))
+        wanted = rule.fit_on_subsets(probabilities, truth, counted)
+        monkeypatch.setattr(thresholds, "MANY_ROWS", 0)
+        assert rule.fit_on_subsets(probabilities, truth, counted) == pytest.approx(wanted, abs=1e-7)
+        monkeypatch.undo()

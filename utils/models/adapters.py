@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model
-from trl import get_peft_config
 
 from utils.core.errors import UserError
 from utils.core.files import write_json
@@ -30,6 +28,9 @@ def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PreTrainedMo
     Raises:
         UserError: for a target that matches no module, and for LoRA options that PEFT refuses.
     """
+    from peft import get_peft_model  # takes seconds to load
+    from trl import get_peft_config
+
     names = [name for name, _ in model.named_modules()]
     targets = model_args.lora_target_modules
     # A single string is `all-linear` or a pattern that PEFT matches; each name in a list must end some module's name.
@@ -63,6 +64,8 @@ def name_base_on_hub(adapter_folder: str | Path) -> None:
 
 def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     """Put the adapter (and head) in `folder` on `base`, the model before training; wrapped as by `add_lora`."""
+    from peft import PeftModel
+
     wrapped: Any = load_pretrained(lambda path: PeftModel.from_pretrained(base, path), str(folder))
     return wrapped
 
@@ -87,6 +90,8 @@ def merge_adapter(
         adapter_folder: where the adapter is.
         merged_folder: where the merged model is saved.
     """
+    from peft import PeftModel
+
     # fp16 is more precise than bf16, but weights trained in bf16 may exceed its range.
     merged_dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float16
     if getattr(base, "is_quantized", False):

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors import SafetensorError
-from transformers import AutoTokenizer
-
 from utils.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +36,17 @@ def resolve_model_name(name: str) -> str:
     return str(Path(str(package.origin)).parent / "model")
 
 
+def check_model_folder(name: str) -> None:
+    """Refuse a model that is not there, as far as its name shows that it is no name on the hub.
+
+    Raises:
+        UserError: for a folder that does not exist, and an embedded model that is not installed.
+    """
+    if name.startswith(("/", "./", "../")) and not Path(name).exists():
+        raise UserError(f"{name}: no such folder")
+    resolve_model_name(name)
+
+
 def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) -> Loaded:
     """Call a `from_pretrained`, turning its many errors about missing or broken models into one line.
 
@@ -50,8 +58,9 @@ def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) ->
     Raises:
         UserError: if the model cannot be loaded.
     """
-    if name.startswith(("/", "./", "../")) and not Path(name).exists():
-        raise UserError(f"{name}: no such folder")
+    from safetensors import SafetensorError
+
+    check_model_folder(name)
     try:
         return loader(resolve_model_name(name), **options)
     except (OSError, ValueError, SafetensorError) as error:
@@ -64,6 +73,8 @@ def load_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerBase
     Raises:
         UserError: if it cannot be loaded, or has neither a pad token nor an end token.
     """
+    from transformers import AutoTokenizer  # loads torch
+
     tokenizer: Any = load_pretrained(AutoTokenizer.from_pretrained, name, revision=revision)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:

@@ -34,11 +34,13 @@ def quantization(model_args: ModelArguments) -> BitsAndBytesConfig | None:
 
     On a GPU without bf16 the products of 4-bit weights are computed in fp16, while all other weights are in fp32.
     """
-    from trl import get_quantization_config
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return None
+    from trl import get_quantization_config  # bitsandbytes takes seconds to load
 
     config: Any = get_quantization_config(model_args)
     device: Any = this_process().device  # never None, unlike accelerate's hint
-    if config is not None and config.load_in_4bit and device.type == "cuda" and not bf16_is_fast(on_gpu=True):
+    if config.load_in_4bit and device.type == "cuda" and not bf16_is_fast(on_gpu=True):
         config.bnb_4bit_compute_dtype = torch.float16
     return config
 

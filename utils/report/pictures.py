@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from scipy.special import ndtri
+
+from utils.scoring.scores import average_precision, hits_and_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -189,7 +190,8 @@ def _precision_recall_of_label(axis: Axes, truth: np.ndarray, probabilities: np.
     if not truth.any():
         axis.text(0.5, 0.5, "no true row", ha="center", va="center", color=GREY)
         return
-    precision, recall, _ = precision_recall_curve(truth, probabilities)
+    hits, rows = hits_and_rows(truth, probabilities)
+    precision, recall = np.append((hits / rows)[::-1], 1.0), np.append((hits / hits[-1])[::-1], 0.0)
     drawn = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS_OF_A_CURVE).astype(int))
     axis.step(recall[drawn], precision[drawn], where="post", color=BLUE, linewidth=1.3)
     axis.axhline(truth.mean(), color=GREY, linewidth=0.9, linestyle=":")  # precision of predicting the label always
@@ -197,9 +199,15 @@ def _precision_recall_of_label(axis: Axes, truth: np.ndarray, probabilities: np.
     if predicted.any():
         hits = (predicted & (truth == 1)).sum()
         axis.plot(hits / truth.sum(), hits / predicted.sum(), "D", color=ORANGE, markersize=5)
-    axis.set_title(
-        f"AP {average_precision_score(truth, probabilities):.2f}", loc="right", fontsize=8, color=DARK, pad=3
-    )
+    axis.set_title(f"AP {average_precision(truth, probabilities):.2f}", loc="right", fontsize=8, color=DARK, pad=3)
+
+
+def _wilson_intervals(shares: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % intervals of shares of so many rows: Wilson, Probable inference, JASA 1927."""
+    z2 = ndtri(0.975) ** 2
+    middle = (shares * numbers + z2 / 2) / (numbers + z2)
+    half = np.sqrt(z2 * (shares * (1 - shares) * numbers + z2 / 4)) / (numbers + z2)
+    return middle - half, middle + half
 
 
 def co_occurrence(labels: Sequence[str], truth: np.ndarray, predictions: np.ndarray) -> Figure:
@@ -281,11 +289,7 @@ def calibration(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
         figure, axes = _figure(4.6, 2, 1, sharex=True, height_ratios=[3, 1])
         upper, lower = axes[:, 0]
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=":", label="as it should be")
-        hits = np.rint(true[filled] * counts[filled]).astype(int)
-        intervals = [
-            binomtest(k, n).proportion_ci(0.95, "wilson") for k, n in zip(hits.tolist(), counts[filled].tolist())
-        ]
-        upper.vlines(predicted[filled], [ci.low for ci in intervals], [ci.high for ci in intervals], color=BLUE, lw=1)
+        upper.vlines(predicted[filled], *_wilson_intervals(true[filled], counts[filled]), color=BLUE, lw=1)
         style = {"color": BLUE, "markersize": 4.5, "lw": 1.3, "clip_on": False}
         upper.plot(predicted[filled], true[filled], "o-", label="cells, 95 %", **style)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of them true")

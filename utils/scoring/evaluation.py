@@ -11,7 +11,7 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.tables import format_table
 from utils.data.examples import Examples
-from utils.scoring.metrics import MultiLabelMetric, mean_scores
+from utils.scoring.metrics import mean_scores, prediction_scores, probability_scores
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import (
     AT_HALF,
@@ -89,12 +89,10 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
     1 to 2.5 points, the less the thresholds are shrunk the more. Cross-fitted scores are the mean over several
     partitions of the rows.
     """
-    metric = MultiLabelMetric(keep_in_memory=True)
     labels, truth, probabilities = predictions.labels, predictions.truth, predictions.probabilities
     decisions = predictions.decide(rule)
-    metrics: Any = metric.compute(
-        predictions=decisions[AT_HALF][0], scores=probabilities, references=truth, label_names=labels
-    )
+    metrics: dict[str, Any] = probability_scores(truth, probabilities)
+    metrics |= prediction_scores(truth, decisions[AT_HALF][0], labels)
     results = {kind: mean_scores(truth, decided, labels) for kind, decided in decisions.items() if kind != AT_HALF}
     for kind in (TUNED, DECODED):
         if kind in results:

@@ -1,44 +1,16 @@
-"""Multi-label scores, computed by scikit-learn, as an `evaluate.Metric` that needs no hub."""
+"""Multi-label scores: of probabilities, and of 0/1 predictions."""
 
 from statistics import fmean
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support
 
-from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES, PER_LABEL, SCORES
-
-DESCRIPTION = (
-    "Scores for multi-label classification from 0/1 predictions and from probabilities: "
-    + ", ".join(f"{score.name} ({score.title})" for score in SCORES)
-    + "; and precision/x, recall/x, f1/x, support/x of each label x."
-)
+from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES, PER_LABEL, Counts, f1_per_label, ratio
 
 
-class MultiLabelMetric(evaluate.Metric):
-    """`compute(predictions=[N, L] of 0/1, scores=[N, L], references=[N, L] of 0/1, label_names=[L])`."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.List(datasets.Value("int8")),
-                    "scores": datasets.List(datasets.Value("float64")),
-                    "references": datasets.List(datasets.Value("int8")),
-                }
-            ),
-        )
-
-    def _compute(  # ty: ignore[incompatible-method-override] (what `compute` gets is known: all of it, by name)
-        self, predictions: Any, scores: Any, references: Any, label_names: list[str]
-    ) -> dict[str, float]:
-        predictions, probabilities, truth = np.asarray(predictions), np.asarray(scores), np.asarray(references)
-        results = {score.name: _plain(score.compute(truth, probabilities)) for score in OF_PROBABILITIES}
-        return results | prediction_scores(truth, predictions, label_names)
+def probability_scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """The scores of probabilities `[N, L]`, given 0/1 truth `[N, L]`."""
+    return {score.name: _plain(score.compute(truth, probabilities)) for score in OF_PROBABILITIES}
 
 
 def prediction_scores(truth: np.ndarray, predictions: np.ndarray, label_names: list[str]) -> dict[str, float]:
@@ -50,7 +22,9 @@ def prediction_scores(truth: np.ndarray, predictions: np.ndarray, label_names: l
         label_names: `[L]`.
     """
     results = {score.name: score.compute(truth, predictions) for score in OF_PREDICTIONS}
-    per_label = precision_recall_fscore_support(truth, predictions, average=None, zero_division=0.0)
+    counts = Counts.over(0, truth, predictions)
+    precision, recall = (ratio(counts.right, of, 0.0) for of in (counts.predicted, counts.true))
+    per_label = (precision, recall, f1_per_label(truth, predictions), counts.true)
     for i, label in enumerate(label_names):
         results |= {f"{name}/{label}": values[i] for name, values in zip(PER_LABEL, per_label)}
     return {name: _plain(value) for name, value in results.items()}

@@ -4,10 +4,10 @@ Evaluation, training log, comparison, model card, report, trackers and the Hub r
 a row.
 """
 
-import warnings
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,27 +49,86 @@ class Score:
     without: str = ""
 
 
-def _sklearn() -> ModuleType:
-    """scikit-learn's metrics. They take a second to load, and most readers of the table compute nothing."""
-    from sklearn import metrics
+@dataclass(frozen=True)
+class Counts:
+    """What scores of 0/1 predictions are made of, for labels (axis 0 summed up) or rows (axis 1).
 
-    return metrics
+    Args:
+        right: cells that are true and predicted.
+        true: cells that are true.
+        predicted: cells that are predicted.
+    """
+
+    right: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def over(cls, axis: int, truth: np.ndarray, predictions: np.ndarray) -> Counts:
+        """Counts of 0/1 arrays `[N, L]`: `[L]` for axis 0, `[N]` for axis 1."""
+        truth, predictions = np.asarray(truth) != 0, np.asarray(predictions) != 0
+        return cls((truth & predictions).sum(axis=axis), truth.sum(axis=axis), predictions.sum(axis=axis))
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, zero_division: float) -> np.ndarray:
+    """A quotient of counts, and a given value where it is 0 / 0."""
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), zero_division)
 
 
 def f1_per_label(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """F1 of each label, 0 for one that is neither present nor predicted: `[L]`."""
-    return _sklearn().f1_score(truth, predictions, average=None, zero_division=0.0)
+    counts = Counts.over(0, truth, predictions)
+    return ratio(2 * counts.right, counts.true + counts.predicted, 0.0)
+
+
+def _f1_micro(truth: np.ndarray, predictions: np.ndarray) -> float:
+    counts = Counts.over(0, truth, predictions)
+    return ratio(2 * counts.right.sum(), counts.true.sum() + counts.predicted.sum(), 0.0).item()
+
+
+def _f1_samples(truth: np.ndarray, predictions: np.ndarray) -> float:
+    counts = Counts.over(1, truth, predictions)
+    return ratio(2 * counts.right, counts.true + counts.predicted, 1.0).mean()
+
+
+def _jaccard(truth: np.ndarray, predictions: np.ndarray) -> float:
+    counts = Counts.over(1, truth, predictions)
+    return ratio(counts.right, counts.true + counts.predicted - counts.right, 1.0).mean()
+
+
+def _exact_match(truth: np.ndarray, predictions: np.ndarray) -> float:
+    return (np.asarray(truth) == np.asarray(predictions)).all(axis=1).mean()
 
 
 def _present(truth: np.ndarray) -> np.ndarray:
     return np.any(truth, axis=0)
 
 
+def hits_and_rows(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """True rows and rows from the highest probability down to each distinct one: both `[distinct]`, given `[N]`."""
+    order = np.argsort(-probabilities)
+    ends = np.flatnonzero(np.append(np.diff(probabilities[order]) != 0, True))
+    return np.cumsum(truth[order], dtype=float)[ends], ends + 1.0
+
+
+def average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Average precision of one label with a true row; arrays are `[N]`."""
+    hits, rows = hits_and_rows(truth, probabilities)
+    return (np.diff(hits, prepend=0.0) * hits / rows).sum() / hits[-1]
+
+
+def roc_auc(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Area under the ROC curve of one label with rows of both classes; arrays are `[N]`."""
+    hits, rows = hits_and_rows(truth, probabilities)
+    others = rows - hits
+    area = (np.diff(others, prepend=0.0) * (hits + np.append(0.0, hits[:-1])) / 2).sum()
+    return area / (hits[-1] * others[-1])
+
+
 def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    present = _present(truth)
-    if not present.any():
-        return 0.0
-    return _sklearn().average_precision_score(truth[:, present], probabilities[:, present])
+    present = np.flatnonzero(_present(truth))
+    each = [average_precision(truth[:, i], probabilities[:, i]) for i in present]
+    return float(np.mean(each)) if each else 0.0
 
 
 def _two_classes(truth: np.ndarray) -> np.ndarray:
@@ -78,20 +137,32 @@ def _two_classes(truth: np.ndarray) -> np.ndarray:
 
 def _roc_auc_macro(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean of the labels' areas under the ROC curve, 0.5 where no label has both classes."""
-    usable = _two_classes(truth)
-    return _sklearn().roc_auc_score(truth[:, usable], probabilities[:, usable]) if usable.any() else 0.5
+    usable = np.flatnonzero(_two_classes(truth))
+    each = [roc_auc(truth[:, i], probabilities[:, i]) for i in usable]
+    return float(np.mean(each)) if each else 0.5
 
 
 def _roc_auc_micro(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Area under the ROC curve of all cells together, 0.5 where all are of one class."""
-    return _sklearn().roc_auc_score(truth, probabilities, average="micro") if len(np.unique(truth)) > 1 else 0.5
+    cells = np.ravel(truth)
+    return roc_auc(cells, np.ravel(probabilities)) if 0 < np.count_nonzero(cells) < cells.size else 0.5
 
 
 def _ranking_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    with warnings.catch_warnings():
-        # A row whose cells are all 0 or all 1 has no ranking to get wrong: scikit-learn counts it as 1 and warns.
-        warnings.simplefilter("ignore")
-        return _sklearn().label_ranking_average_precision_score(truth, probabilities)
+    """Mean over the rows of the precision of the labels down to each true one, ties counted to their end.
+
+    A row whose cells are all 0 or all 1 has no ranking to get wrong, and counts as 1.
+    """
+    truth = np.asarray(truth) != 0
+    order = np.argsort(-probabilities, axis=1)
+    true, scores = (np.take_along_axis(array, order, axis=1) for array in (truth, probabilities))
+    labels = truth.shape[1]
+    ends = np.where(np.diff(scores, axis=1, append=-np.inf) != 0, np.arange(labels), labels - 1)
+    ends = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]  # place of the last label with the same score
+    precision = np.take_along_axis(np.cumsum(true, axis=1), ends, axis=1) / (ends + 1)
+    number = true.sum(axis=1)
+    of_rows = (precision * true).sum(axis=1) / np.maximum(number, 1)
+    return np.where((number == 0) | (number == labels), 1.0, of_rows).mean()
 
 
 # A row that has no label and is given none counts 1 in samples-F1 and Jaccard.
@@ -107,7 +178,7 @@ SCORES = (
     Score(
         "f1_micro",
         "micro-F1",
-        lambda truth, predictions: _sklearn().f1_score(truth, predictions, average="micro", zero_division=0.0),
+        _f1_micro,
         logged=True,
         compared=True,
         interval=True,
@@ -115,12 +186,12 @@ SCORES = (
     Score(
         "f1_samples",
         "samples-F1",
-        lambda truth, predictions: _sklearn().f1_score(truth, predictions, average="samples", zero_division=1.0),
+        _f1_samples,
     ),
     Score(
         "jaccard",
         "Jaccard",  # what SemEval-2018 E-c calls accuracy
-        lambda truth, predictions: _sklearn().jaccard_score(truth, predictions, average="samples", zero_division=1.0),
+        _jaccard,
         logged=True,
         compared=True,
         interval=True,
@@ -128,7 +199,7 @@ SCORES = (
     Score(
         "exact_match",
         "exact match",
-        lambda truth, predictions: _sklearn().accuracy_score(truth, predictions),
+        _exact_match,
     ),
     Score(
         "map",

@@ -199,36 +199,10 @@ def fill_in(
     training_args.run_name = training_args.run_name or Path(training_args.output_dir).resolve().name
 
 
-def check_run(
-    model_args: ModelArguments, run_args: RunArguments, training_args: TaskTrainingArguments, eval_only: bool = False
-) -> None:
-    """Refuse what does not go together, before anything is loaded.
-
-    Args:
-        model_args: which model, in full or with LoRA.
-        run_args: what happens in the output folder.
-        training_args: Trainer's arguments.
-        eval_only: whether the model is scored as it is.
-
-    Raises:
-        UserError: with the flags to change.
-    """
-    if eval_only and (model_args.use_peft or run_args.merge_adapter):
-        raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
-    if (model_args.load_in_4bit or model_args.load_in_8bit) and not (model_args.use_peft or eval_only):
-        raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
-    if model_args.dtype == "float16" and not (model_args.use_peft or eval_only):
-        raise UserError(
-            "--dtype float16: weights that are trained themselves must be fp32, as the gradient scaler takes no fp16 "
-            "gradients: pass --dtype float32 (with --fp16 the products are computed in fp16 all the same)"
-        )
-    output_dir = training_args.output_dir
-    if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
-        raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
+def check_early_stopping(run_args: RunArguments, training_args: TaskTrainingArguments) -> None:
+    """Refuse early stopping where no evaluation chooses a checkpoint; `check_start` has checked the rest."""
     if run_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
         raise UserError("--early_stopping_patience needs --load_best_model_at_end and an --eval_strategy")
-    if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
-        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
 
 
 def check_best_metric(training_args: TaskTrainingArguments, metrics: set[str]) -> None:

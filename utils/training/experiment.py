@@ -34,7 +34,7 @@ from utils.runs.folder import (
 from utils.scoring.evaluation import Evaluation, label_table, summary_table
 from utils.scoring.notes import choice_figures, interval_figures, score_notes
 from utils.scoring.thresholds import ThresholdRule
-from utils.training.arguments import TaskTrainingArguments, arguments_of_result, check_run, fill_in
+from utils.training.arguments import TaskTrainingArguments, arguments_of_result, check_early_stopping, fill_in
 from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
 from utils.training.loop import release, train_to_the_end
 from utils.training.preflight import Preflight
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Experiment:
-    """A run from its first check to its last file. Making one refuses what cannot work, before anything is loaded.
+    """A run from its first check to its last file. Making one refuses what cannot work, before a model is loaded.
 
     Args:
         script: file name of the script.
@@ -78,7 +78,7 @@ class Experiment:
         if training_args.disable_tqdm:
             transformers.utils.logging.disable_progress_bar()
             datasets.disable_progress_bars()
-        check_run(model_args, run_args, training_args, eval_only)
+        check_early_stopping(run_args, training_args)
         if self.push and self.state.is_main_process and not run_args.preflight_only:
             check_push(self.push)
         check_trackers(training_args, self.state.is_main_process)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,18 +54,96 @@ class Node:
     decisions: list[Decision]
 
 
+@dataclass(frozen=True)
+class TreeArrays:
+    """A `LabelTree` of V nodes as arrays, padded to T tokens, D decisions, K choices and G gained labels.
+
+    Args:
+        tokens: of the nodes, `[V, T]`.
+        lengths: numbers of tokens, `[V]`.
+        positions: the token that a decision follows, `[V, D]`.
+        columns: positions of the choices' tokens in `LabelTree.token_ids`, `[V, D, K]`.
+        valid: which choices there are, `[V, D, K]` of booleans.
+        targets: what they lead to, `[V, D, K]`.
+        on: which choice leads to the next decision, `[V, D]`; -1 for none.
+        gains: labels that are certain after a choice and those before it in the node, `[V, D, K, G]`; -1 for none.
+        undecided: the first label that a node can still say, `[V + 1]`; L for END, the last.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    positions: np.ndarray
+    columns: np.ndarray
+    valid: np.ndarray
+    targets: np.ndarray
+    on: np.ndarray
+    gains: np.ndarray
+    undecided: np.ndarray
+
+    @classmethod
+    def of(cls, nodes: list[Node], size: int) -> TreeArrays:
+        """The arrays of a tree's nodes, over `size` labels."""
+        gained = []
+        for node in nodes:
+            before: tuple[int, ...] = ()
+            gained.append([])
+            for decision in node.decisions:
+                gained[-1].append([before + labels for labels in decision.gained])
+                if ON in decision.targets:
+                    before = gained[-1][-1][decision.targets.index(ON)]
+        shape = (
+            len(nodes),
+            max(len(node.decisions) for node in nodes),
+            max(len(decision.targets) for node in nodes for decision in node.decisions),
+        )
+        most = max(len(labels) for node in gained for decision in node for labels in decision)
+        arrays = cls(
+            np.zeros((len(nodes), max(len(node.tokens) for node in nodes)), dtype=np.int64),
+            np.array([len(node.tokens) for node in nodes]),
+            np.zeros(shape[:2], dtype=np.int64),
+            np.zeros(shape, dtype=np.int64),
+            np.zeros(shape, dtype=bool),
+            np.full(shape, END),
+            np.full(shape[:2], -1),
+            np.full((*shape, max(1, most)), -1),
+            np.full(len(nodes) + 1, size),
+        )
+        for v, node in enumerate(nodes):
+            arrays.tokens[v, : len(node.tokens)] = node.tokens
+            for d, decision in enumerate(node.decisions):
+                choices = len(decision.targets)
+                arrays.positions[v, d] = decision.position
+                arrays.columns[v, d, :choices] = decision.columns
+                arrays.valid[v, d, :choices] = True
+                arrays.targets[v, d, :choices] = decision.targets
+                if ON in decision.targets:
+                    arrays.on[v, d] = decision.targets.index(ON)
+                for k, labels in enumerate(gained[v][d]):
+                    arrays.gains[v, d, k, : len(labels)] = labels
+                    first = min(labels, default=size)
+                    if decision.targets[k] != ON:
+                        first = min(first, arrays.undecided[decision.targets[k]])
+                    arrays.undecided[v] = min(arrays.undecided[v], first)
+        return arrays
+
+
 @dataclass
 class LabelTree:
     """All valid answers over `size` labels.
 
     The first decision of the node `root` comes right after the prompt, unless all answers begin with the same tokens.
-    `token_ids` are all tokens that are chosen between.
+    `token_ids` are all tokens that are chosen between. A node leads to nodes with lower numbers than its own.
     """
 
     nodes: list[Node]
     root: int
     token_ids: list[int]
     size: int
+
+    @cached_property
+    def arrays(self) -> TreeArrays:
+        """The nodes as arrays."""
+        return TreeArrays.of(self.nodes, self.size)
 
 
 @dataclass

@@ -13,7 +13,6 @@ import torch
 from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-from trl.trainer.utils import pad
 
 from utils.core.errors import UserError
 from utils.data.examples import Examples, cache_key
@@ -273,9 +272,12 @@ def left_padded(
     Returns:
         `(input_ids, attention_mask)`, both `[N, T]`.
     """
-    ids = [torch.tensor(row) for row in rows]
-    options = {"padding_side": "left", "pad_to_multiple_of": multiple_of}
-    return pad(ids, pad_id, **options), pad([torch.ones_like(row) for row in ids], 0, **options)
+    lengths = np.array([len(row) for row in rows])
+    longest = -(-int(lengths.max()) // (multiple_of or 1)) * (multiple_of or 1)
+    mask = np.arange(longest) >= longest - lengths[:, None]
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    ids[mask] = np.concatenate(rows)
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
 class AnswerCollator:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from utils.core.errors import UserError
 from utils.models.encoding import first_position
-from utils.models.generator.label_tree import END, ON, LabelTree, Node
+from utils.models.generator.label_tree import END, ON, LabelTree
 from utils.models.generator.prompts import Prompt, left_padded
 
 if TYPE_CHECKING:
@@ -49,88 +49,81 @@ class Scores:
 
 
 @dataclass
-class _Branch:
-    """A node of a row's search tree that has not been fed yet."""
+class _Fed:
+    """Nodes that were fed, M of them for all rows of a batch; the first B are the roots.
 
-    node: int
-    mass: float  # probability of the choices that lead here
-    labels: tuple[int, ...]  # labels that every answer below this node holds
-    seen: list[int]  # places of its ancestors' tokens in the cache
-    depth: int  # tokens between the prompt and its first one
-    greedy: bool  # whether each choice on the way was the likeliest
+    Args:
+        row: number of the row, `[M]`.
+        node: in the tree, `[M]`.
+        mass: probability of the choices that lead here, `[M]`.
+        labels: labels that are certain here, `[M, L]` of booleans.
+        sees: places in the cache of the tokens of its ancestors and its own, `[M, W]` of booleans.
+        depth: tokens between the prompt and the first one behind this node, `[M]`.
+        choices: probability of each choice of the node from here, the others before it in the node included,
+            `[M, D, K]`; 0 for those that lead to the next decision.
+    """
+
+    row: np.ndarray
+    node: np.ndarray
+    mass: np.ndarray
+    labels: np.ndarray
+    sees: np.ndarray
+    depth: np.ndarray
+    choices: np.ndarray
+
+    def __add__(self, other: _Fed) -> _Fed:
+        """Both; the places in the cache of the first are widened to those of the other."""
+        widened = np.zeros((len(self.row), other.sees.shape[1]), dtype=bool)
+        widened[:, : self.sees.shape[1]] = self.sees
+        parts = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return _Fed(*(np.concatenate([widened if first is self.sees else first, second]) for first, second in parts))
 
 
 @dataclass
-class _Search:
-    """The search of one row."""
+class _Branches:
+    """Nodes that may be fed next, M of them for all rows of a batch.
 
-    branches: list[_Branch] = field(default_factory=list)
-    reached: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)  # answers: mass, labels
-    decoded: tuple[int, ...] | Any = None  # labels of the greedy answer, once it is reached
-    fed: int = 0  # number of nodes
+    Args:
+        row: number of the row, `[M]`.
+        node: in the tree, `[M]`.
+        mass: probability of the choices that lead here, `[M]`.
+        parent: number of the node in `_Fed` that it follows, `[M]`.
+        gains: labels that are certain here and were not at its parent, `[M, G]`; -1 for none.
+        greedy: whether each choice on the way was the likeliest, `[M]`.
+    """
 
-    def take(self, branch: _Branch, node: Node, logits: np.ndarray, places: list[int]) -> None:
-        """Add the answers and branches that a branch leads to, after it has been fed.
+    row: np.ndarray
+    node: np.ndarray
+    mass: np.ndarray
+    parent: np.ndarray
+    gains: np.ndarray
+    greedy: np.ndarray
 
-        Args:
-            branch: the branch.
-            node: its node in the label tree, with D decisions.
-            logits: for each decision, those of all C tokens that the tree chooses between, `[D, C]`.
-            places: where the node's tokens are in the cache.
-        """
-        mass, labels, greedy = branch.mass, branch.labels, branch.greedy
-        for decision, row in zip(node.decisions, logits):
-            logits_here = row[decision.columns].astype(float)
-            likeliest = int(logits_here.argmax())
-            probabilities = np.exp(logits_here - logits_here[likeliest])
-            probabilities /= probabilities.sum()
-            on = None
-            for i, target in enumerate(decision.targets):
-                choice = (mass * probabilities[i], labels + decision.gained[i], greedy and i == likeliest)
-                if target == ON:
-                    on = choice
-                elif target == END:
-                    self.reached.append(choice[:2])
-                    if choice[2]:
-                        self.decoded = choice[1]
-                else:
-                    seen, depth = branch.seen + places, branch.depth + len(node.tokens)
-                    self.branches.append(_Branch(target, choice[0], choice[1], seen, depth, choice[2]))
-            if on is not None:
-                mass, labels, greedy = on
+    def __getitem__(self, some: np.ndarray) -> _Branches:
+        return _Branches(*(getattr(self, name)[some] for name in _BRANCH_FIELDS))
 
-    def next_branches(self, coverage: float, max_nodes: int) -> list[_Branch]:
-        """Remove and return the branches to feed next.
+    def __add__(self, other: _Branches) -> _Branches:
+        pairs = ((getattr(self, name), getattr(other, name)) for name in _BRANCH_FIELDS)
+        return _Branches(*(np.concatenate(pair) for pair in pairs))
 
-        These are the ones with the most mass, until the rest has at most 1 - coverage, and the greedy one. A search
-        that feeds one at a time, best first, must feed all of them too, so feeding them together costs no extra nodes.
+    def __len__(self) -> int:
+        return len(self.row)
 
-        Args:
-            coverage: mass of the answers to reach.
-            max_nodes: nodes to feed for this row in all; the greedy branch is fed beyond that.
-        """
-        self.branches.sort(key=lambda branch: -branch.mass)
-        left = sum(branch.mass for branch in self.branches)
-        room = min(NODES_PER_PASS, max_nodes - self.fed)
-        taken, kept = [], []
-        for branch in self.branches:
-            wanted = left > max(1 - coverage, NEGLIGIBLE) and len(taken) < room
-            (taken if wanted or branch.greedy else kept).append(branch)
-            left -= branch.mass
-        self.branches = kept
-        self.fed += len(taken)
-        return taken
 
-    def summary(self, size: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """`(decoded [L], probabilities [L], covered)` for L = `size` labels.
+_BRANCH_FIELDS = tuple(field.name for field in fields(_Branches))
 
-        A branch that was not fed counts for the labels that all its answers hold.
-        """
-        decoded, probabilities = np.zeros(size, dtype=np.int8), np.zeros(size)
-        decoded[list(self.decoded)] = 1
-        for mass, labels in self.reached + [(branch.mass, branch.labels) for branch in self.branches]:
-            probabilities[list(labels)] += mass
-        return decoded, probabilities.clip(0, 1), min(1.0, sum(mass for mass, _ in self.reached))
+
+def _certain(labels: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Labels `[M, L]` of booleans, with those of `gains` `[M, G]` too."""
+    with_none = np.zeros((len(labels), labels.shape[1] + 1), dtype=bool)
+    with_none[:, :-1] = labels
+    with_none[np.arange(len(labels))[:, None], gains] = True  # -1 is the last column
+    return with_none[:, :-1]
+
+
+def _first_of_row(rows: np.ndarray) -> np.ndarray:
+    """For sorted numbers of rows `[M]`: the place where each one's row begins, `[M]`."""
+    return np.searchsorted(rows, rows, side="left")
 
 
 @contextmanager
@@ -218,16 +211,16 @@ def score_labels(
         max_nodes: nodes of the tree to feed at most for each row. The greedy answer is completed even beyond that.
     """
     rows = [ids + prompt.tail + tree.nodes[tree.root].tokens for ids in texts]
-    summaries = []
+    parts = []
     with _narrow_head(model, tree.token_ids) as columns:
         shared = _run_shared(model, prompt.head)
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            summaries += _BatchSearch(model, tree, columns, pad_id, shared, batch).run(coverage, max_nodes)
-    if not summaries:
+            parts.append(_BatchSearch(model, tree, columns, pad_id, shared, batch).run(coverage, max_nodes))
+    if not parts:
         return Scores(np.zeros((0, tree.size), dtype=np.int8), np.zeros((0, tree.size)), np.zeros(0))
-    decoded, probabilities, covered = zip(*summaries)
-    return Scores(np.array(decoded), np.array(probabilities), np.array(covered))
+    names = [field.name for field in fields(Scores)]
+    return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _run_shared(model: PreTrainedModel, head: list[int]) -> DynamicCache:
@@ -243,7 +236,8 @@ class _BatchSearch:
     """The searches of a batch of B rows, which share passes of the model and a cache of keys and values.
 
     The cache holds the prompts and behind them, in `width` places, the tokens of the nodes that were fed. Its rows are
-    `active`, numbers of rows of the batch: when many rows are finished, they are dropped from the cache.
+    `active`, numbers of rows of the batch: when many rows are finished, they are dropped from the cache. What is done
+    on the host is done for all rows at once.
 
     Args:
         model: causal language model.
@@ -263,34 +257,71 @@ class _BatchSearch:
         shared: DynamicCache,
         rows: list[list[int]],
     ) -> None:
-        self.model, self.tree, self.columns, self.pad_id = model, tree, columns, pad_id
-        head_length = shared.get_seq_length()
-        copies = [(key.expand(len(rows), *[-1] * 3), value.expand(len(rows), *[-1] * 3)) for key, value, *_ in shared]
+        self.model, self.tree, self.arrays, self.columns, self.pad_id = model, tree, tree.arrays, columns, pad_id
+        head_length, size = shared.get_seq_length(), len(rows)
+        copies = [(key.expand(size, *[-1] * 3), value.expand(size, *[-1] * 3)) for key, value, *_ in shared]
         self.cache = DynamicCache(copies) if head_length else DynamicCache()
-        self.active, self.width = list(range(len(rows))), 0
+        self.active, self.width = np.arange(size), 0
         begin_at = head_length + first_position(model.config)
-        self.next_positions = [begin_at + len(row) for row in rows]
+        self.next_positions = begin_at + np.array([len(row) for row in rows])
         ids, real = left_padded(rows, pad_id)
         positions = begin_at + (real.cumsum(dim=1) - 1).clamp(min=0)
-        mask = torch.cat([torch.ones(len(rows), head_length, dtype=real.dtype), real], dim=1)
+        mask = torch.cat([torch.ones(size, head_length, dtype=real.dtype), real], dim=1)
         self.visible = mask.bool()  # tokens of the prompts, without the padding
-        self.searches = [_Search() for _ in rows]
+        self.fed: _Fed | Any = None  # there are always the roots, once the prompts are fed
+        self.reached = np.zeros((size, tree.size))  # mass of the answers that were reached and hold a label
+        self.covered, self.number_fed = np.zeros(size), np.zeros(size, dtype=np.int64)
+        self.decoded = np.zeros((size, tree.size), dtype=np.int8)
         self._feed_prompts(ids, positions, mask)
 
-    def run(self, coverage: float, max_nodes: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
-        """Search to the end; gives the summary of each row. See `score_labels` for the arguments."""
+    def run(self, coverage: float, max_nodes: int) -> Scores:
+        """Search to the end. See `score_labels` for the arguments."""
         while self._feed_nodes(coverage, max_nodes):
             pass
-        return [search.summary(self.tree.size) for search in self.searches]
+        probabilities = self.reached
+        if len(self.branches):
+            certain = _certain(self.fed.labels[self.branches.parent], self.branches.gains)
+            open_ = np.arange(self.tree.size) >= self.arrays.undecided[self.branches.node][:, None]
+            expected = np.where(certain, 1.0, open_ * self._rates()[self.branches.row])
+            np.add.at(probabilities, self.branches.row, self.branches.mass[:, None] * expected)
+        return Scores(self.decoded, probabilities.clip(0, 1), self.covered.clip(0, 1))
+
+    def _rates(self) -> np.ndarray:
+        """How often a label is said where it is decided on, at the nodes that were fed: `[B, L]`.
+
+        Labels are said in one order, so each answer decides on each label once. What was said before matters little
+        beside the text: the rate at the nodes that were fed, by their mass, stands for those that were not.
+        """
+        arrays, fed, size = self.arrays, self.fed, self.tree.size
+        m, d, k = np.nonzero(fed.choices)
+        mass, rows, nodes = fed.mass[m] * fed.choices[m, d, k], fed.row[m], fed.node[m]
+        said = np.zeros((len(self.covered), size + 1))
+        np.add.at(said, (rows[:, None], arrays.gains[nodes, d, k]), mass[:, None])  # -1, none, is the last column
+        decided = np.zeros((len(self.covered), size + 1))
+        np.add.at(decided, (rows, arrays.undecided[nodes]), mass)
+        np.add.at(decided, (rows, arrays.undecided[arrays.targets[nodes, d, k]]), -mass)  # END is the last node
+        decided = decided.cumsum(axis=1)[:, :-1]
+        return np.divide(said[:, :-1], decided, out=np.zeros_like(decided), where=decided > NEGLIGIBLE).clip(0, 1)
 
     def _feed_prompts(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> None:
         """Run the prompts (token ids and positions `[B, T]`, mask `[B, head + T]`) and take the root's decisions."""
-        root = self.tree.nodes[self.tree.root]
-        first = min(decision.position for decision in root.decisions)
-        logits = self._forward(ids, positions, mask, logits_to_keep=len(root.tokens) - first)
-        for search, row in zip(self.searches, logits):
-            branch = _Branch(self.tree.root, 1.0, (), [], 0, True)
-            search.take(branch, root, row[[decision.position - first for decision in root.decisions]], [])
+        root, size = self.tree.root, len(ids)
+        places = [decision.position for decision in self.tree.nodes[root].decisions]
+        logits = self._forward(ids, positions, mask, logits_to_keep=len(self.tree.nodes[root].tokens) - min(places))
+        at = np.zeros(self.arrays.positions.shape[1], dtype=np.int64)
+        at[: len(places)] = np.array(places) - min(places)
+        roots = _Branches(
+            np.arange(size),
+            np.full(size, root),
+            np.ones(size),
+            np.arange(size),
+            np.full((size, self.arrays.gains.shape[3]), -1),
+            np.ones(size, dtype=bool),
+        )
+        nothing = np.zeros((size, self.tree.size), dtype=bool)
+        self.branches = roots[np.zeros(size, dtype=bool)]
+        none_seen, depth = np.zeros((size, 0), dtype=bool), np.zeros(size, dtype=np.int64)
+        self._take(roots, nothing, none_seen, depth, logits[:, at])
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, **options: int) -> np.ndarray:
         """Run tokens through the model and into the cache; gives their logits `[B, T, C]`."""
@@ -305,61 +336,133 @@ class _BatchSearch:
         ).logits[..., self.columns]
         return logits.float().cpu().numpy()
 
+    def _take(
+        self, taken: _Branches, labels: np.ndarray, sees: np.ndarray, depth: np.ndarray, logits: np.ndarray
+    ) -> None:
+        """Add the answers and branches that branches lead to, after they have been fed.
+
+        Args:
+            taken: the M branches.
+            labels: labels that are certain there, `[M, L]`.
+            sees: places of their ancestors' tokens and their own, `[M, width]`.
+            depth: tokens up to the end of their nodes, `[M]`.
+            logits: at each decision, of all C tokens that the tree chooses between, `[M, D, C]`.
+        """
+        arrays, many = self.arrays, len(taken)
+        valid = arrays.valid[taken.node]
+        logits = np.take_along_axis(logits, arrays.columns[taken.node], axis=2).astype(float)
+        logits[~valid] = -np.inf
+        highest = logits.max(axis=2, keepdims=True)
+        exponentials = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
+        choices = exponentials / np.maximum(exponentials.sum(axis=2, keepdims=True), NEGLIGIBLE)
+        likeliest = logits.argmax(axis=2)
+        # A decision is met if those before it in the node have been to go on.
+        on = arrays.on[taken.node]
+        goes_on = np.take_along_axis(choices, on.clip(0)[..., None], axis=2)[..., 0] * (on >= 0)
+        met = np.cumprod(np.concatenate([np.ones((many, 1)), goes_on[:, :-1]], axis=1), axis=1)
+        met_greedily = np.cumprod(np.concatenate([np.ones((many, 1)), (likeliest == on)[:, :-1]], axis=1), axis=1)
+        greedy = (taken.greedy[:, None] & (met_greedily > 0))[..., None] & (
+            np.arange(logits.shape[2]) == likeliest[..., None]
+        )
+        targets = arrays.targets[taken.node]
+        choices = choices * met[..., None] * (valid & (targets != ON))
+
+        number = 0 if self.fed is None else len(self.fed.row)
+        fed = _Fed(taken.row, taken.node, taken.mass, labels, sees, depth, choices)
+        self.fed = fed if self.fed is None else self.fed + fed
+
+        m, d, k = np.nonzero(valid & (targets != ON))
+        mass, gains, ends = taken.mass[m] * choices[m, d, k], arrays.gains[taken.node[m], d, k], targets[m, d, k] == END
+        ended = _certain(labels[m[ends]], gains[ends])
+        np.add.at(self.reached, taken.row[m[ends]], mass[ends][:, None] * ended)
+        np.add.at(self.covered, taken.row[m[ends]], mass[ends])
+        answers = greedy[m, d, k][ends]
+        self.decoded[taken.row[m[ends]][answers]] = ended[answers]
+        m, d, k = m[~ends], d[~ends], k[~ends]
+        self.branches += _Branches(
+            taken.row[m], targets[m, d, k], mass[~ends], number + m, gains[~ends], greedy[m, d, k]
+        )
+
+    def _next_branches(self, coverage: float, max_nodes: int) -> _Branches:
+        """Remove and return the branches to feed next, sorted by row.
+
+        For each row these are the ones with the most mass, until the rest has at most 1 - coverage, and the greedy
+        one. A search that feeds one at a time, best first, must feed all of them too, so feeding them together costs no
+        extra nodes.
+
+        Args:
+            coverage: mass of the answers to reach.
+            max_nodes: nodes to feed for a row in all; the greedy branch is fed beyond that.
+        """
+        branches = self.branches[np.lexsort((-self.branches.mass, self.branches.row))]
+        begin = _first_of_row(branches.row)
+        before = np.concatenate([[0.0], np.cumsum(branches.mass)])
+        total = np.bincount(branches.row, branches.mass, minlength=len(self.covered))
+        left = total[branches.row] - (before[:-1] - before[begin])
+        room = np.minimum(NODES_PER_PASS, max_nodes - self.number_fed)[branches.row]
+        wanted = (left > max(1 - coverage, NEGLIGIBLE)) & (np.arange(len(branches)) - begin < room) | branches.greedy
+        self.branches = branches[~wanted]
+        taken = branches[wanted]
+        self.number_fed += np.bincount(taken.row, minlength=len(self.covered))
+        return taken
+
     def _feed_nodes(self, coverage: float, max_nodes: int) -> bool:
         """Feed the next branches of all rows in one pass and take their decisions; False if none are left."""
-        taken = [self.searches[i].next_branches(coverage, max_nodes) for i in self.active]
-        busy = [at for at, branches in enumerate(taken) if branches]
-        if not busy:
+        taken = self._next_branches(coverage, max_nodes)
+        if not len(taken):
             return False
+        busy = np.unique(taken.row)
         if len(busy) < 0.75 * len(self.active):  # copying the cache only pays if it gets clearly smaller
-            taken = [taken[at] for at in busy]
-            self._keep(busy)
-        ids, positions, sees = self._layout(taken)
+            self._keep(np.flatnonzero(np.isin(self.active, busy)))
+        at = np.searchsorted(self.active, taken.row)
+        # The nodes of a row lie side by side.
+        lengths = self.arrays.lengths[taken.node]
+        before = np.concatenate([[0], np.cumsum(lengths)])
+        begin = before[:-1] - before[_first_of_row(taken.row)]
+        ids, positions, sees = self._layout(taken, at, begin, lengths)
         logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions), self._mask(sees))
-        for at, branches in enumerate(taken):
-            begin = 0
-            for branch in branches:
-                node = self.tree.nodes[branch.node]
-                places = list(range(self.width + begin, self.width + begin + len(node.tokens)))
-                decisions = [begin + decision.position for decision in node.decisions]
-                self.searches[self.active[at]].take(branch, node, logits[at, decisions], places)
-                begin += len(node.tokens)
+        decided_at = begin[:, None] + self.arrays.positions[taken.node]
+        labels = _certain(self.fed.labels[taken.parent], taken.gains)
         self.width += ids.shape[1]
+        depth = self.fed.depth[taken.parent] + lengths
+        self._take(taken, labels, sees[at, begin + lengths - 1], depth, logits[at[:, None], decided_at])
         return True
 
-    def _keep(self, kept: list[int]) -> None:
+    def _keep(self, kept: np.ndarray) -> None:
         """Drop all rows of the cache but these, given by their numbers in it."""
-        self.cache.batch_select_indices(torch.tensor(kept, device=self.model.device))
-        self.visible = self.visible[kept]
-        self.active = [self.active[at] for at in kept]
+        self.cache.batch_select_indices(torch.from_numpy(kept).to(self.model.device))
+        self.visible = self.visible[torch.from_numpy(kept)]
+        self.active = self.active[kept]
 
-    def _layout(self, taken: list[list[_Branch]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _layout(
+        self, taken: _Branches, at: np.ndarray, begin: np.ndarray, lengths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lay the tokens of the branches' nodes side by side, one line for each row of the cache.
 
         Args:
-            taken: branches of each row of the cache.
+            taken: M branches.
+            at: row of the cache of each, `[M]`.
+            begin: place of its first token in the line, `[M]`.
+            lengths: number of its tokens, `[M]`.
 
         Returns:
             token ids `[B, T]`; their positions `[B, T]`; and which of the nodes' tokens, those in the cache and these,
             each token sees: its ancestors', those before it in its node, and itself, `[B, T, width + T]`.
         """
-        nodes = [[self.tree.nodes[branch.node] for branch in branches] for branches in taken]
-        count = max(sum(len(node.tokens) for node in row) for row in nodes)
-        ids = np.full((len(taken), count), self.pad_id)
-        positions = np.zeros((len(taken), count), dtype=np.int64)
-        sees = np.zeros((len(taken), count, self.width + count), dtype=bool)
+        size, count = len(self.active), int((begin + lengths).max())
+        ids = np.full((size, count), self.pad_id)
+        positions = np.zeros((size, count), dtype=np.int64)
+        sees = np.zeros((size, count, self.width + count), dtype=bool)
         sees[:, np.arange(count), self.width + np.arange(count)] = True
-        for at, (branches, row) in enumerate(zip(taken, nodes)):
-            begin = 0
-            for branch, node in zip(branches, row):
-                end = begin + len(node.tokens)
-                ids[at, begin:end] = node.tokens
-                position = self.next_positions[self.active[at]] + branch.depth
-                positions[at, begin:end] = position + np.arange(end - begin)
-                sees[at, begin:end, branch.seen] = True
-                for k in range(begin + 1, end):
-                    sees[at, k, self.width + begin : self.width + k] = True
-                begin = end
+        branch, token = np.nonzero(np.arange(self.arrays.tokens.shape[1]) < lengths[:, None])
+        line, place = at[branch], begin[branch] + token
+        ids[line, place] = self.arrays.tokens[taken.node[branch], token]
+        positions[line, place] = self.next_positions[taken.row[branch]] + self.fed.depth[taken.parent[branch]] + token
+        known = self.fed.sees.shape[1]
+        sees[line, place, :known] = self.fed.sees[taken.parent[branch]]
+        for back in range(1, int(lengths.max())):
+            some = token >= back
+            sees[line[some], place[some], self.width + place[some] - back] = True
         return ids, positions, sees
 
     def _mask(self, sees: np.ndarray) -> torch.Tensor:

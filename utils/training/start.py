@@ -1,0 +1,53 @@
+"""What can be refused without torch, and so at once: flags, files and folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from utils.core.arguments import DataArguments, ModelArguments, RunArguments
+from utils.core.errors import UserError
+from utils.core.files import check_file
+from utils.core.parser import TrainerArguments
+from utils.models.loading import check_model_folder
+from utils.runs.folder import find_checkpoint
+
+
+def check_start(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    run_args: RunArguments,
+    trainer_args: TrainerArguments,
+    eval_only: bool = False,
+) -> None:
+    """Refuse what does not go together, files and models that are not there, and a folder that holds other things.
+
+    Args:
+        model_args: which model, in full or with LoRA.
+        data_args: where the rows are.
+        run_args: what happens in the output folder.
+        trainer_args: which folder that is.
+        eval_only: whether the model is scored as it is.
+
+    Raises:
+        UserError: with the flags to change.
+    """
+    if eval_only and (model_args.use_peft or run_args.merge_adapter):
+        raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
+    if (model_args.load_in_4bit or model_args.load_in_8bit) and not (model_args.use_peft or eval_only):
+        raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
+    if model_args.dtype == "float16" and not (model_args.use_peft or eval_only):
+        raise UserError(
+            "--dtype float16: weights that are trained themselves must be fp32, as the gradient scaler takes no fp16 "
+            "gradients: pass --dtype float32 (with --fp16 the products are computed in fp16 all the same)"
+        )
+    output_dir = trainer_args.output_dir
+    if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
+        raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
+    if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
+        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
+    for file in (data_args.train_file, data_args.validation_file):
+        if file:
+            check_file(file)
+    check_model_folder(model_args.model_name_or_path)
+    if not run_args.preflight_only:
+        find_checkpoint(output_dir, run_args.overwrite)
