@@ -1,6 +1,7 @@
 """The preflight's estimate of activations against what a training step really keeps, for several shapes of model.
 
     python -m benchmarks.memory
+    python -m benchmarks.memory --recipes
 
 Each model has the real shape of a layer, two layers and a small vocabulary. The step is computed on this machine, in
 bf16 autocast, with the attention kernel that has no attention matrix, as on a GPU. Every storage that an operation
@@ -12,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from utils.core.files import write_json
@@ -26,12 +28,33 @@ SHAPES = {
     "qwen2": (3584, 18944, 28, 4),  # Qwen2.5-7B
     "qwen3": (1024, 3072, 16, 8),  # Qwen3-0.6B
 }
+QWEN_7B = {
+    "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "vocab_size": 152064, "pad_token_id": 0,
+}  # fmt: skip
+QWEN_05B = {
+    "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "vocab_size": 151936, "pad_token_id": 0, "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN_06B = {
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "pad_token_id": 0, "tie_word_embeddings": True,
+}  # fmt: skip
+ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
 WAYS = {
     "full": {},
     "LoRA": {"use_peft": True},
     "QLoRA": {"use_peft": True, "load_in_4bit": True},
 }
 LAYERS = 2
+# The models of the recipes for a GPU: configuration, with what head, trained how; micro-batch, tokens, weights in.
+RECIPES = {
+    "qwen2.5_7b_qlora_head": ("Qwen2", QWEN_7B, "ForSequenceClassification", "QLoRA", 8, 128, "bfloat16"),
+    "qwen3_0.6b_qlora_labels": ("Qwen3", QWEN_06B, "ForCausalLM", "QLoRA", 16, 256, "bfloat16"),
+    "qwen2.5_0.5b_lora_head_t4": ("Qwen2", QWEN_05B, "ForSequenceClassification", "LoRA", 16, 128, "float32"),
+    "roberta_base": ("Roberta", ROBERTA, "ForSequenceClassification", "full", 32, 128, "float32"),
+}
+ANSWER_TOKENS = 13
 
 
 @dataclass
@@ -42,6 +65,7 @@ class MemoryArguments:
     divisor: int = option(1, "divides the hidden and intermediate sizes, for a try")
     rows: int = option(4, "rows of the micro-batch")
     tokens: int = option(64, "tokens of a row")
+    recipes: bool = option(False, "estimate the activations of the recipes for a GPU instead, with all their layers")
     output_file: str = option(str(RESULTS), "where the figures go; an empty text: nowhere")
 
 
@@ -118,9 +142,48 @@ def compare(kind: str, way: str, checkpointing: bool, args: MemoryArguments) -> 
     return estimated, live.most
 
 
+def of_recipes() -> list[list[str]]:
+    """Activations of each recipe, without and with checkpointing, at its micro-batch, half and a quarter of it.
+
+    The models have all their layers and no content: memory that is never written takes no place.
+    """
+    import torch
+    import transformers
+
+    from utils.core.arguments import GeneratorModelArguments, ModelArguments
+    from utils.models.adapters import add_lora
+    from utils.training.arguments import TaskTrainingArguments
+    from utils.training.memory import measure_activations
+
+    found = []
+    for recipe, (kind, sizes, head, way, rows, tokens, dtype) in RECIPES.items():
+        writes = head == "ForCausalLM"
+        with torch.device("meta"):
+            model: Any = getattr(transformers, f"{kind}{head}")(getattr(transformers, f"{kind}Config")(**sizes))
+        model.to(getattr(torch, dtype)).to_empty(device="cpu")
+        arguments = GeneratorModelArguments if writes else ModelArguments
+        # 4-bit weights keep what 16-bit ones keep, as the other table shows.
+        model_args = arguments(model_name_or_path=recipe, use_peft=way != "full", lora_dropout=0.05)
+        model = add_lora(model, model_args) if model_args.use_peft else model
+        for checkpointing in (False, True):
+            training_args = TaskTrainingArguments(output_dir=recipe, bf16=True, activation_checkpointing=checkpointing)
+            training_args.use_cpu = False  # as on a GPU
+            for size in (rows, rows // 2, rows // 4):
+                ids = torch.full((size, tokens), 9)
+                batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                if writes:
+                    batch["labels"] = torch.zeros(size, 1 + ANSWER_TOKENS)
+                approach: Any = SimpleNamespace(model=model, model_args=model_args)
+                size_in_gib = measure_activations(approach, batch, training_args) / 2**30
+                found.append([recipe, f"{size} x {tokens}", "yes" if checkpointing else "no", f"{size_in_gib:.2f}"])
+    return found
+
+
 @script(__doc__, [MemoryArguments])
 def main(args: MemoryArguments) -> None:
     """Print and save the table."""
+    if args.recipes:
+        return print(format_table(["recipe", "rows x tokens", "checkpointing", "activations GiB"], of_recipes()))
     rows = []
     for kind in args.kinds:
         for way in WAYS:

@@ -36,6 +36,7 @@ WARM_PYTHON = str(WARM_COMMANDS / "python")
 
 # The longest files come first, so that none ends up on one worker while the other has nothing to do.
 LONGEST = (
+    "test_sharded.py",
     *("test_quickstart.py", "test_same_result.py", "test_readme.py", "test_lora.py", "test_benchmarks.py"),
     *("test_launch.py", "test_sweeps.py", "test_sft.py", "test_classifier.py", "test_tracking.py", "test_hub.py"),
 )

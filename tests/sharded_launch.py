@@ -5,13 +5,16 @@
 The configuration is read as `accelerate launch` reads it. Four things are replaced, all before the first command:
 the communication between the processes (gloo, told to accelerate as that of several GPUs) and its end, the device (the
 CPU), and for DeepSpeed the operation for shared memory, which it would compile. jobs.json holds a list of commands,
-each a list of words; they run one after the other in the same processes: imports take longer than tiny models.
+each a list of words; they run one after the other in the same processes: imports take longer than tiny models. A
+command `interrupt RUN COPY STEP` copies a finished run as a kill after the checkpoint of that step would have left it.
 """
 
 import faulthandler
+import importlib
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -63,9 +66,16 @@ def allow_on_cpu(use_deepspeed):
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
     if use_deepspeed:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed.comm.torch
+        # The attribute `torch` of deepspeed.comm is torch itself.
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
 
-        deepspeed.comm.torch.build_shm_op = lambda: None
+
+def interrupt(run, copy, step):
+    """Copy a finished run without what came after the checkpoint of a step."""
+    shutil.copytree(run, copy)
+    for path in Path(copy).iterdir():
+        if path.name not in ("run_args.json", "task.json", f"checkpoint-{step}"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def main(config, jobs):
@@ -74,9 +84,15 @@ def main(config, jobs):
     os.environ |= {name: value for name, value in environment.items() if name.startswith(own)}
     allow_on_cpu(args.use_deepspeed)
 
+    import torch
     from accelerate.state import AcceleratorState, GradientState
 
     for words in json.loads(Path(jobs).read_text()):
+        if words[0] == "interrupt":
+            if os.environ["RANK"] == "0":
+                interrupt(*words[1:])
+            torch.distributed.barrier()
+            continue
         sys.argv = words
         faulthandler.dump_traceback_later(SECONDS_TO_HANG, exit=True)
         runpy.run_path(str(ROOT / words[0]), run_name="__main__")

@@ -5,16 +5,17 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, patch_environment
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 import run_classifier
 from conftest import ROOT, WARM_PYTHON, assert_close, run_script, start_script, training_flags, undivided_flags
+from sharded_launch import launch_environment
 from utils.core.arguments import ModelArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.training.arguments import TaskTrainingArguments, fill_in
@@ -35,18 +36,6 @@ ZERO_3 = {
 
 
 # Configurations
-
-
-def launch_environment(path):
-    """The environment that `accelerate launch` would give the processes, and the launcher's parsed arguments."""
-    words = ["--config_file", str(path), "run_classifier.py"]
-    if "num_machines: 2" in path.read_text():
-        words[2:2] = ["--main_process_port", "29511"]  # that port is another machine's
-    args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
-    if args.use_deepspeed:
-        args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)  # as launch_command does
-        return prepare_deepspeed_cmd_env(args)[1], args
-    return prepare_multi_gpu_env(args), args
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -181,6 +170,7 @@ def test_fsdp_from_the_command_line(tmp_path):
 
 
 def test_deepspeed_that_is_not_installed(tmp_path, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # also where it is
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     line = refused(run_classifier.main, *training_flags("m", tmp_path / "run"))
     assert line == "error: DeepSpeed is not installed: pip install -r requirements-deepspeed.txt"
