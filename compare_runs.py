@@ -35,6 +35,8 @@ class CompareArguments:
     power: float = option(0.01, "a difference in macro-F1: the text says how many seeds or rows would show it")
     per_device_eval_batch_size: int = option(128, "test rows predicted at a time")
     overwrite: bool = option(False, "replace files that exist")
+    skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
+    check_weights: bool = option(False, "read the weights whole to check them, not their size and header alone")
 
     def __post_init__(self):
         if not self.runs:
@@ -53,6 +55,7 @@ def main(args: CompareArguments) -> None:
     """Read, score, compare, show, write."""
     # Imported here because they load pandas and scikit-learn, and --help should not.
     from utils.core.files import check_targets, write_text
+    from utils.core.shown import escape_markdown, printable
     from utils.report.tables import comparison_tables, write_csv
     from utils.runs.comparison import make_boards, validation_entries
     from utils.runs.finished import read_runs
@@ -63,11 +66,13 @@ def main(args: CompareArguments) -> None:
 
     def note(message):
         notes.append(message)
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
 
     # Read
     submissions = [name for name in args.runs if name.lower().endswith(".csv")] if args.truth else []
-    runs, skipped = read_runs([name for name in args.runs if name not in submissions])
+    runs, skipped = read_runs(
+        [name for name in args.runs if name not in submissions], args.skip_checks, args.check_weights
+    )
     for message in skipped:
         note(message)
     if not runs and not submissions:
@@ -97,7 +102,7 @@ def main(args: CompareArguments) -> None:
     print(comparison_tables(boards, held, args.resamples, width=width, gap=args.power))
     if args.markdown:
         tables = comparison_tables(boards, held, args.resamples, markdown=True, gap=args.power)
-        write_text(args.markdown, "\n\n".join([tables, *(f"- {message}" for message in notes)]) + "\n")
+        write_text(args.markdown, "\n\n".join([tables, *(f"- {escape_markdown(message)}" for message in notes)]) + "\n")
     if args.csv:
         write_csv(args.csv, boards)
     if args.html:

@@ -41,6 +41,11 @@ class SubmissionArguments:
     max_test_samples: int | None = option(None, "predict the first so many rows only, for a dry run")
     chunk_rows: int = option(10_000, "rows read and predicted before the next; memory grows with it, not with the file")
     overwrite: bool = option(False, "replace files that exist")
+    skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
+    check_weights: bool = option(False, "read the weights whole to check them, not their size and header alone")
+    trust_remote_code: bool = option(
+        False, "run the code that an adapter's base model brings; read it first. The code of a run never is"
+    )
 
     def __post_init__(self):
         for name in ("model", "test_file", "output_file"):
@@ -85,7 +90,7 @@ def main(args: SubmissionArguments) -> None:
     # Refuse what is not there
     targets = {name: getattr(args, name) for name in ("output_file", "probabilities_file")}
     check_targets(targets, [*args.model, args.test_file, args.sample_submission], args.overwrite)
-    folders = [local_folder(name) for name in args.model]
+    folders = [local_folder(name, args.skip_checks, args.check_weights) for name in args.model]
     for folder in folders:
         load_task(folder)
     for file in filter(None, (args.test_file, args.sample_submission)):
@@ -117,7 +122,8 @@ def main(args: SubmissionArguments) -> None:
     columns = submission_columns(test, task, args.sample_submission, args.chunk_rows)
 
     # Predict
-    average = predict_runs(folders, how.weights, task, test, args.per_device_eval_batch_size, args.output_file)
+    batch_size, code = args.per_device_eval_batch_size, args.trust_remote_code
+    average = predict_runs(folders, how.weights, task, test, batch_size, args.output_file, code)
     if average is None:
         return  # the main process has the probabilities, and writes
 

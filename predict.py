@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import UserError
 from utils.core.parser import option, script
+from utils.core.shown import printable, quote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,11 @@ class PredictArguments:
     file: str | None = option(None, "file with a text in every line")
     json: bool = option(False, "a line of JSON for each text: text, labels, probabilities")
     batch_size: int = option(32, "texts predicted at a time")
+    skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
+    check_weights: bool = option(False, "read the weights whole to check them, not their size and header alone")
+    trust_remote_code: bool = option(
+        False, "run the code that an adapter's base model brings; read it first. The code of a run never is"
+    )
 
     def __post_init__(self):
         self.texts = self.texts or []
@@ -79,7 +85,7 @@ def show(
         thresholds: `[L]`.
         columns: width of the terminal; names too long for it are cut, and bars are shortened.
     """
-    given = probabilities >= thresholds
+    given, labels = probabilities >= thresholds, [printable(label) for label in labels]
     order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
     order = [i for rank, i in enumerate(order) if rank < SHOWN or given[i]]
     width, size = max(len(labels[i]) for i in order), BAR
@@ -93,7 +99,7 @@ def show(
         f"{bar(probabilities[i], thresholds[i], size)}  threshold {thresholds[i]:.3f}"
         for i in order
     ]
-    return "\n".join([text, *lines, ""])
+    return "\n".join([printable(text), *lines, ""])
 
 
 def json_line(text: str, labels: list[str], probabilities: np.ndarray, thresholds: np.ndarray) -> str:
@@ -108,7 +114,7 @@ def json_line(text: str, labels: list[str], probabilities: np.ndarray, threshold
     given = [name for name, p, t in zip(labels, probabilities, thresholds) if p >= t]
     scores = {name: round(float(p), 6) for name, p in zip(labels, probabilities)}
     row = {"text": text, "labels": given, "probabilities": scores}
-    return json.dumps(row, ensure_ascii=not _prints_unicode())
+    return printable(json.dumps(row, ensure_ascii=not _prints_unicode()))
 
 
 def _prints_unicode() -> bool:
@@ -159,7 +165,7 @@ def main(args: PredictArguments) -> None:
     from utils.runs.folder import load_task
 
     # Refuse what is not there
-    folder = local_folder(args.model)
+    folder = local_folder(args.model, args.skip_checks, args.check_weights)
     load_task(folder)
     if args.file and not Path(args.file).exists():
         raise UserError(f"--file {args.file}: no such file")
@@ -173,7 +179,7 @@ def main(args: PredictArguments) -> None:
     from utils.scoring.thresholds import Thresholds
 
     transformers.utils.logging.disable_progress_bar()
-    run = load_run(folder)
+    run = load_run(folder, args.trust_remote_code)
     task = run.task
     thresholds = Thresholds.load(run.name, task.labels).values
     terminal: Any = sys.stdout  # None where it is closed
@@ -185,7 +191,9 @@ def main(args: PredictArguments) -> None:
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
         for text, probabilities in zip(texts, run.predict(normalized, args.batch_size).probabilities):
             if np.isnan(probabilities).any():
-                raise UserError(f"{args.model} gives a probability that is NaN for {text!r}: its weights are broken")
+                raise UserError(
+                    f"{args.model} gives a probability that is NaN for {quote(text)}: its weights are broken"
+                )
             if args.json:
                 print(json_line(text, task.labels, probabilities, thresholds))
             else:

@@ -104,6 +104,8 @@ def main(
         if not run_args.preflight_only:
             place(generator.model)
             experiment.begin(task, *arguments)
+            if experiment.is_trained:  # and was killed before its last files were written
+                return experiment.resume_finishing(generator)
             experiment.finish(generator, evaluate())
         return
 
@@ -119,6 +121,8 @@ def main(
     eval_coverage = generation_args.eval_coverage
     trainer = LabelTrainer(generator, training_args, train_tokens, validation_tokens, evaluate, eval_coverage)
     experiment.begin(task, *arguments)
+    if experiment.is_trained:
+        return experiment.resume_finishing(generator)
     train_metrics = experiment.train(trainer)
 
     # Evaluate, save, show, push

@@ -24,7 +24,7 @@ usage() {
 train() {
     local script=$1 run=$2 status
     shift 2
-    if [ -e "$run/all_results.json" ]; then
+    if [ -e "$run/manifest.json" ]; then
         echo "$run is finished: skipped"
         finished+=("$run")
         return

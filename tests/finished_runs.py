@@ -8,6 +8,7 @@ import pandas as pd
 
 from utils.core.files import read_json, write_json
 from utils.runs.folder import RESULTS_FILE, load_task
+from utils.runs.manifest import write_manifest
 from utils.scoring.predictions import PREDICTIONS_FILE
 
 SMALL = ("task.json", "run_args.json", "all_results.json", "thresholds.json", "trainer_state.json", PREDICTIONS_FILE)
@@ -32,6 +33,7 @@ def copy_run(source, folder, probabilities=None, rows=None, results=None, drop=(
     if rows is not None:
         frame = frame.iloc[rows]
     frame.drop(columns=list(drop)).to_parquet(folder / PREDICTIONS_FILE, index=False)
+    write_manifest(folder)
     return folder
 
 

@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_HEAD = handle_request
 
     def revision_(self, repository, words, body):
-        siblings = [{"rfilename": name} for name in repository.files]
+        siblings = [{"rfilename": name, "size": len(content)} for name, content in repository.files.items()]
         name = "/".join(words[:2])
         self.reply(200, {"id": name, "private": repository.private, "sha": repository.commit, "siblings": siblings})
 

@@ -71,7 +71,8 @@ def test_only_rows_that_are_trained_on_leak(tiny, leaking, tmp_path):
 
 def test_a_run_is_not_resumed_with_other_leaks(tiny, leaking, tmp_path, refused):
     train(tiny("roberta"), leaking, tmp_path / "run", keep_checkpoints=True)
-    (tmp_path / "run" / "all_results.json").unlink()
+    for name in ("manifest.json", "all_results.json"):
+        (tmp_path / "run" / name).unlink()
     files = {f"{name}_file": leaking / f"{name}.csv" for name in ("train", "validation")}
     flags = training_flags(tiny("roberta"), tmp_path / "run", num_train_epochs=1, **files)
     assert "drop_leaks = False, now it is True" in refused(run_classifier.main, *flags, "--drop_leaks")

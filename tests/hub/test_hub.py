@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from conftest import ROOT, SAMPLE, training_flags
 from finished_runs import copy_run
 from hub_server import MiniHub, Repository, online
+from utils.runs.manifest import write_manifest
 
 # The tests' own process is offline for good, so what speaks to the Hub runs in another: `call(module, *arguments)`
 # calls the main of a script there, and gives exit status and output.
@@ -92,6 +93,7 @@ def test_what_is_pushed(hub, pushed):
         ".gitattributes",
         "README.md",
         "adapter_config.json",
+        "manifest.json",
         "adapter_model.safetensors",
         "all_results.json",
         "run_args.json",
@@ -200,6 +202,7 @@ def test_paths_seen_from_elsewhere_are_not_pushed(hub, call, trained, tmp_path):
     # An adapter is of no use without its base model.
     folder = copy_run(trained, tmp_path / "adapter", model_name_or_path="models/acme/roberta", **paths)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "models/acme/roberta"}')
+    write_manifest(folder)
     status, output = push(call, folder, "me/elsewhere-adapter")
     assert status == 2
     assert "needs models/acme/roberta, which is on this machine only" in output
@@ -259,6 +262,7 @@ def test_mistakes_and_refusals_are_told_in_one_line(hub, call, pushed, trained, 
     # An adapter without a base model that others could load.
     copy_run(pushed, tmp_path / "adapter", model_name_or_path=str(tmp_path))
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    write_manifest(tmp_path / "adapter")
     status, output = push(call, tmp_path / "adapter", "me/adapter")
     assert status == 2
     assert "on this machine only" in output

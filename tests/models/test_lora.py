@@ -192,7 +192,8 @@ def test_adapter_runs_resume_to_the_same_result(tiny, tmp_path, mode):
     first = json.loads((folder / "all_results.json").read_text())
     probabilities = load_predictions(folder, LABELS)[PROBABILITIES].to_numpy()
     # As if it had been killed before the last epoch ended.
-    (folder / "all_results.json").unlink()
+    for name in ("manifest.json", "all_results.json"):
+        (folder / name).unlink()
     (folder / "adapter_model.safetensors").unlink()
     shutil.rmtree(folder / "checkpoint-12")
     run_classifier.main(flags)

@@ -22,8 +22,9 @@ from utils.core.files import read_json
 from utils.data.splits import near_duplicate_groups
 from utils.runs.comparison import make_boards, validation_entries
 from utils.runs.finished import read_run
-from utils.runs.folder import RESULTS_FILE
+from utils.runs.folder import MANIFEST_FILE, RESULTS_FILE
 from utils.runs.groups import joint_name
+from utils.runs.manifest import write_manifest
 from utils.scoring.differences import FACTOR, factor_of
 from utils.scoring.evaluation import evaluate
 from utils.scoring.predictions import Predictions
@@ -236,7 +237,7 @@ def test_seeds_that_hold_out_other_rows_have_no_mean(trained, tmp_path, compare)
 
 def test_what_is_no_run_is_skipped_with_a_line(trained, tmp_path, compare, refused):
     unfinished = copy_run(trained, tmp_path / "unfinished")
-    (unfinished / RESULTS_FILE).unlink()
+    (unfinished / MANIFEST_FILE).unlink()
     bare = copy_run(trained, tmp_path / "bare")
     shutil.rmtree(bare / "predictions")
     damaged = {}
@@ -260,6 +261,11 @@ def test_what_is_no_run_is_skipped_with_a_line(trained, tmp_path, compare, refus
     assert "twin has the same arguments, seed and fold" in lines[4]
     assert "no finished run among" in refused(compare_runs.main, unfinished, above)
     _, _, said = compare(trained, *damaged.values(), no_thresholds)
+    lines = said.splitlines()
+    assert len(lines) == 6
+    assert all("is not what it was when the run was finished" in line for line in lines[:5])
+    assert f"{no_thresholds} has lost its thresholds.json:" in lines[5]
+    _, _, said = compare(trained, *damaged.values(), no_thresholds, "--skip_checks")
     *lines, last = said.splitlines()
     for (name, folder), line in zip(damaged.items(), lines, strict=True):
         assert f"{folder} has a damaged {name}:" in line
@@ -273,9 +279,11 @@ def test_decoded_labels_and_fixed_thresholds(trained, tmp_path, compare):
     decoded = (guesses(5, 1)(run.predictions.truth) > 0.5).astype(np.int8)
     frame[[f"decoded/{label}" for label in run.task.labels]] = decoded
     frame.to_parquet(folder / "predictions" / "validation.parquet", index=False)
+    write_manifest(folder)
     fixed = copy_run(trained, tmp_path / "fixed", learning_rate=9.0)
     text = (fixed / "thresholds.json").read_text().replace("calibrated", "fixed")
     (fixed / "thresholds.json").write_text(text)
+    write_manifest(fixed)
     records, printed, _ = compare(folder, fixed)
     assert records.loc["generator", "f1_macro_decoded"] == pytest.approx(
         f1_score(run.predictions.truth, decoded, average="macro", zero_division=0.0)

@@ -14,6 +14,7 @@ from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.runs import ensembles
 from utils.runs.finished import read_run
+from utils.runs.manifest import write_manifest
 from utils.scoring.bootstrap import interval, resample
 from utils.scoring.predictions import PREDICTIONS_FILE
 from utils.scoring.thresholds import ThresholdRule
@@ -166,6 +167,7 @@ def add_model(source, run):
     for path in source.iterdir():
         if path.is_file() and not (run / path.name).exists():
             shutil.copy(path, run / path.name)
+    write_manifest(run)
     return run
 
 

@@ -12,6 +12,7 @@ from conftest import SAMPLE, scikit_learn
 from finished_runs import copy_run
 from utils.data.splits import near_duplicate_groups
 from utils.runs.finished import read_run
+from utils.runs.manifest import write_manifest
 
 HELD = ("--truth", SAMPLE / "test_labels.csv")
 
@@ -51,6 +52,7 @@ def test_held_labels_of_folds_are_those_of_the_averaged_submission(trained, tmp_
         for path in trained.iterdir():
             if path.is_file() and not (folder / path.name).exists():
                 shutil.copy(path, folder / path.name)
+        write_manifest(folder)
         folders.append(folder)
     target = tmp_path / "averaged.csv"
     test_file = ["--test_file", str(SAMPLE / "test.csv")]

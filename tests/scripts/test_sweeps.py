@@ -25,7 +25,7 @@ echo >> "$LOG"
 [ "$(basename "$0")" = python ] && exit "${COMPARISON:-0}"
 output="${@: -1}"
 [[ -n "${FAILS:-}" && "$output" == *"$FAILS"* ]] && exit 1
-mkdir -p "$output" && echo '{}' > "$output/all_results.json"
+mkdir -p "$output" && echo '{}' > "$output/manifest.json"
 """
 # In place of accelerate: waits for a training as its launcher does; the training writes down which signals it gets, and
 # takes a moment to save.

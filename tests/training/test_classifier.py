@@ -26,6 +26,7 @@ def test_run_folder_is_complete(trained):
         "all_results.json",
         "config.json",
         "eval_results.json",
+        "manifest.json",
         "model.safetensors",
         "predictions/validation.parquet",
         "run_args.json",

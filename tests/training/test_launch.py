@@ -307,7 +307,8 @@ def test_resuming_with_another_number_of_processes(model_without_dropout, undivi
     """Begun by one process with 8 rows a step, killed after the first epoch, ended by two with 4 each."""
     folder = tmp_path / "run"
     shutil.copytree(undivided, folder)
-    (folder / "all_results.json").unlink()
+    for name in ("manifest.json", "all_results.json"):
+        (folder / name).unlink()
     shutil.rmtree(folder / "checkpoint-16")
     assert (folder / "checkpoint-8" / "rng_state.pth").exists()
     done = run_script("run_classifier.py", *undivided_flags(model_without_dropout, folder, 4), processes=2)

@@ -327,7 +327,8 @@ def test_resumes_to_the_same_result(tiny, tmp_path, refused, mode):
     folder = tmp_path / "run"
     first, predictions = results(folder), load_predictions(folder, LABELS)
     # As if it had been killed before the last epoch ended.
-    (folder / "all_results.json").unlink()
+    for name in ("manifest.json", "all_results.json"):
+        (folder / name).unlink()
     for path in folder.glob("*.safetensors"):
         path.unlink()
     shutil.rmtree(folder / "checkpoint-9")
@@ -336,7 +337,8 @@ def test_resumes_to_the_same_result(tiny, tmp_path, refused, mode):
         assert results(folder)[name] == pytest.approx(first[name], abs=1e-4)
     difference = load_predictions(folder, LABELS)[PROBABILITIES] - predictions[PROBABILITIES]
     assert difference.abs().to_numpy().max() < 1e-5
-    (folder / "all_results.json").unlink()
+    for name in ("manifest.json", "all_results.json"):
+        (folder / name).unlink()
     for name, value in (("label_order", "rare_first"), ("coverage", "0.5")):
         line = refused(run_sft_labels.main, *flags, f"--{name}", value)
         assert f"was begun with {name} = " in line

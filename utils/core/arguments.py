@@ -4,6 +4,7 @@ Trainer's own flags are in `utils.training.arguments`.
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,20 @@ class ModelArguments(ModelConfig):
     lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
     use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
     pooling: str = option("last", "what a decoder's head sees: last real token, or mean", choices=["last", "mean"])
+    trust_remote_code: bool = option(
+        False, "run the code that the repository of the base model brings; read it first. The code of a run never is"
+    )
 
     def __post_init__(self):
         targets: Any = self.lora_target_modules or "all-linear"  # PEFT's default would be q and v alone
         self.lora_target_modules = targets
         if not self.model_name_or_path:
             raise UserError("give the model to start from by --model_name_or_path")
-        if self.lora_r < 1:
-            raise UserError(f"--lora_r {self.lora_r}: must be 1 or more")
+        for name in ("lora_r", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        if not 0 <= self.lora_dropout < 1:
+            raise UserError(f"--lora_dropout {self.lora_dropout}: must be 0 or more and below 1")
         try:
             super().__post_init__()
         except ValueError as error:
@@ -49,6 +56,11 @@ class ModelArguments(ModelConfig):
         # TRL unpacks a list of one; PEFT would take the name for a pattern of the whole path.
         if self.lora_target_modules != "all-linear" and str(self.lora_target_modules).isidentifier():
             self.lora_target_modules = [str(self.lora_target_modules)]
+        if isinstance(self.lora_target_modules, str):
+            try:
+                re.compile(self.lora_target_modules)
+            except re.error as error:
+                raise UserError(f"--lora_target_modules {self.lora_target_modules} is no pattern: {error}") from error
 
 
 @dataclass
@@ -110,6 +122,8 @@ class DataArguments:
             raise UserError(
                 f"--num_folds {self.num_folds} --fold {self.fold}: there must be 2 or more folds, numbered from 0"
             )
+        if self.label_delimiter == "":
+            raise UserError("--label_delimiter is empty: leave it out, or name a delimiter")
         for name in ("max_length", "max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -140,6 +154,8 @@ class LossArguments:
         for name in ("focal_gamma", "asl_gamma_positive", "asl_gamma_negative", "asl_clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 0 or more")
+        if self.asl_clip >= 1:
+            raise UserError(f"--asl_clip {self.asl_clip}: a probability below 1")
         if self.pos_weight is None:
             self.pos_weight = "sqrt" if self.loss == "bce" else "none"
         if self.pos_weight not in ("none", "sqrt", "balanced"):
@@ -222,3 +238,7 @@ class RunArguments:
     early_stopping_patience: int | None = option(
         None, "stop after so many evaluations without a better score; left out: never"
     )
+
+    def __post_init__(self):
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise UserError(f"--early_stopping_patience {self.early_stopping_patience}: must be 1 or more")

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TextIO, TypeVar
 
+from utils.core.shown import LONGEST_MESSAGE, printable
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -33,7 +35,7 @@ def exit_on_user_error(main: Callable[Parameters, Result]) -> Callable[Parameter
             except UserError as error:
                 # All processes of a launch fail with the same error; the first on each machine prints it.
                 if os.environ.get("LOCAL_RANK", "0") == "0":
-                    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                    print(f"error: {_one_line(error)}", file=sys.stderr)
                 sys.exit(2)
             finally:
                 if sys.stdout is not None:
@@ -46,6 +48,13 @@ def exit_on_user_error(main: Callable[Parameters, Result]) -> Callable[Parameter
             sys.exit(SIGPIPE_STATUS)
 
     return wrapper
+
+
+def _one_line(error: UserError) -> str:
+    """The message in one line; of a very long one the beginning and the end, which says what to do."""
+    text = printable(" ".join(str(error).split()))
+    half = LONGEST_MESSAGE // 2
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} [...] {text[-half:]}"
 
 
 def _reader_has_gone(stream: TextIO) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
+import platform
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 from utils.core.errors import UserError
 
 Content = TypeVar("Content")
+_HOST = platform.node().split(".")[0][:40]  # two machines may share a folder, and number their processes alike
 
 
 @contextmanager
@@ -29,7 +32,8 @@ def atomic_path(path: str | Path) -> Generator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        remove_temporary_files(path.parent, path.name)
+        temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
         temporary.touch()
     try:
         try:
@@ -70,6 +74,20 @@ def check_file(path: str | Path) -> None:
         raise UserError(f"{path}: no such file")
 
 
+def remove_temporary_files(folder: str | Path, name: str = "*") -> None:
+    """Remove what `atomic_path` had begun in processes of this machine that were killed.
+
+    Args:
+        folder: where to look; folders below it are left alone.
+        name: of the file that was to be written; left out: any.
+    """
+    pattern = f".{name if name == '*' else glob.escape(name)}.{glob.escape(_HOST)}.*.tmp"
+    for path in Path(folder).glob(pattern):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            path.unlink(missing_ok=True)
+
+
 def check_targets(
     targets: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None], overwrite: bool
 ) -> None:
@@ -105,6 +123,21 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds names and values.
+
+    Raises:
+        ValueError: for a file that holds anything else, or nests too deeply.
+    """
+    try:
+        content = read_json(path)
+    except RecursionError as error:
+        raise ValueError(f"{path} nests too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no names and values")
+    return content
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
@@ -138,6 +171,15 @@ def read_part(folder: str | Path, name: str, read: Callable[[Path], Content]) ->
 
     try:
         return read(Path(folder) / name)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+        pa.ArrowException,
+    ) as error:
         what = "lost its" if isinstance(error, FileNotFoundError) else "a damaged"
         raise UserError(f"the run in {folder} has {what} {name}: copy the folder again, or train again") from error

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from utils.core.shown import printable
+
 
 def log(message: str) -> None:
     """Print a line to stderr, in the main process of a launch only.
@@ -10,4 +12,4 @@ def log(message: str) -> None:
     The launcher says by an environment variable which process this is; asking accelerate would load torch.
     """
     if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)

@@ -4,9 +4,11 @@ Nothing here imports torch, so that `--help` answers at once.
 """
 
 import argparse
+import dataclasses
 import difflib
 import functools
 import json
+import math
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +21,11 @@ from trl import TrlParser
 
 from utils.core.errors import UserError, exit_on_user_error
 from utils.core.processes import is_launched_several_times
+from utils.core.shown import quote
 from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
 
+# Numbers on the command line: seeds of numpy end here, and no float that is meant is as large.
+LARGEST_INT, LARGEST_FLOAT = 2**32, 1e18
 # Flags that people know from elsewhere, and why there are none here.
 NO_SUCH_FLAG = {
     "--device_map": "each process puts its model on its own device: to spread one over several, launch with "
@@ -125,7 +130,10 @@ class ArgumentParser(TrlParser):
     ):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self.words, self.words_behind_dashes, self.later = words, [], later
+        every_field = (field for kind in dataclass_types for field in dataclasses.fields(kind))
+        self.takes_objects = {field.name for field in every_field if "dict" in str(field.type)}
         for action in self._actions:
+            action.type = _BOUNDED.get(action.type, action.type)
             # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
             if getattr(action.type, "__name__", "") == "string_to_bool":
                 action.nargs, action.const = "?", True
@@ -159,6 +167,10 @@ class ArgumentParser(TrlParser):
                 continue
             if value is False and action.choices is not None and "no" in action.choices:
                 value = "no"  # how YAML reads a bare no
+            if isinstance(value, dict) and action.dest not in self.takes_objects:
+                self.error(f"{action.dest} takes one value, not others below it (in the --config file)")
+            if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+                self.error(f"{action.dest} takes no lists of lists (in the --config file)")
             if isinstance(value, list) and action.nargs != "+":
                 self.error(f"{action.dest} takes one value, not a list (in the --config file)")
             texts = [str(item) for item in value] if isinstance(value, list) else [self._as_text(value)]
@@ -200,6 +212,8 @@ class ArgumentParser(TrlParser):
         # Unknown flags first: they may be why a required one seems to be missing.
         flags = {name for action in self._actions for name in action.option_strings} | {"--config"} | self.later
         for word in argv:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"{word}: -- is no value")  # argparse would take it for none
             if word.startswith("--") and word.split("=", 1)[0] not in flags:
                 self._unknown(word.split("=", 1)[0], word.split("=", 1)[0])
         parsed: list[Any] = list(self.parse_args_and_config(argv, return_remaining_strings=True))
@@ -224,15 +238,45 @@ class ArgumentParser(TrlParser):
             self.error("--config needs the path of a YAML file")
         path = Path(words[0])
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.load(path.read_text(encoding="utf-8"), _OnlyOnce)
         except OSError as error:
             self.error(f"{path}: {error.strerror}")
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             self.error(f"{path} is not valid YAML: {error}")
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             self.error(f"{path} must hold lines of the form `flag: value`")
         if not isinstance(content.get("env", {}), dict):
             self.error(f"{path}: env must hold lines of the form `NAME: value`")
+
+
+class _OnlyOnce(yaml.SafeLoader):
+    """YAML in which no key stands twice: the last of them would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """As SafeLoader does."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f'"{twice}" stands twice')
+        return super().construct_mapping(node, deep)
+
+
+def _bounded_int(text: str) -> int:
+    value = int(text)
+    if abs(value) >= LARGEST_INT:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is too large a number")
+    return value
+
+
+def _bounded_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or abs(value) > LARGEST_FLOAT:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no number to compute with")
+    return value
+
+
+_bounded_int.__name__, _bounded_float.__name__ = "int", "float"  # as messages name them
+_BOUNDED: dict[Any, Any] = {int: _bounded_int, float: _bounded_float}
 
 
 def print_help(description: str, dataclass_types: Sequence[type], epilog: str | None = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from utils.core.shown import escape_markdown, printable
+
 
 def format_cell(value: Any) -> str:
     """Text of a cell: a float with three decimals, an int with thousands separators."""
@@ -32,8 +34,9 @@ def format_table(
     """
     cells = [[format_cell(value) for value in row] for row in [header, *rows]]
     if markdown:
-        # A Markdown cell cannot hold line breaks.
-        cells = [[" ".join(value.replace("|", "\\|").splitlines()) for value in row] for row in cells]
+        cells = [[escape_markdown(value) for value in row] for row in cells]
+    else:
+        cells = [[" ".join(printable(value).splitlines()) for value in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     aligned = [
         [value.ljust(wide) if i == 0 else value.rjust(wide) for i, (value, wide) in enumerate(zip(row, widths))]

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from utils.core.errors import UserError
+from utils.core.shown import join_names, quote
 from utils.data.tables import Table
 from utils.data.task import Task
 from utils.data.text import normalize
@@ -27,7 +28,10 @@ ID_NAMES = ("id", "tweet_id", "tweetid", "example_id", "guid", "uuid", "idx", "i
 TEXT_NAMES = ("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body")
 LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
 # Ways to write 0 and 1, alternating: the index in this list is even for 0, odd for 1.
-BINARY_CELLS = ["0", "1", "0.0", "1.0", "false", "true", "False", "True"]
+BINARY_CELLS = ["0", "1", "0.0", "1.0", "false", "true", "False", "True", "FALSE", "TRUE"]
+# What people write into label cells besides; a column of nothing else is none to leave out without a word.
+NEARLY_BINARY = {*map(str.lower, BINARY_CELLS), "", "2", "2.0", "-1", "-1.0", "t", "f", "yes", "no", "y", "n", "x",
+                 "nan", "none", "null", "na", "n/a", "-", "?"}  # fmt: skip
 DELIMITERS = (",", ";", "|")
 
 
@@ -68,6 +72,14 @@ def looks_binary(table: Table, name: str) -> bool:
     return bool(filled.any() and (_binary_codes(table.column(name))[filled] >= 0).mean() > 0.5)
 
 
+def _looks_nearly_binary(table: Table, name: str) -> bool:
+    """Whether the cells say yes and no in other words than 0 and 1, or are mostly missing."""
+    if not _is_plain(table.column(name).type):
+        return False
+    cells = {str(cell).lower() for cell in pc.unique(table.strings(name)).to_pylist()}
+    return cells <= NEARLY_BINARY and bool(cells - {""})
+
+
 def _looks_numeric(table: Table, name: str) -> bool:
     """Whether every non-empty cell is a number."""
     filled = [cell for cell in table.strings(name).to_pylist() if cell]
@@ -80,7 +92,9 @@ def _looks_numeric(table: Table, name: str) -> bool:
 def _find_named(table: Table, flag: str, name: str) -> str:
     """Return the column that the user named with `flag`; refuse one that does not exist."""
     if name not in table.rows.column_names:
-        raise UserError(f'{table.name} has no column "{name}" ({flag}); it has: {", ".join(table.rows.column_names)}')
+        raise UserError(
+            f'{table.name} has no column "{quote(name)}" ({flag}); it has: {join_names(table.rows.column_names)}'
+        )
     return name
 
 
@@ -107,7 +121,7 @@ def _find_text(table: Table, taken: Collection[str | None]) -> str:
     if len(candidates) != 1:
         raise UserError(
             f"{table.name}: cannot tell which column holds the text: name it with --text_column "
-            f"(columns: {', '.join(table.rows.column_names)})"
+            f"(columns: {join_names(table.rows.column_names)})"
         )
     return candidates[0]
 
@@ -157,6 +171,10 @@ def _find_id_and_text(table: Table, data_args: DataArguments, named_labels: Coll
         text_column = _find_named(table, "--text_column", data_args.text_column)
     else:
         text_column = _find_text(table, {id_column, *named_labels})
+    if id_column == text_column:
+        raise UserError(f'{table.name}: "{quote(text_column)}" cannot be the column of both ids and texts')
+    if text_column in named_labels or (data_args.text_column and looks_binary(table, text_column)):
+        raise UserError(f'{table.name}, column "{quote(text_column)}" holds labels, not texts: see --text_column')
     for name in filter(None, (id_column, text_column)):
         if not _is_plain(table.column(name).type):
             raise UserError(f'{table.name}, column "{name}": ids and texts must be texts or numbers, not lists')
@@ -186,14 +204,21 @@ def _find_label_columns(
     # A column with a few cells that are not 0/1 is a label column with mistakes, and must not be dropped silently.
     binary = [name for name in others if looks_binary(table, name)]
     listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
+    nearly = [name for name in others if name not in binary and name != listed and _looks_nearly_binary(table, name)]
+    if nearly:
+        cells = sorted(set(table.strings(nearly[0]).to_pylist()) - {""})
+        raise UserError(
+            f'{table.name}, column "{quote(nearly[0])}" holds {join_names(cells, 6)}: if it is a label, write 0 and 1; '
+            "if it is not, name the columns that are by --label_columns"
+        )
     if binary and listed:
         raise UserError(
-            f'{table.name}: "{listed}" may list the labels, and {", ".join(binary)} hold 0 and 1: '
+            f'{table.name}: "{listed}" may list the labels, and {join_names(binary)} hold 0 and 1: '
             "say which are the labels with --label_columns"
         )
     if not binary and not listed:
         raise UserError(
-            f"{table.name} has no label column: none of {', '.join(others) or 'its columns'} holds 0 and 1; "
+            f"{table.name} has no label column: none of {join_names(others) or 'its columns'} holds 0 and 1; "
             "name a column of label lists with --label_columns"
         )
     return binary, listed
@@ -226,7 +251,7 @@ def _find_listed_labels(table: Table, column: str, delimiter: str | None) -> tup
     labels = sorted({name for row in _label_lists(table, column, delimiter) for name in row})
     if set(labels) <= set(BINARY_CELLS):
         raise UserError(
-            f'{table.name}, column "{column}" lists {", ".join(labels) or "nothing"}, not the names of labels: '
+            f'{table.name}, column "{column}" lists {join_names(labels) or "nothing"}, not the names of labels: '
             "give lists of names, or a 0/1 column for each label"
         )
     return labels, delimiter
@@ -248,7 +273,7 @@ def _label_lists(table: Table, column: str, delimiter: str | None) -> Iterator[l
     for row, cell in enumerate(table.rows[column]):
         names = _parse_label_list(cell, delimiter, class_label)
         if not isinstance(names, list) or any(name is None or isinstance(name, list | dict) for name in names):
-            raise UserError(f'{table.where(row, column)} is no list of labels: {cell!r}; write "joy, love"')
+            raise UserError(f'{table.where(row, column)} is no list of labels: {quote(cell)}; write "joy, love"')
         yield [name for name in (str(name).strip() for name in names) if name]
 
 
@@ -262,7 +287,7 @@ def _parse_label_list(cell: Any, delimiter: str | None, class_label: datasets.Cl
             return None
         try:
             return ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return None
     if isinstance(cell, str):
         return cell.split(delimiter)
@@ -283,6 +308,11 @@ def read_ids(table: Table, task: Task) -> list[str]:
     if task.id_column is None:
         return [str(table.start + i) for i in range(len(table.rows))]
     _require(table, task.id_column, "id")
+    if pa.types.is_floating(table.column(task.id_column).type):
+        raise UserError(
+            f'{table.name}, column "{quote(task.id_column)}" holds floating-point numbers, which are no ids as they '
+            "were written: save the ids as text or whole numbers"
+        )
     ids = table.strings(task.id_column).to_pylist()
     if "" in ids:
         raise UserError(f"{table.where(ids.index(''), task.id_column)} is empty: give every row an id")
@@ -324,8 +354,8 @@ def _refuse_repeated_ids(chunks: Iterable[Table], task: Task, repeated: np.ndarr
         for row in np.flatnonzero(np.isin(hash_ids(ids), repeated)).tolist():
             if ids[row] in first_rows:
                 raise UserError(
-                    f'{chunk.where(row, task.id_column)}: the id "{ids[row]}" stands in row {first_rows[ids[row]]} '
-                    "too: make ids unique"
+                    f'{chunk.where(row, task.id_column)}: the id "{quote(ids[row])}" stands in row '
+                    f"{first_rows[ids[row]]} too: make ids unique"
                 )
             first_rows[ids[row]] = chunk.start + row + chunk.first_row
 
@@ -368,7 +398,7 @@ def _read_label_columns(table: Table, task: Task) -> np.ndarray:
         row, column = (int(i) for i in bad[0])
         name = task.labels[column]
         value = table.column(name)[row].as_py()
-        shown = "is empty" if value in (None, "") else f'is "{value}"'
+        shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
         raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells)")
     return codes
 
@@ -382,7 +412,8 @@ def _read_label_lists(table: Table, task: Task) -> np.ndarray:
         for name in names:
             if name not in index:
                 raise UserError(
-                    f'{table.where(row, column)}: unknown label "{name}"; training has: {", ".join(task.labels)}'
+                    f'{table.where(row, column)}: unknown label "{quote(name)}"; training has: '
+                    f"{join_names(task.labels)}"
                 )
             labels[row, index[name]] = 1
     return labels
@@ -393,7 +424,7 @@ def _require(table: Table, name: str, role: str) -> None:
     if name not in table.rows.column_names:
         raise UserError(
             f'{table.name} has no column "{name}", the {role} column in training; it has: '
-            f"{', '.join(table.rows.column_names)}"
+            f"{join_names(table.rows.column_names)}"
         )
 
 
@@ -409,6 +440,6 @@ def check_test_columns(table: Table, task: Task) -> None:
     missing = [name for name in task.label_columns if name not in table.rows.column_names]
     if missing and len(missing) < len(task.label_columns):
         raise UserError(
-            f"{table.name}: its columns differ from training's: it has some labels but not {', '.join(missing)}; "
+            f"{table.name}: its columns differ from training's: it has some labels but not {join_names(missing)}; "
             "leave all label columns out, or include all of them"
         )

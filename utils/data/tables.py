@@ -1,17 +1,19 @@
 """Reading tables from files or the hub, whole or in chunks.
 
-A whole file becomes a memory-mapped Arrow table through `datasets`; reading in chunks needs memory for one chunk only.
-All cells of a CSV are read as text, so that an id such as `007` stays as it is and a label cell that is not 0 or 1 is
-noticed.
+A whole file becomes a memory-mapped Arrow table in the cache of `datasets`, under the hash of its content; reading in
+chunks needs memory for one chunk only. All cells are read as text, also those of JSON, so that an id such as `007`
+stays as it is and a label cell that is not 0 or 1 is noticed.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from utils.core.errors import UserError
+from utils.core.files import atomic_path
+from utils.data import json_tables
 
+ROWS_AT_A_TIME = 10_000
+UNREADABLE = (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError, OverflowError)
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 
@@ -74,25 +80,54 @@ def read_table(path: str | Path, csv_quoting: str | None = None) -> Table:
         UserError: for a file that is missing, empty, or not of its format.
     """
     path, kind = _check_path(path)
-    if kind in DELIMITERS:
-        file = _DelimitedFile(path, kind, csv_quoting)
-        features = datasets.Features({name: datasets.Value("string") for name in file.read_header()})
-        table = Table(_load(path, "csv", features=features, **file.options), str(path), first_row=2)
-        file.check_complete(table)
-        file.check_swallowed_rows(table)
-    else:
-        table = Table(_load(path, "parquet" if kind == ".parquet" else "json"), str(path), first_row=1)
-    if len(table.rows) == 0:
-        raise UserError(f"{path} has no rows: add rows")
-    return table
+    # Not under its name and time: a file may be written anew within a tick of the clock, with as many bytes.
+    key = _content_key(path, kind, csv_quoting)
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / "tables" / key / "table.arrow"
+    rows = _open_cached(cached, key)
+    if rows is None:
+        with atomic_path(cached) as temporary:
+            _write_arrow(temporary, _chunks(path, kind, csv_quoting, ROWS_AT_A_TIME))
+        rows = _open_cached(cached, key)
+    if rows is None:
+        raise UserError(f"{cached}, the cached copy of {path}, cannot be read: delete it")
+    return Table(rows, str(path), first_row=2 if kind in DELIMITERS else 1)
+
+
+def _content_key(path: Path, kind: str, csv_quoting: str | None) -> str:
+    """Name of a file in the cache: hash of its content, how it is read, and by which code."""
+    digest = hashlib.sha256(f"{kind} {csv_quoting} ".encode())
+    for module in (__file__, json_tables.__file__):
+        digest.update(Path(str(module)).read_bytes())
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()[:32]
+
+
+def _open_cached(cached: Path, key: str) -> datasets.Dataset | None:
+    """The cached rows, memory-mapped; None where there are none, or they are damaged."""
+    try:
+        return datasets.Dataset(datasets.table.MemoryMappedTable.from_file(str(cached)), fingerprint=key)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _write_arrow(path: Path, chunks: Iterator[Table]) -> None:
+    """Write chunks of a file as one Arrow stream, as `datasets` maps it."""
+    first = next(chunks)
+    schema = first.rows.data.schema
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for chunk in chain([first], chunks):
+            writer.write_table(chunk.rows.data.table.cast(schema))
 
 
 def read_chunks(
     path: str | Path, rows_per_chunk: int, csv_quoting: str | None = None, max_rows: int | None = None
 ) -> Iterator[Table]:
     """Read a file as `read_table` does, chunk by chunk, in memory that does not grow with the file.
-
-    .json and .jsonl go through the memory-mapped table, because only the whole file shows the type of a column.
 
     Args:
         path: the file.
@@ -107,28 +142,42 @@ def read_chunks(
         UserError: as `read_table`; for a mistake in a chunk when that chunk is reached.
     """
     path, kind = _check_path(path)
+    left = math.inf if max_rows is None else max_rows
+    for chunk in _chunks(path, kind, csv_quoting, rows_per_chunk):
+        if len(chunk.rows) > left:
+            chunk.rows = chunk.rows.select(range(int(left)))
+        left -= len(chunk.rows)
+        yield chunk
+        if not left:
+            return
+
+
+def _chunks(path: Path, kind: str, csv_quoting: str | None, rows_per_chunk: int) -> Iterator[Table]:
+    """The chunks of a file with rows.
+
+    Raises:
+        UserError: as `read_table`.
+    """
     if kind in DELIMITERS:
         chunks = _delimited_chunks(_DelimitedFile(path, kind, csv_quoting), rows_per_chunk)
     elif kind == ".parquet":
         chunks = _parquet_chunks(path, rows_per_chunk)
     else:
-        table = read_table(path)
-        rows = table.rows.with_format("arrow")
-        chunks = (
-            table.chunk(start, rows[start : start + rows_per_chunk]) for start in range(0, len(rows), rows_per_chunk)
-        )
-    left = math.inf if max_rows is None else max_rows
+        chunks = _json_chunks(path, rows_per_chunk)
     empty = True
     for chunk in chunks:
-        if len(chunk.rows) > left:
-            chunk.rows = chunk.rows.select(range(int(left)))
-        left -= len(chunk.rows)
         empty = False
         yield chunk
-        if not left:
-            return
     if empty:
         raise UserError(f"{path} has no rows: add rows")
+
+
+def _json_chunks(path: Path, rows_per_chunk: int) -> Iterator[Table]:
+    """`read_chunks` of a .json or .jsonl file."""
+    start = 0
+    for rows in json_tables.json_chunks(path, rows_per_chunk):
+        yield Table(datasets.Dataset(rows), str(path), first_row=1, start=start)
+        start += len(rows)
 
 
 def _delimited_chunks(file: _DelimitedFile, rows_per_chunk: int) -> Iterator[Table]:
@@ -144,7 +193,7 @@ def _delimited_chunks(file: _DelimitedFile, rows_per_chunk: int) -> Iterator[Tab
                 file.check_swallowed_rows(chunk)
                 yield chunk
                 start += len(rows)
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UserError(_reading_problem(file.path, error)) from error
 
 
@@ -154,11 +203,19 @@ def _parquet_chunks(path: Path, rows_per_chunk: int) -> Iterator[Table]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=rows_per_chunk):
-                rows = pa.Table.from_batches([batch])
+                rows = _plain_columns(pa.Table.from_batches([batch]))
                 yield Table(datasets.Dataset(rows), str(path), first_row=1, start=start)
                 start += len(rows)
     except (pa.ArrowException, OSError) as error:
         raise UserError(_reading_problem(path, error)) from error
+
+
+def _plain_columns(rows: pa.Table) -> pa.Table:
+    """Rows with the values of columns that Parquet keeps as codes (pandas' categories) in their place."""
+    for i, column in enumerate(rows.schema):
+        if pa.types.is_dictionary(column.type):
+            rows = rows.set_column(i, column.name, rows.column(i).cast(column.type.value_type))
+    return rows.replace_schema_metadata()
 
 
 def _check_path(path: str | Path) -> tuple[Path, str]:
@@ -181,6 +238,7 @@ class _DelimitedFile:
     path: Path
     kind: str  # the suffix
     csv_quoting: str | None
+    shapes: dict[tuple[int, str], set[str]] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -206,7 +264,7 @@ class _DelimitedFile:
             first = pd.read_csv(self.path, nrows=1, header=None, skiprows=1, **self.options)
         except pd.errors.EmptyDataError as error:
             raise UserError(f"{self.path} has no rows below its header: add rows") from error
-        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UserError(_reading_problem(self.path, error)) from error
         repeated = [name for name in as_written if name and as_written.count(name) > 1]
         if repeated:
@@ -251,35 +309,53 @@ class _DelimitedFile:
         """
         if self.kind == ".txt" or self.csv_quoting is not None:
             return
-        delimiter = DELIMITERS[self.kind]
-        end_of_row = re.compile(rf"(?:{delimiter}(?:0|1|NONE))+\r?\n")
-        for name in table.rows.column_names:
+        delimiter, names = DELIMITERS[self.kind], table.rows.column_names
+        for column, name in enumerate(names):
             cells = table.rows.data.column(name)
-            suspects = pc.and_(pc.match_substring(cells, "\n"), pc.match_substring(cells, delimiter))
+            suspects = pc.and_(pc.match_substring_regex(cells, "[\r\n]"), pc.match_substring(cells, delimiter))
             for row in np.flatnonzero(suspects.to_numpy()):
-                cell = cells[int(row)].as_py()
-                if end_of_row.search(cell) and cell.count(delimiter) >= len(table.rows.column_names) - 1:
+                swallowed = self._swallowed_cells(cells[int(row)].as_py(), column, len(names))
+                if swallowed and all(_shape(text) in self._shapes(table, names[i]) for i, text in swallowed):
                     raise UserError(
                         f"{table.where(int(row), name)} has swallowed the next row because it begins with a quote: "
                         "pass --csv_quoting none if quotes are ordinary characters in this file, otherwise "
                         "--csv_quoting standard"
                     )
 
+    def _swallowed_cells(self, cell: str, column: int, columns: int) -> list[tuple[int, str]]:
+        """What stands in a cell with line breaks where, if it had swallowed rows, the end of its own row and the
+        beginning of the last one would stand: `(column, text)` of each, without the text of the column itself."""
+        delimiter = DELIMITERS[self.kind]
+        first, *inner, last = re.split(r"\r\n|\r|\n", cell)
+        after, before = first.split(delimiter), last.split(delimiter)
+        short = len(after) < columns - column or len(before) < column + 1
+        if columns == 1 or short or any(line.count(delimiter) < columns - 1 for line in inner if line):
+            return []
+        ends = [(column + 1 + i, text) for i, text in enumerate(after[len(after) - (columns - column - 1) :])]
+        return [*enumerate(before[:column]), *ends]
 
-def _load(path: Path, builder: str, **options: Any) -> datasets.Dataset:
-    """Load a file with one of the builders of `datasets`: csv, json or parquet."""
-    try:
-        return datasets.load_dataset(builder, data_files=str(path), split="train", **options)
-    except Exception as error:  # `datasets` wraps the errors of its parsers
-        raise UserError(_reading_problem(path, error.__cause__ or error)) from error
+    def _shapes(self, table: Table, name: str) -> set[str]:
+        """The shapes of the cells of a column; see `_shape`."""
+        if (table.start, name) not in self.shapes:
+            self.shapes[table.start, name] = set(map(_shape, table.rows.data.column(name).to_pylist()))
+        return self.shapes[table.start, name]
+
+
+def _shape(text: str) -> str:
+    """A text with its runs of digits as one, and of letters as another: `tweet-0017` and `tweet-3` have one shape."""
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text.strip().strip('"')))[:200]
 
 
 def _reading_problem(path: Path, error: BaseException) -> str:
     """What is wrong with a file that a parser refuses."""
     if isinstance(error, UnicodeDecodeError):
         return f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
-    if "corresponds to no data" in str(error):  # how `datasets` reports a file without rows
-        return f"{path} has no rows: add rows"
+    unbalanced = re.search(r"EOF inside string starting at row (\d+)", str(error))
+    if unbalanced:  # pandas counts from 0
+        return (
+            f"{path}, row {int(unbalanced[1]) + 1}: a cell begins with a quote that is never closed, and would swallow "
+            "the rows below: close it, or pass --csv_quoting none if quotes are ordinary characters in this file"
+        )
     return f"{path} cannot be read: {error}"
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from utils.core.files import write_json
+from utils.core.files import read_json_object, write_json
 
 TASK_FILE = "task.json"
 
@@ -52,5 +51,25 @@ class Task:
 
     @classmethod
     def load(cls, folder: str | Path) -> Task:
-        """Read `task.json` from `folder`."""
-        return cls(**json.loads((Path(folder) / TASK_FILE).read_text(encoding="utf-8")))
+        """Read `task.json` from `folder`.
+
+        Raises:
+            ValueError, TypeError: for a file that describes no task.
+        """
+        task = cls(**read_json_object(Path(folder) / TASK_FILE))
+        names = [task.labels, task.label_columns]
+        texts = [task.text_column, task.data_sha256, *(text for text in (task.id_column, task.label_delimiter) if text)]
+        if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):
+            raise TypeError("names of labels and columns must be lists of texts")
+        if len(set(task.labels)) != len(task.labels) or len(task.labels) < 2 or "" in task.labels:
+            raise ValueError("there must be two labels or more, with names of their own")
+        if task.label_columns != task.labels and len(task.label_columns) != 1:
+            raise ValueError("label_columns are neither the labels nor one column of lists")
+        counts = [task.max_length, task.train_rows, *task.train_positives]
+        if not all(type(count) is int and count >= 0 for count in counts) or task.max_length < 1:
+            raise ValueError("numbers of rows and tokens must be whole")
+        if not all(isinstance(text, str) for text in texts) or len(task.train_positives) != len(task.labels):
+            raise ValueError("columns must have names, and each label a number of rows")
+        if not isinstance(task.normalize_users, bool) or not isinstance(task.normalize_urls, bool):
+            raise TypeError("normalize_users and normalize_urls must be true or false")
+        return task

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from utils.core.errors import UserError
+
+Answer = TypeVar("Answer")
 
 WHAT_TO_DO = {
     401: "log in again by `hf auth login`, or set HF_TOKEN to a token that is valid",
@@ -15,6 +19,24 @@ WHAT_TO_DO = {
     409: "somebody else is changing the repository: try again",
     429: "too many requests: try again in some minutes",
 }
+
+
+# Seconds to wait before trying again where the Hub is busy or has trouble.
+WAITS = (1, 3)
+
+
+def with_retries(request: Callable[[], Answer]) -> Answer:
+    """What a request to the Hub gives; where the Hub is busy (429) or has trouble (5xx) it is made again."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for wait in WAITS:
+        try:
+            return request()
+        except HfHubHTTPError as error:
+            if error.response.status_code != 429 and error.response.status_code < 500:
+                raise
+            time.sleep(wait)
+    return request()
 
 
 @contextmanager

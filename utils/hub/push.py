@@ -14,7 +14,6 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +22,21 @@ from utils.core.files import read_json
 from utils.core.log import log
 from utils.core.parser import option, script
 from utils.data.task import TASK_FILE
-from utils.hub.errors import hub_errors
+from utils.hub.errors import hub_errors, with_retries
 from utils.hub.names import ANY_NAME, is_hub_name, repository_name
 from utils.models.approaches import ADAPTER_FILE
 from utils.runs.folder import (
     ARGUMENTS_FILE,
     CARD_FILE,
     DATA_PATHS,
+    MANIFEST_FILE,
     RUN_FILES,
     load_arguments,
     load_results,
     load_task,
+    matches,
 )
+from utils.runs.manifest import check_files, describe_files, run_files
 
 if TYPE_CHECKING:  # loading it takes torch
     from transformers import TrainingArguments
@@ -59,6 +61,7 @@ class PushArguments:
     base_model: str | None = option(
         None, "name on the Hub of an adapter's base model, where it was trained from a local copy"
     )
+    skip_checks: bool = option(False, "push a run although its files are not those it was finished with")
 
     def __post_init__(self):
         if self.hub_model_id and not ANY_NAME.fullmatch(self.hub_model_id):
@@ -178,15 +181,16 @@ def push_run(folder: str | Path, push: PushArguments) -> str:
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    load_task(folder)  # is it a finished run?
+    if not push.skip_checks:
+        check_files(folder)
     content: dict[str, Any] = _changed_files(folder, push)
     name = repository_name(folder, push.hub_model_id)
     log(f"pushing {folder} to {name}, {push.visibility}")
     trying = f"pushing {folder} to {name}", push.hub_token, push.command(folder)
     with hub_errors(*trying):
         api = HfApi(token=push.hub_token)
-        name = api.create_repo(name, private=push.hub_private_repo, exist_ok=True).repo_id
-        there = api.model_info(name)
+        name = with_retries(lambda: api.create_repo(name, private=push.hub_private_repo, exist_ok=True)).repo_id
+        there = with_retries(lambda: api.model_info(name))
         files = {file.rfilename for file in there.siblings or ()}
         if not files <= OF_A_NEW_REPOSITORY and TASK_FILE not in files:
             raise UserError(f"{name} on the Hub holds files but no run: choose another --hub_model_id")
@@ -195,25 +199,23 @@ def push_run(folder: str | Path, push: PushArguments) -> str:
     try:  # what goes wrong here is not the Hub's doing
         content[CARD_FILE] = _hub_card(folder, content, name, push).encode()
         content |= {path: Path(folder, path) for path in _files(folder) if path not in content}
+        content[MANIFEST_FILE] = (json.dumps(describe_files(content), indent=2) + "\n").encode()
         operations: list[Any] = [CommitOperationAdd(path, value) for path, value in sorted(content.items())]
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be pushed, as it cannot be read: {error}") from error
     operations += [CommitOperationDelete(path) for path in sorted(files - set(content)) if _is_pushed(path)]
     with hub_errors(*trying):
-        api.create_commit(name, operations, commit_message="A finished run")
+        with_retries(lambda: api.create_commit(name, operations, commit_message="A finished run"))
     log(f"pushed {len(content)} files to {api.endpoint}/{name} ({'private' if there.private else 'public'})")
     return f"{api.endpoint}/{name}"
 
 
 def _files(folder: str | Path) -> list[str]:
-    paths = [str(path.relative_to(folder)) for path in Path(folder).rglob("*")]
-    return sorted(path for path in paths if _is_pushed(path))
+    return [path for path in run_files(folder) if _is_pushed(path)]
 
 
 def _is_pushed(path: str) -> bool:
-    # fnmatch's stars match slashes too: merged/tokenizer.json is none of ours.
-    patterns = [file.pattern for file in RUN_FILES if file.pushed]
-    return any(fnmatch(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
+    return matches(path, [file for file in RUN_FILES if file.pushed])
 
 
 def _base_model(folder: str | Path, arguments: dict[str, Any], push: PushArguments) -> tuple[str | None, bool]:

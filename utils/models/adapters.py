@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.core.errors import UserError
-from utils.core.files import write_json
+from utils.core.files import read_json_object, read_part, write_json
+from utils.models.approaches import ADAPTER_FILE
 from utils.models.head import HEAD_PARTS
 from utils.models.loading import EMBEDDED_MINILM_ON_HUB, load_pretrained
 
@@ -66,8 +67,22 @@ def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     """Put the adapter (and head) in `folder` on `base`, the model before training; wrapped as by `add_lora`."""
     from peft import PeftModel
 
-    wrapped: Any = load_pretrained(lambda path: PeftModel.from_pretrained(base, path), str(folder))
+    if not (Path(folder) / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle, or on the Hub
+        raise UserError(f"{folder} has lost its adapter_model.safetensors: copy the folder again, or train again")
+    check_adapter(folder)
+    wrapped: Any = load_pretrained(lambda path, **_: PeftModel.from_pretrained(base, path), str(folder))
     return wrapped
+
+
+def check_adapter(folder: str | Path) -> None:
+    """Refuse an `adapter_config.json` that is none of LoRA as these scripts save it.
+
+    Raises:
+        UserError: for a damaged file, another kind of adapter, and options that name modules to import.
+    """
+    config = read_part(folder, ADAPTER_FILE, read_json_object)
+    if config.get("peft_type") != "LORA" or config.get("megatron_config"):
+        raise UserError(f"{Path(folder) / ADAPTER_FILE} is no LoRA adapter of these scripts: train again")
 
 
 def merge_adapter(

@@ -130,6 +130,7 @@ def finished_model_args(
     adapted = (Path(folder) / ADAPTER_FILE).exists()
     if not adapted and not arguments.get("eval_only"):
         model_args.model_name_or_path, model_args.dtype = str(folder), "float32"
+        model_args.trust_remote_code = False  # the run would have brought the code
     return model_args, adapted
 
 

@@ -85,7 +85,9 @@ class Classifier:
         Raises:
             UserError: for a model that cannot be loaded or trained so.
         """
-        tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+        tokenizer = load_tokenizer(
+            model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
+        )
         model = load_with_head(model_args, task.labels, tokenizer)
         if model_args.use_peft:
             model = add_lora(model, model_args)
@@ -236,7 +238,8 @@ def load_with_head(
         UserError: for a model that cannot be loaded, or whose head is not known.
     """
     name, revision = model_args.model_name_or_path, model_args.model_revision
-    config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision)
+    code = model_args.trust_remote_code
+    config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     config.problem_type = "multi_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
@@ -253,6 +256,8 @@ def load_with_head(
         name,
         config=config,
         revision=revision,
+        trust_remote_code=code,
+        use_safetensors=True,
         attn_implementation=model_args.attn_implementation,
         dtype=model_args.dtype,
         quantization_config=quantization_config,

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+# Files of weights that Python's pickle has written.
+PICKLED = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt")
+WITH_CODE = (
+    "it is run for a base model only, with --trust_remote_code, after you have read it; for the folder of a run never"
+)
 Loaded = TypeVar("Loaded")
 
 # The model in the package that requirements-quickstart.txt installs, and the same model on the hub.
@@ -58,24 +63,54 @@ def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) ->
     Raises:
         UserError: if the model cannot be loaded.
     """
-    from safetensors import SafetensorError
-
     check_model_folder(name)
+    # Never None, with which transformers asks on standard input whether to run the code that a folder brings.
+    options.setdefault("trust_remote_code", False)
+    _refuse_pickled_weights(name)
     try:
         return loader(resolve_model_name(name), **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{name} cannot be loaded: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # files of strangers fail in many ways, not all of them meant
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{name} brings code of its own: {WITH_CODE}") from error
+        raise UserError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def load_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerBase:
+def _refuse_pickled_weights(name: str) -> None:
+    """Refuse a folder whose weights are pickles, which can hold code, and have no safetensors beside them.
+
+    Loaders get `use_safetensors` too, which asks the Hub for its own conversion.
+
+    Raises:
+        UserError: for such a folder.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any(folder.glob("*.safetensors*")):
+        pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
+        if pickled:
+            raise UserError(
+                f"{name} has its weights as {pickled[0]}, a pickle, which could run code: save them as safetensors "
+                "(save_pretrained does) and give that folder"
+            )
+
+
+def load_tokenizer(name: str, revision: str = "main", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer. If it has no pad token, as with many decoders, it pads with its end token.
+
+    Args:
+        name: hub name or folder of the model.
+        revision: on the hub.
+        trust_remote_code: whether the code that it brings may run.
 
     Raises:
         UserError: if it cannot be loaded, or has neither a pad token nor an end token.
     """
     from transformers import AutoTokenizer  # loads torch
 
-    tokenizer: Any = load_pretrained(AutoTokenizer.from_pretrained, name, revision=revision)
+    tokenizer: Any = load_pretrained(
+        AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust_remote_code
+    )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"{name}: its tokenizer has neither a pad token nor an end token to pad with: set one")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from utils.core.errors import UserError
 from utils.core.parser import option, script
+from utils.core.shown import printable
 
 
 @dataclass
@@ -16,6 +17,8 @@ class ReportArguments:
     """Which runs to make reports of."""
 
     runs: list[str] = option(None, "folders of finished runs; the flag itself may be left out")
+
+    skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
 
     def __post_init__(self):
         if not self.runs:
@@ -26,9 +29,12 @@ class ReportArguments:
 def main(args: ReportArguments) -> None:
     """Make the reports of the run folders named."""
     from utils.report.page import write_run_report  # loads matplotlib
+    from utils.runs.manifest import check_files
 
     for folder in args.runs:
-        print(f"report: {write_run_report(folder)}")
+        if not args.skip_checks:
+            check_files(folder)
+        print(f"report: {printable(str(write_run_report(folder)))}")
 
 
 if __name__ == "__main__":

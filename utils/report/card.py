@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from utils.core.shown import escape_markdown
 from utils.data.task import Task
 from utils.models.approaches import approach_of
 from utils.report.pictures import has_training_curves
@@ -69,6 +70,7 @@ def render_card(
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
+    environment.filters["markdown"] = escape_markdown
     metrics = {name.removeprefix("eval_"): value for name, value in results.items() if name.startswith("eval_")}
     return environment.get_template("model_card.md.jinja").render(
         name=name,

@@ -18,6 +18,7 @@ from utils.report.tables import GAP, caption, difference_notes, difference_rows,
 from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
+from utils.runs.manifest import renew_entries
 from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
 from utils.scoring.notes import ENDS, choice_note, leak_note
 from utils.scoring.predictions import Predictions
@@ -235,6 +236,11 @@ def write_run_report(folder: str | Path) -> Path:
     ]
     path = Path(folder) / REPORT_FILE
     write_text(path, render(Path(folder).resolve().name, lead, sections))
+    made = [
+        REPORT_FILE,
+        *(f"{PICTURES_FOLDER}/{picture.name}" for picture in Path(folder, PICTURES_FOLDER).glob("*.png")),
+    ]
+    renew_entries(folder, made)
     return path
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from utils.core.files import atomic_path
+from utils.core.shown import escape_markdown, printable
 from utils.core.tables import format_bytes, format_seconds, format_share, format_table
 from utils.runs.comparison import COMPARED_WITHOUT_INTERVAL, Board
 from utils.runs.folder import DATA_PATHS
@@ -38,13 +39,13 @@ def comparison_tables(
         width: characters of the terminal, where there is one.
         gap: a difference of which the text says what it takes to see it.
     """
-    parts = []
+    parts, shown = [], escape_markdown if markdown else printable
     for board in boards:
         text = caption(board, held, resamples)
         parts += [format_table(*score_rows(board, held), markdown, width)]
         parts += [fill(text, width) if width else text]
         if len(board.entries) > 1:
-            parts += [f"macro-F1 against {board.entries[0].name}, paired bootstrap on the same rows:"]
+            parts += [f"macro-F1 against {shown(board.entries[0].name)}, paired bootstrap on the same rows:"]
             parts += [format_table(*difference_rows(board), markdown, width)]
             notes = difference_notes(board, gap)
             parts += [fill(notes, width) if width else notes]

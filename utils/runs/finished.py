@@ -11,7 +11,8 @@ import numpy as np
 
 from utils.core.errors import UserError
 from utils.data.task import Task
-from utils.runs.folder import RESULTS_FILE, load_arguments, load_results, load_task
+from utils.runs.folder import MANIFEST_FILE, load_arguments, load_results, load_task
+from utils.runs.manifest import check_files
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import AT_HALF, TUNED
 from utils.scoring.thresholds import Thresholds
@@ -60,8 +61,15 @@ def read_run(folder: str | Path) -> FinishedRun:
     return FinishedRun(str(folder), task, load_arguments(folder), load_results(folder), thresholds, predictions)
 
 
-def read_runs(names: list[str]) -> tuple[list[FinishedRun], list[str]]:
+def read_runs(
+    names: list[str], skip_checks: bool = False, hash_weights: bool = False
+) -> tuple[list[FinishedRun], list[str]]:
     """The finished runs among some folders.
+
+    Args:
+        names: of the folders.
+        skip_checks: whether files may be others than those that a run was finished with.
+        hash_weights: whether weights are read whole to check them.
 
     Returns:
         `(runs, notes)`: notes say in a line each why a folder was skipped.
@@ -77,9 +85,11 @@ def read_runs(names: list[str]) -> tuple[list[FinishedRun], list[str]]:
         if not Path(name).exists():
             raise UserError(f"{name}: no such folder")
         try:
+            if not skip_checks:
+                check_files(name, hash_weights)
             runs.append(read_run(name))
         except UserError as error:
-            below = len(list(Path(name).glob(f"*/{RESULTS_FILE}")))
+            below = len(list(Path(name).glob(f"*/{MANIFEST_FILE}")))
             hint = f"; it holds {below} runs: name {name.rstrip('/')}/*" if below else ""
             if Path(name).suffix.lower() == ".csv":
                 hint = "; submission files are scored with --truth"

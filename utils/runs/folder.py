@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
-from utils.core.files import read_json, read_part, unwritable_as_user_error, write_json
+from utils.core.files import (
+    read_json_object,
+    read_part,
+    remove_temporary_files,
+    unwritable_as_user_error,
+    write_json,
+)
+from utils.core.shown import quote
 from utils.data.task import TASK_FILE, Task
 from utils.models.approaches import ADAPTER_FILE, APPROACHES
 
@@ -18,12 +29,14 @@ ARGUMENTS_FILE = "run_args.json"
 # In it: where the data were on the machine the run was trained on, while data_sha256 says what they are.
 DATA_PATHS = ("train_file", "validation_file")
 RESULTS_FILE = "all_results.json"
+MANIFEST_FILE = "manifest.json"
 STATE_FILE = "trainer_state.json"
 CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
 MERGED_FOLDER = "merged"
 STAGING_FOLDER = ".unfinished"
+LONGEST_NAME, LONGEST_PATH = 255, 3900  # bytes
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ RUN_FILES = (
     _needed("chat_template.jinja", "the tokenizer's"),
     _needed("generation.json", "of a label generator: prompt, order of the labels, how answers are scored"),
     _needed("thresholds.json", "threshold of each label, and how they were chosen"),
-    _needed(RESULTS_FILE, "all scores; written last, so a folder with it is complete"),
+    _needed(RESULTS_FILE, "all scores"),
+    _needed(MANIFEST_FILE, "size and hash of each file; written last, so a folder with it is complete"),
     RunFile(CARD_FILE, "model card", pushed=True),
     RunFile(f"{PICTURES_FOLDER}/*.png", "pictures of the report", pushed=True),
     RunFile(
@@ -79,6 +93,14 @@ RUN_FILES = (
     RunFile(REPORT_FILE, "all of it to look at; `python -m utils.report` makes it again"),
     RunFile(f"{MERGED_FOLDER}/*", "a plain 16-bit model with the adapter merged in (--merge_adapter)"),
 )
+
+
+def matches(path: str, files: Iterable[RunFile]) -> bool:
+    """Whether a path below the folder of a run is that of one of some kinds of files."""
+    # fnmatch's stars match slashes too: merged/tokenizer.json is none of ours.
+    return any(fnmatch(path, file.pattern) and path.count("/") == file.pattern.count("/") for file in files)
+
+
 # A checkpoint-*/ is Trainer's; it is gone when the run is finished, unless --keep_checkpoints is set.
 
 
@@ -99,6 +121,11 @@ def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
         UserError: for a folder that holds other things or a finished run, unless `overwrite`.
     """
     output_dir = Path(output_dir)
+    # Checkpoints and temporary files lie below it.
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in output_dir.parts) or (
+        len(os.fsencode(output_dir.absolute())) > LONGEST_PATH or "\0" in str(output_dir)
+    ):
+        raise UserError(f"--output_dir {quote(output_dir)} is longer than the system allows: choose a shorter name")
     if any(path.exists() and not path.is_dir() for path in (output_dir, *output_dir.parents)):
         raise UserError(f"--output_dir {output_dir} is, or lies below, a file: name a folder")
     if (output_dir / MERGED_FOLDER).exists() and not (output_dir / ARGUMENTS_FILE).exists():
@@ -109,10 +136,16 @@ def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
         if any(not path.name.startswith(".") for path in output_dir.iterdir()):
             raise UserError(f"--output_dir {output_dir} holds files but no run: choose another, or pass --overwrite")
         return None
-    if (output_dir / RESULTS_FILE).exists():
+    if (output_dir / MANIFEST_FILE).exists():
         raise UserError(f"--output_dir {output_dir} holds a finished run: choose another, or pass --overwrite")
     complete = [folder for folder in _checkpoints(output_dir) if _is_complete(folder)]
     return str(complete[-1]) if complete else None
+
+
+def is_trained(output_dir: str | Path, overwrite: bool) -> bool:
+    """Whether a run was trained and evaluated, and killed before its last files were written."""
+    done, finished = (Path(output_dir, name).exists() for name in (RESULTS_FILE, MANIFEST_FILE))
+    return done and not finished and not overwrite and Path(output_dir, ARGUMENTS_FILE).exists()
 
 
 def check_same_run(output_dir: str | Path, arguments: dict[str, Any], task: Task) -> None:
@@ -126,14 +159,14 @@ def check_same_run(output_dir: str | Path, arguments: dict[str, Any], task: Task
     Raises:
         UserError: for the first argument that differs, or other data.
     """
-    begun = read_json(Path(output_dir) / ARGUMENTS_FILE)
+    begun = read_part(output_dir, ARGUMENTS_FILE, read_json_object)
     for name, value in json.loads(json.dumps(arguments)).items():
         if begun.get(name) != value:
             raise UserError(
                 f"the unfinished run in {output_dir} was begun with {name} = {begun.get(name)}, now it is {value}: "
                 "use the same, choose another --output_dir, or pass --overwrite"
             )
-    if Task.load(output_dir) != task:
+    if read_part(output_dir, TASK_FILE, lambda path: Task.load(path.parent)) != task:
         raise UserError(
             f"the unfinished run in {output_dir} was begun with other training data or columns: "
             "use the same, choose another --output_dir, or pass --overwrite"
@@ -153,16 +186,33 @@ def begin_run(output_dir: str | Path, arguments: dict[str, Any], task: Task, res
     with unwritable_as_user_error(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(output_dir / STAGING_FOLDER, ignore_errors=True)
-    # Results first: from here on the folder is not a finished run any more.
-    (output_dir / RESULTS_FILE).unlink(missing_ok=True)
+    # First of all: from here on the folder is not a finished run any more.
+    for name in (MANIFEST_FILE, RESULTS_FILE):
+        (output_dir / name).unlink(missing_ok=True)
+    remove_temporary_files(output_dir)
     if (output_dir / ARGUMENTS_FILE).exists():
         if not resuming:  # an adapter of an overwritten run beside a new model would be taken for the new one's
             _remove_finished_files(output_dir)
         for folder in _checkpoints(output_dir):
             if not (resuming and _is_complete(folder)):
                 shutil.rmtree(folder)
-    task.save(output_dir)
+    # In this order: a folder with arguments and no task is begun anew, one with a task alone would not be ours.
     write_json(output_dir / ARGUMENTS_FILE, arguments)
+    task.save(output_dir)
+
+
+def abandon_run(output_dir: str | Path) -> None:
+    """Remove what `begin_run` has written into a folder in which nothing was trained; others' files stay."""
+    output_dir = Path(output_dir)
+    if any(_is_complete(folder) for folder in _checkpoints(output_dir)):
+        return
+    shutil.rmtree(output_dir / STAGING_FOLDER, ignore_errors=True)
+    for folder in _checkpoints(output_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        for name in (TASK_FILE, ARGUMENTS_FILE):
+            (output_dir / name).unlink(missing_ok=True)
+        output_dir.rmdir()  # if it is empty
 
 
 def _remove_finished_files(output_dir: Path) -> None:
@@ -181,7 +231,7 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 def _is_complete(checkpoint: Path) -> bool:
     """Trainer writes the state last: a checkpoint with one that can be read is whole."""
     try:
-        return "global_step" in read_json(checkpoint / STATE_FILE)
+        return "global_step" in read_json_object(checkpoint / STATE_FILE)
     except (OSError, ValueError):
         return False
 
@@ -248,8 +298,11 @@ def load_arguments(folder: str | Path) -> dict[str, Any]:
     """
 
     def read(path: Path) -> dict[str, Any]:
-        arguments = read_json(path)
+        arguments = read_json_object(path)
         APPROACHES[arguments["script"]]
+        missing = [name for name in ("bf16", "model_name_or_path", "threshold_strategy") if name not in arguments]
+        if missing:
+            raise KeyError(missing[0])
         return arguments
 
     return read_part(folder, ARGUMENTS_FILE, read)
@@ -261,4 +314,12 @@ def load_results(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: for a run that has lost them.
     """
-    return read_part(folder, RESULTS_FILE, read_json)
+
+    def read(path: Path) -> dict[str, Any]:
+        results = read_json_object(path)
+        for name in ("eval_samples", "eval_f1_macro"):
+            if not isinstance(results[name], int | float) or not 0 <= results[name] < math.inf:
+                raise ValueError(f"{name} is no number")
+        return results
+
+    return read_part(folder, RESULTS_FILE, read)

@@ -21,13 +21,17 @@ from utils.runs.folder import load_arguments, load_task
 from utils.scoring.predictions import Predictions
 
 
-def load_run(folder: str | Path) -> Approach:
+def load_run(folder: str | Path, trust_remote_code: bool = False) -> Approach:
     """Load a finished run, on the device of this process.
+
+    Args:
+        folder: of the run.
+        trust_remote_code: whether the code of an adapter's base model may run, whatever the run says of it.
 
     Raises:
         UserError: for a folder that is no finished run, or whose model cannot be loaded.
     """
-    task, arguments = load_task(folder), load_arguments(folder)
+    task, arguments = load_task(folder), load_arguments(folder) | {"trust_remote_code": trust_remote_code}
     device: Any = this_process().device  # never None, unlike accelerate's hint
     # Every process predicts with a whole model; under FSDP transformers would read the weights in one process alone.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
@@ -36,7 +40,15 @@ def load_run(folder: str | Path) -> Approach:
         if not (Path(folder) / name).exists():
             what = "tokenizer" if name.startswith("tokenizer") else name
             raise UserError(f"{folder} has lost its {what}: train it again, or put its {what} files back")
-    run = approach.load(str(folder), arguments, task)
+    try:
+        run = approach.load(str(folder), arguments, task)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a damaged folder fails in many ways, some of them inside libraries
+        raise UserError(
+            f"the run in {folder} cannot be loaded: {type(error).__name__}: {error}: copy the folder again, or "
+            "train again"
+        ) from error
     run.name = str(folder)
     run.compute_dtype = prediction_dtype(arguments["bf16"], device)
     suit_this_machine(run.model)

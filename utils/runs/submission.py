@@ -294,7 +294,13 @@ def _refuse_extra_ids(
 
 
 def predict_runs(
-    folders: list[str], weights: np.ndarray, task: Task, test: RowsToPredict, batch_size: int, output_file: str
+    folders: list[str],
+    weights: np.ndarray,
+    task: Task,
+    test: RowsToPredict,
+    batch_size: int,
+    output_file: str,
+    trust_remote_code: bool = False,
 ) -> ProbabilityFile | None:
     """Weighted mean of the runs' probabilities of the rows.
 
@@ -307,6 +313,7 @@ def predict_runs(
         test: the rows.
         batch_size: rows predicted at a time by one process.
         output_file: in its folder the sums of probabilities are kept until they are written.
+        trust_remote_code: whether the code of an adapter's base model may run.
 
     Returns:
         the means in the main process, None in others.
@@ -325,7 +332,7 @@ def predict_runs(
     rows = len(test) * len(used)
     with tqdm(total=rows, unit="row", desc="predicting", disable=None if main_process else True) as bar:
         for folder, weight in used:
-            run = load_run(folder)
+            run = load_run(folder, trust_remote_code)
             for chunk in test.chunks():
                 predictions = predict_table(run, chunk, batch_size).in_order(task.labels)
                 if main_process:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, read_part
+from utils.core.shown import quote
 from utils.data.splits import near_duplicate_groups
 from utils.scoring.scores import AT_HALF, DECODED, TUNED
 from utils.scoring.thresholds import ThresholdRule, apply_thresholds
@@ -154,7 +155,7 @@ class Predictions:
         """The validation predictions of a finished run, columns in the order of `labels`.
 
         Raises:
-            UserError: for predictions that are missing or damaged, or a probability that is not a number.
+            UserError: for predictions that are missing or damaged, and for the first cell that cannot be right.
         """
         path = Path(folder) / PREDICTIONS_FILE
         if not path.is_file():
@@ -169,13 +170,35 @@ class Predictions:
             def columns(kind: str, dtype: type) -> np.ndarray:
                 return frame[[f"{kind}/{label}" for label in labels]].to_numpy().astype(dtype)
 
-            decoded = columns("decoded", np.int8) if f"decoded/{labels[0]}" in frame else None
-            rows = (frame["id"].tolist(), frame["text"].tolist())
-            return cls(list(labels), *rows, columns("truth", np.int8), columns("probability", float), decoded)
+            def cells(kind: str) -> np.ndarray:  # 0 and 1, before other values are cut to them
+                values = columns(kind, float)
+                check(values, (values == 0) | (values == 1), kind, "is neither 0 nor 1")
+                return values.astype(np.int8)
 
-        predictions = read_part(folder, PREDICTIONS_FILE, read)
-        bad = predictions.broken_rows
-        if len(bad):
-            row = f'row {bad[0] + 1} (id "{predictions.ids[bad[0]]}")'
-            raise UserError(f"{path}, {row} holds a probability that is NaN: train the run again")
-        return predictions
+            ids, texts = frame["id"].astype(str).tolist(), frame["text"].tolist()
+
+            def check(values: np.ndarray, good: np.ndarray, kind: str, what: str) -> None:
+                if not good.all():
+                    row, column = np.argwhere(~good)[0]
+                    value = values[row, column]
+                    raise UserError(
+                        f'{path}, row {row + 1} (id "{quote(ids[row])}"), column "{kind}/{quote(labels[column])}" '
+                        f"{'is NaN' if np.isnan(value) else f'holds {value:g}, which {what}'}: "
+                        "copy the folder again, or train the run again"
+                    )
+
+            probabilities = columns("probability", float)
+            check(probabilities, (probabilities >= 0) & (probabilities <= 1), "probability", "is no probability")
+            decoded = cells("decoded") if f"decoded/{labels[0]}" in frame else None
+            if not ids or not all(isinstance(text, str) for text in texts):
+                raise ValueError("no rows, or rows without a text")
+            repeated = pd.Series(ids).duplicated()
+            if repeated.any():
+                row = int(np.flatnonzero(repeated)[0])
+                raise UserError(
+                    f'{path}, row {row + 1}, column "id": the id "{quote(ids[row])}" stands in an earlier row too: '
+                    "copy the folder again, or train the run again"
+                )
+            return cls(list(labels), ids, texts, cells("truth"), probabilities, decoded)
+
+        return read_part(folder, PREDICTIONS_FILE, read)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit
 
 from utils.core.arguments import ThresholdArguments
-from utils.core.files import read_json, read_part, write_json
+from utils.core.files import read_json_object, read_part, write_json
 from utils.data.splits import assign_parts
 from utils.scoring.calibration import EDGE, finite_logit, gather_at_nodes, platt_coefficients, start_curves
 
@@ -194,9 +194,14 @@ class Thresholds:
         """
 
         def read(path: Path) -> Thresholds:
-            content = read_json(path)
-            values = np.array([content["thresholds"][label] for label in labels])
-            return cls(values, ThresholdRule(content["strategy"], content["shrinkage"]))
+            content = read_json_object(path)
+            values = np.array([float(content["thresholds"][label]) for label in labels])
+            shrinkage = float(content["shrinkage"])
+            if not (np.isfinite(values).all() and 0 <= shrinkage < np.inf) or set(content["thresholds"]) != set(labels):
+                raise ValueError(f"{path} must hold a threshold for each label")
+            if content["strategy"] not in SHRINKAGE:
+                raise ValueError(f"{path} names no strategy")
+            return cls(values, ThresholdRule(content["strategy"], shrinkage))
 
         return read_part(folder, THRESHOLDS_FILE, read)
 

@@ -1,12 +1,13 @@
 """Trainer's arguments: the defaults of this task, what is refused, and what a run's result depends on."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
@@ -17,6 +18,7 @@ from utils.models.precision import bf16_is_fast
 from utils.scoring.scores import TUNED, higher_is_better
 from utils.training.launch import check_deepspeed_installed, fsdp_storage
 
+MOST_EPOCHS = 1_000_000
 # What a run's result depends on, besides our own arguments. A run is resumed only with the same values.
 RESULT_ARGUMENTS = [
     "num_train_epochs",
@@ -114,8 +116,8 @@ class TaskTrainingArguments(TrainingArguments):
             self.use_cpu = True  # without it TrainingArguments refuses bf16
         try:
             super().__post_init__()
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        except Exception as error:  # Trainer's own checks raise all kinds; what they check are flags
+            raise UserError(f"{type(error).__name__}: {error}: see --help_all for Trainer's flags") from error
 
     @property
     def optimizer_name(self) -> str:
@@ -143,6 +145,16 @@ class TaskTrainingArguments(TrainingArguments):
             "learning_rate": 0,
             "weight_decay": 0,
             "warmup_steps": 0,
+            "max_grad_norm": 0,
+            "adam_epsilon": 0,
+            "logging_steps": 0,
+            "eval_delay": 0,
+            "save_total_limit": 1,
+            "eval_accumulation_steps": 1,
+            "dataloader_prefetch_factor": 1,
+            "data_seed": 0,
+            "neftune_noise_alpha": 0,
+            "ddp_timeout": 1,
         }
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -150,6 +162,26 @@ class TaskTrainingArguments(TrainingArguments):
                 raise UserError(f"--{name} {value}: must be {least} or more")
         if not (0 < self.num_train_epochs < math.inf or self.max_steps > 0):
             raise UserError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        if self.num_train_epochs > MOST_EPOCHS:
+            raise UserError(f"--num_train_epochs {self.num_train_epochs}: must be {MOST_EPOCHS} or less")
+        for name in ("eval_steps", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name} {value}: must be above 0")
+        cores = os.cpu_count() or 1
+        if self.dataloader_num_workers > cores:
+            raise UserError(
+                f"--dataloader_num_workers {self.dataloader_num_workers}: this machine has {cores} cores, and each "
+                "worker is a process: take as many or fewer, or leave it out"
+            )
+        of_workers = (
+            "dataloader_persistent_workers",
+            "dataloader_prefetch_factor",
+            "dataloader_multiprocessing_context",
+        )
+        for name in of_workers:
+            if getattr(self, name, None) and not self.dataloader_num_workers:
+                raise UserError(f"--{name} is for --dataloader_num_workers: add it, or leave both out")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 0 or more and below 1")
@@ -203,6 +235,33 @@ def check_early_stopping(run_args: RunArguments, training_args: TaskTrainingArgu
     """Refuse early stopping where no evaluation chooses a checkpoint; `check_start` has checked the rest."""
     if run_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
         raise UserError("--early_stopping_patience needs --load_best_model_at_end and an --eval_strategy")
+
+
+def check_optimizer(training_args: TaskTrainingArguments) -> None:
+    """Refuse optimizers and schedulers that could not be made, before the folder of the run is: they are tried out.
+
+    Raises:
+        UserError: with what the library says of it.
+    """
+    model: Any = torch.nn.Linear(2, 2)
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(training_args, model)
+        if not {"params", "model", "optimizer_dict"} & set(options):
+            optimizer = kind(model.parameters(), **options)
+            steps = 10
+            more: Any = training_args.lr_scheduler_kwargs
+            scheduler = get_scheduler(
+                training_args.lr_scheduler_type, optimizer, 1, steps, scheduler_specific_kwargs=more
+            )
+            if training_args.lr_scheduler_type != "reduce_lr_on_plateau":
+                for _ in range(steps):
+                    optimizer.step()
+                    scheduler.step()
+    except Exception as error:  # packages that are missing, options that are unknown, values that do not fit
+        raise UserError(
+            f"--optim {training_args.optim}, --lr_scheduler_type {training_args.lr_scheduler_type} and their options "
+            f"do not work: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_best_metric(training_args: TaskTrainingArguments, metrics: set[str]) -> None:

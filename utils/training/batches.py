@@ -101,6 +101,13 @@ class LengthGroupedBatches(Trainer):
         # Trainer's own would shuffle the rows here too when training is grouped by length.
         return SequentialSampler(eval_dataset)
 
+    def _load_callback_state(self) -> None:
+        # Trainer makes callbacks anew from what a checkpoint holds of them.
+        super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "trainer"):
+                callback.trainer = self
+
     def _finalize_training(self, *args: object, **kwargs: object) -> object:
         # For the steps since the last log Trainer would count this process's part of the loss only.
         self._tr_loss = self.accelerator.reduce(self._tr_loss, reduction="mean")
@@ -112,5 +119,5 @@ def refusing_trackers() -> Generator[None]:
     """Turn what Trainer raises while it is made, as for a tracker that is not installed, into a `UserError`."""
     try:
         yield
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise UserError(str(error)) from error
+    except Exception as error:  # all kinds: TypeError for an option of accelerate, KeyError for a name
+        raise UserError(f"Trainer cannot be made with these flags: {type(error).__name__}: {error}") from error

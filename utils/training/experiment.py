@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +12,11 @@ import datasets
 import transformers
 
 from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
+from utils.core.errors import UserError
 from utils.core.files import write_text
+from utils.core.log import log
 from utils.core.processes import this_process
+from utils.core.shown import printable
 from utils.data.task import Task
 from utils.hub.push import check_push, push_run, take_push
 from utils.models.approaches import Approach
@@ -24,20 +29,31 @@ from utils.runs.folder import (
     CARD_FILE,
     MERGED_FOLDER,
     STATE_FILE,
+    abandon_run,
     begin_run,
     check_same_run,
     find_checkpoint,
+    is_trained,
     publish,
     save_results,
     staging_folder,
 )
+from utils.runs.lock import RunLock
+from utils.runs.manifest import write_manifest
 from utils.scoring.evaluation import Evaluation, label_table, summary_table
 from utils.scoring.notes import choice_figures, interval_figures, score_notes
 from utils.scoring.thresholds import ThresholdRule
-from utils.training.arguments import TaskTrainingArguments, arguments_of_result, check_early_stopping, fill_in
+from utils.training.arguments import (
+    TaskTrainingArguments,
+    arguments_of_result,
+    check_early_stopping,
+    check_optimizer,
+    fill_in,
+)
 from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
 from utils.training.loop import release, train_to_the_end
 from utils.training.preflight import Preflight
+from utils.training.space import check_space
 
 if TYPE_CHECKING:
     from utils.training.batches import LengthGroupedBatches
@@ -79,14 +95,21 @@ class Experiment:
             transformers.utils.logging.disable_progress_bar()
             datasets.disable_progress_bars()
         check_early_stopping(run_args, training_args)
+        if not eval_only:
+            check_optimizer(training_args)
         if self.push and self.state.is_main_process and not run_args.preflight_only:
             check_push(self.push)
         check_trackers(training_args, self.state.is_main_process)
-        self.checkpoint = None if run_args.preflight_only else find_checkpoint(self.output_dir, run_args.overwrite)
+        checkpoint = find_checkpoint(self.output_dir, run_args.overwrite) if not run_args.preflight_only else None
+        self.lock = RunLock(self.output_dir)
+        if not run_args.preflight_only and self.state.is_main_process:
+            self.lock.check()
+        self.checkpoint = checkpoint
+        self.is_trained = not run_args.preflight_only and is_trained(self.output_dir, run_args.overwrite)
         check_checkpoint(self.checkpoint, training_args)
 
     def begin(self, task: Task, *arguments: Any) -> None:
-        """Make the output folder that of this run.
+        """Make the output folder that of this run, or make sure that it is, where it `is_trained` already.
 
         Args:
             task: what is trained.
@@ -101,17 +124,29 @@ class Experiment:
             self.arguments |= asdict(group)
         self.arguments["data_sha256"] = task.data_sha256
         self.arguments |= arguments_of_result(self.run_args, self.training_args)
-        if self.checkpoint:
+        if self.checkpoint or self.is_trained:
             check_same_run(self.output_dir, self.arguments, task)
         self.state.wait_for_everyone()
         if self.state.is_main_process:
+            self.lock.acquire()
+        if self.state.is_main_process and not self.is_trained:
             begin_run(self.output_dir, self.arguments, task, resuming=bool(self.checkpoint))
         self.state.wait_for_everyone()
         check_shared_folder(Path(self.output_dir) / ARGUMENTS_FILE)
 
     def train(self, trainer: LengthGroupedBatches) -> dict[str, float]:
         """Train to the end, from the checkpoint of an interrupted run if there is one; returns Trainer's metrics."""
-        metrics = train_to_the_end(trainer, self.checkpoint, self.run_args.early_stopping_patience)
+        try:
+            if self.state.is_main_process:
+                check_space(trainer)
+            metrics = train_to_the_end(trainer, self.checkpoint, self.run_args.early_stopping_patience)
+        except UserError:
+            if self.state.is_main_process:
+                abandon_run(self.output_dir)  # if there is nothing to go on from
+                self.lock.release()
+                with suppress(OSError):  # unless it is empty now
+                    Path(self.output_dir).rmdir()
+            raise
         return metrics | {"train_samples": self.task.train_rows}
 
     def finish(
@@ -135,19 +170,36 @@ class Experiment:
             trainer.save_model(str(staging_folder(self.output_dir)))
         if self.state.is_main_process:
             results = self._publish(approach, evaluation, train_metrics, trainer)
-            if self.run_args.report:
-                write_run_report(self.output_dir)
+            self._write_report()
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
-            if self.run_args.merge_adapter:  # last, as it needs the most memory: the run is complete without it
-                release(approach, trainer)
-                self._merge(approach)
             metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
             tables = (summary_table(metrics), label_table(metrics, self.task.labels))
             print("", tables[0], *score_notes(results), tables[1], sep="\n\n", end="\n\n")
-            print(f"run folder: {self.output_dir}")
         if trainer is not None:
             trainer.end()
-        if self.push and self.state.is_main_process:  # last of all: the run is complete if the Hub refuses it
+        self._complete(approach, trainer)
+
+    def resume_finishing(self, approach: Approach) -> None:
+        """Make what is missing of a run that `is_trained`: report, merged model and manifest; then push it."""
+        log(f"the run in {self.output_dir} was trained and evaluated: what is missing of it is made")
+        if self.state.is_main_process:
+            self._write_report()
+        self._complete(approach)
+
+    def _write_report(self) -> None:
+        if self.run_args.report:
+            write_run_report(self.output_dir)
+
+    def _complete(self, approach: Approach, trainer: LengthGroupedBatches | None = None) -> None:
+        if not self.state.is_main_process:
+            return
+        if self.run_args.merge_adapter:  # late, as it needs the most memory
+            release(approach, trainer)
+            self._merge(approach)
+        write_manifest(self.output_dir)  # from here on the run is finished
+        self.lock.release()
+        print(f"run folder: {printable(self.output_dir)}")
+        if self.push:  # last of all: the run is complete if the Hub refuses it
             push_run(self.output_dir, self.push)
 
     def _publish(
@@ -194,6 +246,8 @@ class Experiment:
         return train_metrics | eval_metrics
 
     def _merge(self, approach: Approach) -> None:
-        staging = staging_folder(self.output_dir)
+        staging, merged = staging_folder(self.output_dir), Path(self.output_dir) / MERGED_FOLDER
+        shutil.rmtree(staging, ignore_errors=True)
         approach.merge(self.output_dir, staging)
-        staging.rename(Path(self.output_dir) / MERGED_FOLDER)
+        shutil.rmtree(merged, ignore_errors=True)
+        staging.rename(merged)

@@ -49,6 +49,7 @@ class GeneratorTrainingArguments(TaskTrainingArguments, SFTConfig):
     completion_only_loss: bool | None = field(default=None, init=False)
     assistant_only_loss: bool = field(default=False, init=False)
     loss_type: str = field(default="nll", init=False)
+    trust_remote_code: bool = field(default=False, init=False)  # ModelArguments have the flag
 
 
 class AnswerEvaluator:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from utils.core.errors import UserError
 from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
+from utils.runs.folder import ARGUMENTS_FILE
 
 if TYPE_CHECKING:
     from utils.models.approaches import Approach
@@ -40,6 +46,10 @@ def train_to_the_end(
     stop_on_signal = StopOnSignal()
     trainer.add_callback(stop_on_signal)
     trainer.add_callback(TrainingTime())
+    trainer.add_callback(FolderIsThere())
+    loss_so_far = LossSoFar()
+    loss_so_far.trainer = trainer
+    trainer.add_callback(loss_so_far)
     if early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
     resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
@@ -47,14 +57,15 @@ def train_to_the_end(
         log(f"resuming from {checkpoint}")
     change = Change()
     trainer.add_callback(change)
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    with _one_line_errors(trainer, checkpoint):
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if stop_on_signal.received:
         # A process that has ended would let torch's launcher end the one that is still saving.
         trainer.accelerator.wait_for_everyone()
         log(f"stopped at step {trainer.state.global_step}: give the same command again to go on from there")
         sys.exit(128 + stop_on_signal.received)
     if checkpoint:
-        metrics |= _speeds_of_all_parts(metrics, trainer)
+        metrics |= _speeds_of_all_parts(metrics, trainer) | _loss_of_all_parts(metrics, trainer, resumed_at)
     unchanged = change.unchanged if trainer.state.global_step > resumed_at else []
     if unchanged:
         log(
@@ -105,6 +116,82 @@ class Change(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.unchanged = unchanged_tensors(self.before, model)
+
+
+def _loss_of_all_parts(metrics: dict[str, float], trainer: LengthGroupedBatches, resumed_at: int) -> dict[str, float]:
+    """Mean loss of all steps of a resumed run; Trainer's is of those since step `resumed_at`."""
+    [loss_so_far] = [c for c in trainer.callback_handler.callbacks if isinstance(c, LossSoFar)]
+    steps = trainer.state.global_step
+    since = metrics["train_loss"] * (steps - resumed_at)
+    return {"train_loss": (loss_so_far.earlier + since) / max(steps, 1)}
+
+
+@contextmanager
+def _one_line_errors(trainer: LengthGroupedBatches, checkpoint: str | None) -> Generator[None]:
+    """Turn what a full disk, a folder that is gone and a damaged checkpoint raise into a `UserError`.
+
+    The checkpoints before stay.
+    """
+    output_dir = str(trainer.args.output_dir)
+    written = f"cannot write {output_dir}"
+    again = "the last complete checkpoint is kept: give the same command again to go on from it"
+    resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        if checkpoint and trainer.state.global_step <= resumed_at:
+            raise UserError(
+                f"cannot go on from {checkpoint}: {type(error).__name__}: {error}: delete that folder to go on from "
+                "the one before, if there is one, or pass --overwrite"
+            ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"{written}: {error.strerror}: free some space; {again}") from error
+        # torch and safetensors write from C++ and Rust, where a full disk has no number.
+        if (
+            isinstance(error, SafetensorError)
+            or "PytorchStreamWriter" in str(error)
+            or "inline_container" in str(error)
+        ):
+            raise UserError(f"{written}: {str(error).splitlines()[0]}: free some space; {again}") from error
+        raise
+
+
+class LossSoFar(TrainerCallback, ExportableState):
+    """Keeps in each checkpoint the sum of the losses of all steps; Trainer counts those since a resumption only.
+
+    Args:
+        earlier: sum up to the checkpoint that the training goes on from.
+    """
+
+    # Set when the callback is added, and again by the trainer when it has made it anew from a checkpoint.
+    trainer: LengthGroupedBatches | None = None
+
+    def __init__(self, earlier: float = 0.0):
+        self.earlier, self.logged, self.since = earlier, 0.0, torch.zeros(())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as Trainer wants it."""
+        return {"args": {"earlier": self.earlier + self.logged + float(self.since)}, "attributes": {}}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer is not None:
+            since = self.trainer._tr_loss.detach().clone()  # since the last log, of this process
+            self.since = self.trainer.accelerator.reduce(since, reduction="mean") if args.world_size > 1 else since
+            self.logged = self.trainer._total_loss_scalar
+
+
+class FolderIsThere(TrainerCallback):
+    """Ends a training whose folder was deleted or moved: Trainer would make another, without what makes it a run."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not Path(args.output_dir, ARGUMENTS_FILE).is_file():
+            raise UserError(f"--output_dir {args.output_dir} is gone: it was deleted or moved during the training")
 
 
 class TrainingTime(TrainerCallback, ExportableState):

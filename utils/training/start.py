@@ -33,6 +33,11 @@ def check_start(
     """
     if eval_only and (model_args.use_peft or run_args.merge_adapter):
         raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
+    if model_args.trust_remote_code and not (model_args.use_peft or eval_only):
+        raise UserError(
+            "--trust_remote_code is for adapters: a model trained in full would be saved with the code, and that of a "
+            "run is never run; add --use_peft, or take a model that transformers knows"
+        )
     if (model_args.load_in_4bit or model_args.load_in_8bit) and not (model_args.use_peft or eval_only):
         raise UserError("weights in 4 or 8 bit cannot be trained themselves: add --use_peft")
     if model_args.dtype == "float16" and not (model_args.use_peft or eval_only):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.core.arguments import GenerationArguments
 from utils.core.errors import UserError
-from utils.core.files import read_json, read_part, write_json
+from utils.core.files import read_json_object, read_part, write_json
 from utils.core.processes import this_process
 from utils.data.task import Task
 from utils.models.encoding import longest_first
@@ -81,7 +81,21 @@ class Generation:
         Raises:
             UserError: for a folder that has lost it.
         """
-        return read_part(folder, GENERATION_FILE, lambda path: cls(**read_json(path)))
+        return read_part(folder, GENERATION_FILE, lambda path: cls(**read_json_object(path))._checked())
+
+    def _checked(self) -> Generation:
+        """Itself.
+
+        Raises:
+            ValueError: for what no run writes.
+        """
+        texts = [self.prompt_template, self.no_label, *self.order]
+        numbers = type(self.max_nodes) is int and self.max_nodes >= 1 and isinstance(self.coverage, int | float)
+        if not isinstance(self.order, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("template, order and no_label must be texts")
+        if not numbers or not 0 <= self.coverage <= 1 or self.decoding not in ("constrained", "free"):
+            raise ValueError("coverage, max_nodes or decoding cannot be used")
+        return self
 
 
 @dataclass
@@ -121,6 +135,10 @@ def build_format(
     Raises:
         UserError: where prompt, labels and `max_length` do not go together.
     """
+    if sorted(labels) != sorted(generation.order):
+        raise UserError(
+            f"{GENERATION_FILE} orders other labels than the task has: copy the folder again, or train again"
+        )
     label_text = LabelText(labels, generation.order, generation.no_label)
     prompt = build_prompt(generation.prompt_template, label_text, tokenizer)
     answers = answer_tokens(label_text, tokenizer, prompt.end)

@@ -72,7 +72,9 @@ class LabelGenerator:
         Raises:
             UserError: for a model that cannot be loaded or trained so, or whose answers cannot be scored.
         """
-        tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+        tokenizer = load_tokenizer(
+            model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
+        )
         model = load_generator(model_args, tokenizer, complete=generation_args.eval_only)
         check_scorable(model, generation_args.decoding, length_limit(max_length, tokenizer, model.config))
         if model_args.use_peft:

@@ -36,7 +36,8 @@ def load_generator(
         raise UserError(
             f"{name} is an adapter, not a model: start from its base model, or score the run with compare_runs.py"
         )
-    config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision)
+    code = model_args.trust_remote_code
+    config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
     config.pad_token_id = tokenizer.pad_token_id
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         if model_args.use_peft:
@@ -48,6 +49,8 @@ def load_generator(
         name,
         config=config,
         revision=revision,
+        trust_remote_code=code,
+        use_safetensors=True,
         attn_implementation=model_args.attn_implementation,
         dtype=model_args.dtype,
         quantization_config=quantization(model_args) if stored is None else None,

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2 import StrictUndefined, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from utils.core.bounds import bounded
 from utils.core.errors import UserError
 from utils.data.examples import Examples, cache_key
 from utils.models.encoding import first_position, map_rows, rounded_up, tokenizer_key
 from utils.models.generator.label_text import SEPARATOR, LabelText
 
 IGNORED = -100  # label id of a token that does not count in the loss
+LONGEST_PROMPT = 1_000_000  # characters
 # Stands for the text while a prompt is cut into the parts before and after it.
 TEXT_MARK = "\ue000"
 DEFAULT_TEMPLATE = """\
@@ -79,9 +82,12 @@ def _render(template: str, label_text: LabelText, chat: bool) -> str:
     """The user's words with TEXT_MARK for the text."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
-        tree = environment.parse(template)
-        compiled = environment.from_string(template)
-        rendered = compiled.render(text=TEXT_MARK, labels=label_text.words, no_label=label_text.none, chat=chat)
+        values = {"text": TEXT_MARK, "labels": label_text.words, "no_label": label_text.none, "chat": chat}
+        with bounded("the prompt template"):  # compiling computes constants
+            tree = environment.parse(template)
+            rendered = _join(environment.from_string(template).generate(values))
+    except UserError:
+        raise
     except Exception as error:  # a template may fail in any way
         raise UserError(f"--prompt_template: {error}; it may use text, labels, no_label and chat") from error
     # With a filter or a condition on the text it would be the mark that is filtered or asked about.
@@ -90,6 +96,21 @@ def _render(template: str, label_text: LabelText, chat: bool) -> str:
     if rendered.count(TEXT_MARK) != 1 or len(uses) != 1 or len(shown) != 1:
         raise UserError("--prompt_template: {{ text }} must stand in it once, as it is")
     return rendered
+
+
+def _join(parts: Iterable[str]) -> str:
+    """The parts of a rendered template as one text.
+
+    Raises:
+        UserError: for a text that no model takes.
+    """
+    found, size = [], 0
+    for part in parts:
+        found.append(part)
+        size += len(part)
+        if size > LONGEST_PROMPT:
+            raise UserError(f"the prompt template makes a text of more than {LONGEST_PROMPT:,} characters: shorten it")
+    return "".join(found)
 
 
 def build_prompt(template: str, label_text: LabelText, tokenizer: PreTrainedTokenizerBase) -> Prompt:
@@ -134,9 +155,13 @@ def _chat(words: str, tokenizer: PreTrainedTokenizerBase, end: int | None) -> tu
     options: dict[str, Any] = {"tokenize": False, "enable_thinking": False}
     answer = {"role": "assistant", "content": TEXT_MARK + TEXT_MARK}
     try:
-        whole = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options))
-        after = str(tokenizer.apply_chat_template([*messages, answer], **options)).split(TEXT_MARK + TEXT_MARK)[-1]
-    except TemplateError as error:
+        with bounded("the model's chat template"):
+            whole = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options))
+            after = str(tokenizer.apply_chat_template([*messages, answer], **options)).split(TEXT_MARK + TEXT_MARK)[-1]
+        _join([whole, after])
+    except UserError:
+        raise
+    except Exception as error:  # a template may fail in any way
         raise UserError(f"the model's chat template cannot be used: {error}") from error
     if whole.rstrip().endswith("<think>"):  # a template that cannot switch thinking off
         whole = whole.rstrip() + "\n\n</think>\n\n"

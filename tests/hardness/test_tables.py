@@ -1,0 +1,158 @@
+"""Files that were read as something else, in silence."""
+
+import contextlib
+import io
+import json
+import os
+import re
+
+import pandas as pd
+import pytest
+
+import compare_runs
+import make_submission
+from finished_runs import copy_run
+from utils.core.arguments import DataArguments
+from utils.core.errors import UserError
+from utils.data.columns import find_task, read_ids
+from utils.data.examples import read_examples
+from utils.data.tables import read_chunks, read_table
+from utils.runs.folder import load_results
+from utils.runs.manifest import write_manifest
+from utils.scoring.predictions import PREDICTIONS_FILE
+
+HEADER = "id,text,joy,fear\n"
+ROWS = HEADER + "1,one,0,1\n2,two,1,0\n3,three,1,1\n"
+
+
+def read(path):
+    table = read_table(path)
+    task = find_task(table, DataArguments(train_file=str(path)))
+    examples = read_examples(table, task)
+    chunks = [value for chunk in read_chunks(path, 2) for value in read_ids(chunk, task)]
+    assert examples.ids == chunks
+    return examples, task
+
+
+@pytest.mark.parametrize("name", ["a*b.csv", "wh?t.csv", "x[ab]y.csv", "train-00000-of-00001.csv"])
+def test_a_name_is_no_pattern(tmp_path, name):
+    for other in ("aXb.csv", "what.csv", "xay.csv", "xby.csv"):
+        (tmp_path / other).write_text(HEADER + "9,not this,0,1\n8,nor this,1,0\n")
+    (tmp_path / name).write_text(ROWS)
+    assert read(tmp_path / name)[0].ids == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '1,"so it begins,1,0\n2,and,0,1\n3,again",0,1\n4,x,0,0\n5,y,1,0\n',
+        '1,a,1,0\n2,"b,1,0\n3,c",0,1\n4,x,0,0\n',
+    ],
+)
+def test_a_quote_that_swallows_rows(tmp_path, rows):
+    (tmp_path / "t.csv").write_text(HEADER + rows)
+    with pytest.raises(UserError, match="has swallowed the next row"):
+        read(tmp_path / "t.csv")
+    listed = "id,labels,text\n" + '1,joy,a\n2,fear,b\n3,joy,"so it\n4,fear,ends"\n5,joy,c\n'
+    (tmp_path / "t.csv").write_text(listed)
+    with pytest.raises(UserError, match='row 4, column "text" has swallowed'):
+        read(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text(HEADER + '1,a,1,0\n2,"b,1,0\n3,c,0,1\n')
+    with pytest.raises(UserError, match="row 3: a cell begins with a quote that is never closed"):
+        read(tmp_path / "t.csv")
+    # Lines within a text are a text.
+    (tmp_path / "t.csv").write_text(HEADER + '1,"well, yes, no\nand so, on",1,0\n2,b,0,1\n3,c,0,1\n')
+    assert read(tmp_path / "t.csv")[0].texts[0] == "well, yes, no\nand so, on"
+
+
+def test_a_file_written_anew_within_a_tick(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(ROWS)
+    before = path.stat()
+    assert read(path)[0].texts[0] == "one"
+    path.write_text(ROWS.replace("one", "eno"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert read(path)[0].texts[0] == "eno"
+
+
+def test_ids_are_what_is_written(tmp_path):
+    ids = ["123456789012345678901234567890", "1.0", "007", "1e5", "-0"]
+    path = tmp_path / "t.jsonl"
+    rows = [f'{{"id": {i if not i.startswith("0") else json.dumps(i)}, "text": "t{i}", "joy": 1, "fear": {n % 2}}}'
+            for n, i in enumerate(ids)]  # fmt: skip
+    path.write_text("\n".join(rows))
+    assert read(path)[0].ids == ids
+    path.write_text(rows[0].replace(ids[0], "NaN") + "\n" + rows[1])
+    with pytest.raises(UserError, match='row 1, column "id" is empty'):
+        read(path)
+    pd.DataFrame({"id": [1.0, 2.0], "text": ["a", "b"], "joy": [0, 1], "fear": [1, 0]}).to_parquet(
+        tmp_path / "t.parquet"
+    )
+    with pytest.raises(UserError, match="floating-point numbers"):
+        read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("cells", [["yes", "no", "yes"], ["2", "1", "2"], ["NaN", "NaN", "1"], ["x", "", ""]])
+def test_a_label_column_is_not_dropped(tmp_path, cells):
+    lines = [f"{i},t{i},{i % 2},{(i + 1) % 2},{cell}\n" for i, cell in enumerate(cells)]
+    (tmp_path / "t.csv").write_text("id,text,joy,fear,anger\n" + "".join(lines))
+    with pytest.raises(UserError, match=r'column "anger" holds .*write 0 and 1'):
+        read(tmp_path / "t.csv")
+
+
+def test_true_in_capitals_is_a_label(tmp_path):
+    (tmp_path / "t.csv").write_text("id,text,joy,fear\n1,a,TRUE,FALSE\n2,b,FALSE,TRUE\n")
+    examples, task = read(tmp_path / "t.csv")
+    assert task.labels == ["joy", "fear"]
+    assert examples.labels.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"id": 1}\n[2]\n', "row 2 is no object"),
+        ('{"id": 1}\n{"id": \n', "row 2, is no JSON"),
+        ("[" * 100_000, "nests too deeply"),
+        ('{"id": 1, "id": 2}\n', "stands twice"),
+        ('{"labels": ["a"]}\n{"labels": "b"}\n', 'row 2, column "labels" holds a text'),
+        ('{"labels": [["a"]]}\n', "lists of lists"),
+        ('{"text": "\\ud800"}\n', "not Unicode"),
+    ],
+)
+def test_json_that_is_no_table(tmp_path, content, words):
+    (tmp_path / "t.jsonl").write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_table(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("probability/joy", 7.0, 'row 4 .*column "probability/joy" holds 7, which is no probability'),
+        ("probability/joy", -float("inf"), 'column "probability/joy" holds -inf'),
+        ("truth/joy", 2, 'column "truth/joy" holds 2, which is neither 0 nor 1'),
+        ("id", None, "stands in an earlier row too"),
+    ],
+)
+def test_predictions_that_cannot_be(trained, refused, tmp_path, column, value, words):
+    folder = copy_run(trained, tmp_path / "run")
+    frame = pd.read_parquet(folder / PREDICTIONS_FILE)
+    frame[column] = frame[column].astype(object if column == "id" else float)
+    frame.loc[3, column] = frame.loc[2, "id"] if column == "id" else value
+    frame.to_parquet(folder / PREDICTIONS_FILE, index=False)
+    write_manifest(folder)
+    with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit):
+        compare_runs.main([str(folder)])
+    assert re.search(words, said.getvalue()), said.getvalue()
+    line = refused(
+        make_submission.main, "--model", folder, trained, "--test_file", "t.csv", "--output_file", tmp_path / "s.csv"
+    )
+    assert re.search(words, line), line
+
+
+def test_results_of_nothing(trained, tmp_path):
+    folder = copy_run(trained, tmp_path / "run")
+    for content in ("{}", "[]", "null", '{"eval_samples": "x"}', "[" * 100_000):
+        (folder / "all_results.json").write_text(content)
+        with pytest.raises(UserError, match=r"a damaged all_results\.json"):
+            load_results(folder)

@@ -1,0 +1,129 @@
+"""Tables in .json and .jsonl files, every cell as it is written: a number stays the text that stands in the file.
+
+Parsers of tables would guess types: ids beyond 64 bits would lose digits, and 1 become 1.0 where another row has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from utils.core.errors import UserError
+from utils.core.shown import quote
+
+
+def json_chunks(path: Path, rows_per_chunk: int) -> Iterator[pa.Table]:
+    """The rows of a file of JSON objects, one in each line or all in one list, in parts.
+
+    Columns are texts, lists of texts, or bytes for what holds objects, which is no label, id or text.
+
+    Args:
+        path: the file.
+        rows_per_chunk: rows in each part; the last may be shorter.
+
+    Raises:
+        UserError: for a line that is no such object, and for a column that is a list in some rows only.
+    """
+    kinds: dict[str, str] = {}
+    for number, row in enumerate(_rows(path), start=1):
+        for name, value in row.items():
+            kind = _kind(value)
+            known = kinds.setdefault(name, kind)
+            if kind and known and kind != known:
+                raise UserError(
+                    f'{path}, row {number}, column "{quote(name)}" holds a {kind}, in rows before a {known}: '
+                    "write all rows alike"
+                )
+            kinds[name] = known or kind
+    types = {"list": pa.list_(pa.string()), "object": pa.binary()}
+    schema = pa.schema({name: types.get(kind, pa.string()) for name, kind in kinds.items()})
+    part: list[dict[str, Any]] = []
+    for row in _rows(path):
+        part.append(row)
+        if len(part) == rows_per_chunk:
+            yield _as_table(path, part, schema)
+            part = []
+    if part:
+        yield _as_table(path, part, schema)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file one by one."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = next((character for character in iter(lambda: file.read(1), "") if not character.isspace()), "")
+            file.seek(0)
+            if first == "[":
+                content = _parse(path, file.read(), "")
+                for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
+                    yield _object(path, row, number)
+                return
+            number = 0
+            for line in file:
+                if line.strip():
+                    number += 1
+                    yield _object(path, _parse(path, line, f", row {number},"), number)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parse(path: Path, text: str, where: str) -> Any:
+    try:
+        # Numbers stay texts; what JSON does not have, NaN and infinities, is an empty cell.
+        return json.loads(
+            text, parse_int=str, parse_float=str, parse_constant=lambda name: None, object_pairs_hook=_unique
+        )
+    except (ValueError, RecursionError) as error:
+        reason = "nests too deeply" if isinstance(error, RecursionError) else f"is no JSON: {error}"
+        raise UserError(f"{path}{where} {reason}: correct it, or save the rows as .csv") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return row
+
+
+def _object(path: Path, row: Any, number: int) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{path}, row {number} is no object with names and values: write one for each row")
+    return row
+
+
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, list) else "object" if isinstance(value, dict) else "text" if value else ""
+
+
+def _as_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    columns = []
+    for field in schema:
+        cells = [_cell(path, row.get(field.name), field) for row in rows]
+        try:
+            columns.append(pa.array(cells, type=field.type))
+        except (UnicodeEncodeError, pa.ArrowException) as error:
+            name = quote(field.name)
+            raise UserError(f'{path}, column "{name}" holds text that is not Unicode: {error}') from error
+    return pa.table(columns, schema=schema)
+
+
+def _cell(path: Path, value: Any, field: pa.Field) -> Any:
+    if value is None or (value == "" and not pa.types.is_string(field.type)):
+        return None
+    if pa.types.is_binary(field.type):
+        return json.dumps(value).encode()
+    if isinstance(value, list):
+        if any(isinstance(item, list | dict) for item in value):
+            raise UserError(f'{path}, column "{quote(field.name)}" holds lists of lists: write lists of names')
+        return [None if item is None else _text(item) for item in value]
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
