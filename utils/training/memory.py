@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -129,16 +128,13 @@ def measure_activations(approach: Approach, batch: dict[str, Any], training_args
     if batch["attention_mask"].all() and approach.model_args.pooling != "mean":
         del batch["attention_mask"]  # transformers makes no mask then
     device, dtype = next(model.parameters()).device.type, training_args.torch_compute_dtype
-    with _as_in_training(model, training_args), FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        weights = dict(model.named_parameters())
-        # DeepSpeed ZeRO-3 has cut the weights up already.
-        whole = {name: _whole(weight) for name, weight in weights.items() if hasattr(weight, "ds_shape")}
-        trained = [whole.get(name, weight) for name, weight in weights.items() if weight.requires_grad]
-        known = [fake.from_tensor(tensor) for tensor in (*weights.values(), *model.buffers(), *whole.values())]
+    with _as_in_training(model, training_args), FakeTensorMode(allow_non_fake_inputs=True) as fake, _whole(model):
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        known = [fake.from_tensor(tensor) for tensor in (*model.parameters(), *model.buffers())]
         inputs = {name: value.to(device) for name, value in batch.items()}
         with Count([*known, *inputs.values()]) as live:
             with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-                logits = functional_call(model, whole, kwargs=inputs | options).logits.float()
+                logits = model(**inputs, **options).logits.float()
             if writes:  # what the log says of the answers
                 with torch.no_grad():
                     torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
@@ -149,8 +145,25 @@ def measure_activations(approach: Approach, batch: dict[str, Any], training_args
     return live.most
 
 
-def _whole(weight: Any) -> torch.Tensor:
-    return torch.empty(weight.ds_shape, dtype=weight.dtype, requires_grad=weight.requires_grad)
+@contextmanager
+def _whole(model: torch.nn.Module) -> Generator[None]:
+    """Give weights that DeepSpeed ZeRO-3 has cut up their whole shape, without content, for a while."""
+    replaced, wholes = [], {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            shape: Any = getattr(weight, "ds_shape", None)
+            if weight is not None and shape is not None:
+                if weight not in wholes:  # several modules may share a weight
+                    empty = torch.empty(shape, dtype=weight.dtype)
+                    wholes[weight] = torch.nn.Parameter(empty, requires_grad=weight.requires_grad)
+                replaced.append((module, name, weight))
+    for module, name, weight in replaced:
+        module._parameters[name] = wholes[weight]
+    try:
+        yield
+    finally:
+        for module, name, weight in replaced:
+            module._parameters[name] = weight
 
 
 @contextmanager
