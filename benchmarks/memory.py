@@ -129,7 +129,7 @@ def compare(kind: str, way: str, checkpointing: bool, args: MemoryArguments) -> 
 
     model = model.model.train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
         model.enable_input_require_grads()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with Count([*model.parameters(), *model.buffers(), *batch.values()]) as live:

@@ -142,7 +142,7 @@ def test_columns_that_are_neither(tmp_path, capsys):
         ({"Unnamed: 0": "01", "id": "78", "text": ["x", "y"], "a": "01", "b": "10"}, ("id", "text")),
         ({"id": "78", "index": "01", "text": ["x", "y"], "a": "01"}, ("id", "text")),
         ({"key": "78", "utterance": ["x y", "z"], "a": "01", "b": "10", "score": ["0.5", "7"]}, (None, "utterance")),
-        ({"id": "01", "message": ["x", "y"], "text": ["p", "q"], "a": "01", "b": "10"}, ("id", "text")),
+        ({"id": "01", "message": ["u", "v"], "text": ["p", "q"], "a": "01", "b": "10"}, ("id", "text")),
     ],
 )
 def test_which_column_is_which(tmp_path, columns, expected):

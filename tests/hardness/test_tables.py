@@ -11,6 +11,7 @@ import pytest
 
 import compare_runs
 import make_submission
+from conftest import SAMPLE
 from finished_runs import copy_run
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
@@ -144,9 +145,8 @@ def test_predictions_that_cannot_be(trained, refused, tmp_path, column, value, w
     with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit):
         compare_runs.main([str(folder)])
     assert re.search(words, said.getvalue()), said.getvalue()
-    line = refused(
-        make_submission.main, "--model", folder, trained, "--test_file", "t.csv", "--output_file", tmp_path / "s.csv"
-    )
+    files = ["--test_file", SAMPLE / "test.csv", "--output_file", tmp_path / "s.csv"]
+    line = refused(make_submission.main, "--model", folder, trained, *files)
     assert re.search(words, line), line
 
 

@@ -331,9 +331,9 @@ def test_nobody_answers(call, hub, trained, tiny, tmp_path):
     assert status == 2
     assert "Connection refused" in output.strip().splitlines()[-1]
     # A training begins all the same.
-    flags = training_flags(tiny("roberta"), tmp_path / "run", train_file="none.csv", push_to_hub=True)
+    flags = training_flags(tiny("roberta"), tmp_path / "run", push_to_hub=True, metric_for_best_model="none")
     status, output = call("run_classifier", *flags)
     warning, error = output.strip().splitlines()[-2:]
     assert warning.startswith("WARNING: --push_to_hub: ")
     assert "The training goes on" in warning
-    assert "none.csv" in error
+    assert "--metric_for_best_model none" in error

@@ -178,7 +178,7 @@ def test_a_row_of_markdown_is_one_line(rows):
 
 
 def test_trackers_that_cannot_track_are_refused_before_the_model_is_loaded(refused, tmp_path):
-    flags = training_flags("/no/such/model", tmp_path / "run")
+    flags = training_flags("no-such-model", tmp_path / "run")
     assert "codecarbon" in refused(run_classifier.main, *flags, "--report_to", "codecarbon")
     assert "nowhere is not supported" in refused(run_classifier.main, *flags, "--report_to", "nowhere")
     environment = os.environ | {"WANDB_MODE": "online", "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}

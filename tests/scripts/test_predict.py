@@ -109,7 +109,7 @@ def test_output_in_ascii(trained, monkeypatch, as_json):
 def test_mistakes(trained, tmp_path, refused, monkeypatch):
     assert "is not the folder of a run" in refused(predict.main, "--model", tmp_path / "none", "a")
     assert "text 2 on the command line is empty" in refused(predict.main, "--model", trained, "a", " ")
-    assert "No such file" in refused(predict.main, "--model", trained, "--file", tmp_path / "none.txt")
+    assert "no such file" in refused(predict.main, "--model", trained, "--file", tmp_path / "none.txt")
     assert "not both" in refused(predict.main, "--model", trained, "--file", "x", "a")
     assert "--model" in refused(predict.main, "a")
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))

@@ -65,13 +65,25 @@ class Counts:
 
     @classmethod
     def over(cls, axis: int, truth: np.ndarray, predictions: np.ndarray) -> Counts:
-        """Counts of 0/1 arrays `[N, L]`: `[L]` for axis 0, `[N]` for axis 1."""
+        """Counts of 0/1 predictions.
+
+        Args:
+            axis: 0 for counts of the labels, `[L]`; 1 for those of the rows, `[N]`.
+            truth: 0/1, `[N, L]`.
+            predictions: 0/1, `[N, L]`.
+        """
         truth, predictions = np.asarray(truth) != 0, np.asarray(predictions) != 0
         return cls((truth & predictions).sum(axis=axis), truth.sum(axis=axis), predictions.sum(axis=axis))
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, zero_division: float) -> np.ndarray:
-    """A quotient of counts, and a given value where it is 0 / 0."""
+    """A quotient of counts.
+
+    Args:
+        numerator: of any shape.
+        denominator: of the same shape.
+        zero_division: what 0 / 0 is.
+    """
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), zero_division)
 
 

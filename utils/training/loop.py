@@ -189,8 +189,11 @@ class LossSoFar(TrainerCallback, ExportableState):
 class FolderIsThere(TrainerCallback):
     """Ends a training whose folder was deleted or moved: Trainer would make another, without what makes it a run."""
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.is_run = Path(args.output_dir, ARGUMENTS_FILE).is_file()  # a Trainer may be used without one
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not Path(args.output_dir, ARGUMENTS_FILE).is_file():
+        if self.is_run and not Path(args.output_dir, ARGUMENTS_FILE).is_file():
             raise UserError(f"--output_dir {args.output_dir} is gone: it was deleted or moved during the training")
 
 

@@ -173,7 +173,7 @@ def _as_in_training(model: Any, training_args: TaskTrainingArguments) -> Generat
     checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
     model.train()
     if checkpointing:
-        model.gradient_checkpointing_enable(training_args.activation_checkpointing_kwargs or {"use_reentrant": False})
+        model.activation_checkpointing_enable(training_args.activation_checkpointing_kwargs or {"use_reentrant": False})
         model.enable_input_require_grads()
     if not training_args.use_cpu:
         for module in model.modules():  # dropout of attention keeps no matrix on a GPU, as it would on the CPU
@@ -185,7 +185,7 @@ def _as_in_training(model: Any, training_args: TaskTrainingArguments) -> Generat
         for module, flag in training.items():
             module.training = flag
         if checkpointing:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
 
 
 class Count(TorchDispatchMode):
