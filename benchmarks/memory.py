@@ -162,7 +162,7 @@ def of_recipes() -> list[list[str]]:
             model: Any = getattr(transformers, f"{kind}{head}")(getattr(transformers, f"{kind}Config")(**sizes))
         model.to(getattr(torch, dtype)).to_empty(device="cpu")
         arguments = GeneratorModelArguments if writes else ModelArguments
-        # 4-bit weights keep what 16-bit ones keep, as the other table shows.
+        # With 4-bit weights it is the same and one weight unpacked, as the other table shows.
         model_args = arguments(model_name_or_path=recipe, use_peft=way != "full", lora_dropout=0.05)
         model = add_lora(model, model_args) if model_args.use_peft else model
         for checkpointing in (False, True):

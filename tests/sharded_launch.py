@@ -70,6 +70,19 @@ def allow_on_cpu(use_deepspeed):
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
 
 
+def say_how_gradients_are_added():
+    """Print, for the test, in which dtype FSDP 2 adds the gradients of the processes."""
+    import torch.distributed.fsdp as fsdp
+
+    shard = fsdp.fully_shard
+
+    def shard_and_say(*args, **kwargs):
+        print("gradients are added in", kwargs["mp_policy"].reduce_dtype)
+        return shard(*args, **kwargs)
+
+    fsdp.fully_shard = shard_and_say
+
+
 def interrupt(run, copy, step):
     """Copy a finished run without what came after the checkpoint of a step."""
     shutil.copytree(run, copy)
@@ -83,6 +96,7 @@ def main(config, jobs):
     own = ("ACCELERATE_", "FSDP_")
     os.environ |= {name: value for name, value in environment.items() if name.startswith(own)}
     allow_on_cpu(args.use_deepspeed)
+    say_how_gradients_are_added()
 
     import torch
     from accelerate.state import AcceleratorState, GradientState

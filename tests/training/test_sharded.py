@@ -4,11 +4,13 @@ What accelerate allows on GPUs only is replaced by `sharded_launch.py`, which sa
 """
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import run_classifier
@@ -74,7 +76,6 @@ def base(tiny, model_without_dropout, made_once):
     """Folder of a tiny base model without dropout: `base("bert")`."""
 
     def make_bert(folder):
-        import torch
         from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
         from utils.models.tiny import SHAPE
@@ -135,6 +136,8 @@ def launched(request, base, tmp_path_factory):
     assert done.returncode == 0, done.stderr[-6000:]
     assert f"resuming from {folder / 'resumed'}" in done.stderr
     assert "did not change" not in done.stderr
+    if config == "fsdp2_qlora":  # all its runs compute in bf16
+        assert set(re.findall("gradients are added in (.*)", done.stdout)) == {"torch.float32"}
     return config, folder
 
 
@@ -164,6 +167,8 @@ def test_trains_as_one_process_does(launched, alone):
         assert json.loads((folder / name / "all_results.json").read_text())["unchanged_tensors"] == 0
         found, others = weights(folder / name), weights(expected)
         assert found.keys() == others.keys()
+        if config == "fsdp2_qlora":  # in bf16 Adam's second moment would stand still
+            assert {value.dtype for value in found.values()} == {torch.float32}
         for tensor, value in found.items():
             difference = (value.float() - others[tensor].float()).abs().max()
             assert difference < (1e-4 if in_fp32 else 1e-2), (name, tensor)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from utils.models.approaches import Approach
 from utils.models.encoding import longest_first
-from utils.models.parameters import parameter_count, quantized_modules, stored_count
+from utils.models.parameters import stored_count
 from utils.training.launch import uses_fsdp, zero_stage
 
 if TYPE_CHECKING:
@@ -55,9 +55,14 @@ class Memory:
         batch = self.approach.collator(on_gpu=not self.training_args.use_cpu)(list(columns))
         return measure_activations(self.approach, dict(batch), self.training_args)
 
-    def advice(self) -> str | None:
-        """What to do where the step does not fit this process's device; None where it fits."""
-        args, capacity = self.training_args, device_memory(self.training_args)
+    def advice(self, capacity: int | None = None) -> str | None:
+        """What to do where the step does not fit; None where it does.
+
+        Args:
+            capacity: bytes there are; left out: those of this process's device.
+        """
+        args = self.training_args
+        capacity = device_memory(args) if capacity is None else capacity
         if self.total <= capacity:
             return None
         what = f"needs about {self.total / 2**30:.1f} GiB, the device has {capacity / 2**30:.1f} GiB"
@@ -87,10 +92,14 @@ def device_memory(training_args: TaskTrainingArguments) -> int:
 
 
 def weights_and_states(model: torch.nn.Module, training_args: TaskTrainingArguments) -> dict[str, int]:
-    """Bytes of weights, gradients and optimizer on one device, and of the 4-bit weights that are unpacked at a time.
+    """Bytes of weights, gradients and optimizer on one device.
 
     FSDP and ZeRO-3 divide all of them by the number of processes, ZeRO-2 gradients and optimizer. DDP keeps the
     gradients twice, the second time in the buckets that the processes exchange.
+
+    Args:
+        model: as it is trained.
+        training_args: Trainer's arguments.
     """
     processes, stage = max(1, training_args.world_size), zero_stage(training_args)
     whole = uses_fsdp(training_args) or stage == 3
@@ -100,14 +109,11 @@ def weights_and_states(model: torch.nn.Module, training_args: TaskTrainingArgume
     moments = 2 * sum(stored_count(p) for p in trainable) * (1 if "8bit" in training_args.optimizer_name else 4)
     if not whole and stage is None and processes > 1:
         gradients *= 2
-    quantized = set(quantized_modules(model))
-    unpacked = [parameter_count(module.weight) for name, module in model.named_modules() if name in quantized]
-    parts = {
+    return {
         "weights": weights // (processes if whole else 1),
         "gradients": gradients // (processes if whole or stage == 2 else 1),
         "optimizer": moments // (processes if whole or stage == 2 else 1),
     }
-    return parts | ({"unpacked weights": 2 * max(unpacked)} if unpacked else {})
 
 
 def measure_activations(approach: Approach, batch: dict[str, Any], training_args: TaskTrainingArguments) -> int:
@@ -174,7 +180,6 @@ def _as_in_training(model: Any, training_args: TaskTrainingArguments) -> Generat
     model.train()
     if checkpointing:
         model.activation_checkpointing_enable(training_args.activation_checkpointing_kwargs or {"use_reentrant": False})
-        model.enable_input_require_grads()
     if not training_args.use_cpu:
         for module in model.modules():  # dropout of attention keeps no matrix on a GPU, as it would on the CPU
             if type(module).__name__.endswith("Attention"):
@@ -185,6 +190,7 @@ def _as_in_training(model: Any, training_args: TaskTrainingArguments) -> Generat
         for module, flag in training.items():
             module.training = flag
         if checkpointing:
+            model.disable_input_require_grads()
             model.activation_checkpointing_disable()
 
 
