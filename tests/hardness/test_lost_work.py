@@ -10,7 +10,9 @@ import sys
 import pytest
 from transformers import TrainerCallback
 
+import compare_runs
 import run_classifier
+import run_sft_labels
 from conftest import training_flags
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, remove_temporary_files
@@ -160,3 +162,33 @@ def test_names_and_places_that_cannot_be_written(refused, tiny, tmp_path):
     for place in (tmp_path / ("x" * 300), "/proc/1/run", tmp_path / ("a/" * 2500)):
         line = refused(run_classifier.main, *short(tiny("roberta"), place))
         assert "longer than the system allows" in line or "/proc/1/run" in line
+
+
+def test_checkpoints_that_would_not_go_on_as_they_were(tmp_path):
+    """Without its optimizer, or with the state of another step, Trainer goes on to another result without a word."""
+    for step in (4, 8):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (checkpoint / "optimizer.pt").write_bytes(b"x")
+    (tmp_path / "run_args.json").write_text("{}")
+
+    def found():
+        return run_folder.find_checkpoint(tmp_path, overwrite=False)
+
+    assert found() == str(tmp_path / "checkpoint-8")
+    (tmp_path / "checkpoint-8" / "optimizer.pt").unlink()
+    assert found() == str(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text(json.dumps({"global_step": 8}))
+    assert found() is None
+
+
+def test_a_training_that_cannot_be_made_leaves_no_folder(refused, tiny, tmp_path):
+    flags = short(tiny("qwen2"), tmp_path / "run", activation_offloading="yes", activation_checkpointing=True)
+    assert "Trainer cannot be made" in refused(run_sft_labels.main, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_name_that_is_too_long(refused, trained, tmp_path):
+    line = refused(compare_runs.main, trained, trained, "--csv", tmp_path / ("a" * 300))
+    assert "is longer than the system allows" in line

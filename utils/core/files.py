@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.core.errors import UserError
+from utils.core.shown import quote
+
+# Bytes of a part of a path and of a whole one, with room for what is written below it.
+LONGEST_NAME, LONGEST_PATH = 255, 3900
 
 Content = TypeVar("Content")
 _HOST = platform.node().split(".")[0][:40]  # two machines may share a folder, and number their processes alike
@@ -88,6 +92,22 @@ def remove_temporary_files(folder: str | Path, name: str = "*") -> None:
             path.unlink(missing_ok=True)
 
 
+def check_length(flag: str, path: Path) -> None:
+    """Refuse a path that the system cannot take, with room for files and temporary files below it.
+
+    Args:
+        flag: that named it.
+        path: to be written.
+
+    Raises:
+        UserError: for a part or a whole that is too long, and for one that holds a null character.
+    """
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts) or (
+        len(os.fsencode(path.absolute())) > LONGEST_PATH or "\0" in str(path)
+    ):
+        raise UserError(f"--{flag} {quote(path)} is longer than the system allows: choose a shorter name")
+
+
 def check_targets(
     targets: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None], overwrite: bool
 ) -> None:
@@ -106,6 +126,7 @@ def check_targets(
         if path is None:
             continue
         path = Path(path)
+        check_length(flag, path)
         if path.resolve() in taken:
             raise UserError(f"--{flag} {path} is named twice, or an input: choose another name")
         if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):

@@ -15,13 +15,13 @@ from typing import Any
 
 from utils.core.errors import UserError
 from utils.core.files import (
+    check_length,
     read_json_object,
     read_part,
     remove_temporary_files,
     unwritable_as_user_error,
     write_json,
 )
-from utils.core.shown import quote
 from utils.data.task import TASK_FILE, Task
 from utils.models.approaches import ADAPTER_FILE, APPROACHES
 
@@ -36,7 +36,6 @@ REPORT_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
 MERGED_FOLDER = "merged"
 STAGING_FOLDER = ".unfinished"
-LONGEST_NAME, LONGEST_PATH = 255, 3900  # bytes
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,10 @@ def matches(path: str, files: Iterable[RunFile]) -> bool:
 # Beginning and resuming
 
 
+# The optimizer's state in a checkpoint: of one copy per process, of FSDP, of DeepSpeed.
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "latest")
+
+
 def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
     """Decide, without writing, how a run begins.
 
@@ -121,11 +124,7 @@ def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
         UserError: for a folder that holds other things or a finished run, unless `overwrite`.
     """
     output_dir = Path(output_dir)
-    # Checkpoints and temporary files lie below it.
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in output_dir.parts) or (
-        len(os.fsencode(output_dir.absolute())) > LONGEST_PATH or "\0" in str(output_dir)
-    ):
-        raise UserError(f"--output_dir {quote(output_dir)} is longer than the system allows: choose a shorter name")
+    check_length("output_dir", output_dir)
     if any(path.exists() and not path.is_dir() for path in (output_dir, *output_dir.parents)):
         raise UserError(f"--output_dir {output_dir} is, or lies below, a file: name a folder")
     if (output_dir / MERGED_FOLDER).exists() and not (output_dir / ARGUMENTS_FILE).exists():
@@ -229,11 +228,15 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Trainer writes the state last: a checkpoint with one that can be read is whole."""
+    """Whether a checkpoint is whole: with the state, which Trainer writes last, of its own step, and the optimizer's.
+
+    Without that of the optimizer Trainer would begin with a new one, without a word.
+    """
     try:
-        return "global_step" in read_json_object(checkpoint / STATE_FILE)
-    except (OSError, ValueError):
+        step = read_json_object(checkpoint / STATE_FILE)["global_step"]
+    except (OSError, ValueError, KeyError):
         return False
+    return str(step) == checkpoint.name.split("-")[-1] and any((checkpoint / name).exists() for name in OPTIMIZER_FILES)
 
 
 # Finishing

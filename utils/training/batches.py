@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -115,9 +116,17 @@ class LengthGroupedBatches(Trainer):
 
 
 @contextmanager
-def refusing_trackers() -> Generator[None]:
-    """Turn what Trainer raises while it is made, as for a tracker that is not installed, into a `UserError`."""
+def refusing_trackers(output_dir: str) -> Generator[None]:
+    """Turn what Trainer raises while it is made, as for a tracker that is not installed, into a `UserError`.
+
+    Args:
+        output_dir: which Trainer makes at once; it is removed again where it was not there.
+    """
+    was_there = Path(output_dir).exists()
     try:
         yield
     except Exception as error:  # all kinds: TypeError for an option of accelerate, KeyError for a name
+        if not was_there:
+            with suppress(OSError):
+                Path(output_dir).rmdir()
         raise UserError(f"Trainer cannot be made with these flags: {type(error).__name__}: {error}") from error

@@ -45,7 +45,7 @@ class MultiLabelTrainer(LengthGroupedBatches):
         # Evaluated with the longest first, scored in the order of the file.
         order = longest_first(validation_tokens["length"][:])
 
-        with refusing_trackers():
+        with refusing_trackers(args.output_dir):
             super().__init__(
                 model=classifier.model,
                 args=args,

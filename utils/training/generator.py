@@ -99,7 +99,7 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         evaluate: AnswerEvaluator,
         eval_coverage: float,
     ):
-        with refusing_trackers():
+        with refusing_trackers(args.output_dir):
             super().__init__(
                 model=generator.model,
                 args=args,
