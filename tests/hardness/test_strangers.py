@@ -11,11 +11,13 @@ import make_submission
 import predict
 import run_classifier
 from conftest import SAMPLE, training_flags
+from finished_runs import copy_run
 from utils.core.errors import UserError
 from utils.core.shown import escape_markdown, printable, quote
 from utils.hub import pull
 from utils.models.generator.label_text import LabelText
 from utils.models.generator.prompts import _render
+from utils.report.__main__ import main as report_main
 from utils.runs.manifest import write_manifest
 
 CODE = "from pathlib import Path\nPath({!r}).touch()\n"
@@ -240,3 +242,12 @@ def test_changed_runs_are_refused(trained, refused, tmp_path):
         (folder / "model.safetensors").write_bytes(content)
 
     assert "model.safetensors is not what it was" in submit(flip_a_bit, "--check_weights")
+
+
+def test_a_report_of_results_that_lack_a_score(trained, refused, tmp_path):
+    folder = copy_run(trained, tmp_path / "run")
+    results = json.loads((folder / "all_results.json").read_text())
+    results["another"] = results.pop("eval_jaccard")
+    (folder / "all_results.json").write_text(json.dumps(results))
+    assert "--skip_checks" in refused(report_main, folder)
+    assert "do not fit together (KeyError: 'jaccard')" in refused(report_main, folder, "--skip_checks")

@@ -34,7 +34,16 @@ def main(args: ReportArguments) -> None:
     for folder in args.runs:
         if not args.skip_checks:
             check_files(folder)
-        print(f"report: {printable(str(write_run_report(folder)))}")
+        try:
+            page = write_run_report(folder)
+        except (KeyError, TypeError, ValueError) as error:
+            if not args.skip_checks:  # then it is a mistake of ours
+                raise
+            raise UserError(
+                f"{folder}: its files do not fit together ({type(error).__name__}: {error}): undo the change, or leave "
+                "--skip_checks out, which says what was changed"
+            ) from error
+        print(f"report: {printable(str(page))}")
 
 
 if __name__ == "__main__":
