@@ -189,6 +189,9 @@ def test_a_training_that_cannot_be_made_leaves_no_folder(refused, tiny, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_name_that_is_too_long(refused, trained, tmp_path):
+def test_a_file_name_that_is_too_long(refused, trained, tiny, tmp_path):
     line = refused(compare_runs.main, trained, trained, "--csv", tmp_path / ("a" * 300))
     assert "is longer than the system allows" in line
+    flags = short(tiny("roberta"), tmp_path / "run", validation_file="a/" * 3000)
+    assert refused(run_classifier.main, *flags).endswith("/a...: no such file")
+    assert "no such folder" in refused(run_classifier.main, *short("/" + "a" * 300, tmp_path / "run"))

@@ -74,8 +74,12 @@ def check_file(path: str | Path) -> None:
     Raises:
         UserError: for a path that leads nowhere, or to something else.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+    try:
+        there = Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a null character
+        there = False
+    if not there:
+        raise UserError(f"{quote(path, LONGEST_NAME)}: no such file")
 
 
 def remove_temporary_files(folder: str | Path, name: str = "*") -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.errors import UserError
+from utils.core.files import LONGEST_NAME
+from utils.core.shown import quote
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +49,12 @@ def check_model_folder(name: str) -> None:
     Raises:
         UserError: for a folder that does not exist, and an embedded model that is not installed.
     """
-    if name.startswith(("/", "./", "../")) and not Path(name).exists():
-        raise UserError(f"{name}: no such folder")
+    try:
+        there = Path(name).exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a null character
+        there = False
+    if name.startswith(("/", "./", "../")) and not there:
+        raise UserError(f"{quote(name, LONGEST_NAME)}: no such folder")
     resolve_model_name(name)
 
 
