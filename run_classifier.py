@@ -93,7 +93,7 @@ def main(
     # Train
     evaluate = Evaluator(validation, task.labels, experiment.rule)
     trainer = MultiLabelTrainer(classifier, training_args, train_tokens, validation_tokens, loss, evaluate)
-    experiment.begin(task, model_args, data_args, loss_args, threshold_args)
+    experiment.begin(task, trainer, model_args, data_args, loss_args, threshold_args)
     if experiment.is_trained:  # and was killed before its last files were written
         return experiment.resume_finishing(classifier)
     train_metrics = experiment.train(trainer)

@@ -80,11 +80,14 @@ def main(
     from utils.training.arguments import check_best_metric
     from utils.training.experiment import Experiment
     from utils.training.generator import AnswerEvaluator, LabelTrainer
+    from utils.training.launch import check_free_decoding
     from utils.training.preflight import Preflight
 
     # Refuse what cannot work with this machine, launch and Trainer
     training_args: GeneratorTrainingArguments = trainer_args.load()
     experiment = Experiment("run_sft_labels.py", model_args, threshold_args, run_args, training_args, eval_only)
+    if generation_args.decoding == "free":
+        check_free_decoding(model_args, training_args)
     names = metric_names(task.labels, experiment.rule, decoded=True)
     check_best_metric(training_args, names | {"loss", "mean_token_accuracy"})
 
@@ -103,7 +106,7 @@ def main(
     if train is None or eval_only:
         if not run_args.preflight_only:
             place(generator.model)
-            experiment.begin(task, *arguments)
+            experiment.begin(task, None, *arguments)
             if experiment.is_trained:  # and was killed before its last files were written
                 return experiment.resume_finishing(generator)
             experiment.finish(generator, evaluate())
@@ -120,7 +123,7 @@ def main(
     # Train
     eval_coverage = generation_args.eval_coverage
     trainer = LabelTrainer(generator, training_args, train_tokens, validation_tokens, evaluate, eval_coverage)
-    experiment.begin(task, *arguments)
+    experiment.begin(task, trainer, *arguments)
     if experiment.is_trained:
         return experiment.resume_finishing(generator)
     train_metrics = experiment.train(trainer)

@@ -93,7 +93,7 @@ def test_ids_are_what_is_written(tmp_path):
         read(tmp_path / "t.parquet")
 
 
-@pytest.mark.parametrize("cells", [["yes", "no", "yes"], ["2", "1", "2"], ["NaN", "NaN", "1"], ["x", "", ""]])
+@pytest.mark.parametrize("cells", [["yes", "no", "yes"], ["2", "1", "2"], ["NaN", "NaN", "1"]])
 def test_a_label_column_is_not_dropped(tmp_path, cells):
     lines = [f"{i},t{i},{i % 2},{(i + 1) % 2},{cell}\n" for i, cell in enumerate(cells)]
     (tmp_path / "t.csv").write_text("id,text,joy,fear,anger\n" + "".join(lines))
@@ -115,8 +115,6 @@ def test_true_in_capitals_is_a_label(tmp_path):
         ('{"id": 1}\n{"id": \n', "row 2, is no JSON"),
         ("[" * 100_000, "nests too deeply"),
         ('{"id": 1, "id": 2}\n', "stands twice"),
-        ('{"labels": ["a"]}\n{"labels": "b"}\n', 'row 2, column "labels" holds a text'),
-        ('{"labels": [["a"]]}\n', "lists of lists"),
         ('{"text": "\\ud800"}\n', "not Unicode"),
     ],
 )
@@ -124,6 +122,25 @@ def test_json_that_is_no_table(tmp_path, content, words):
     (tmp_path / "t.jsonl").write_text(content)
     with pytest.raises(UserError, match=words):
         read_table(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("second", ['"b"', '[["a"]]', '{"a": 1}'])
+def test_json_columns_of_several_kinds(tmp_path, second):
+    """Refused where they are the labels; ignored elsewhere, as entities and metadata of exports are."""
+    lines = '{{"id": "1", "text": "a", "{0}": ["x"]{1}}}\n{{"id": "2", "text": "b", "{0}": {2}{1}}}\n'
+    (tmp_path / "t.jsonl").write_text(lines.format("labels", "", second))
+    with pytest.raises(UserError, match='column "labels" holds lists of lists'):
+        read(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_text(lines.format("meta", ', "joy": 1, "fear": 0', second))
+    assert read(tmp_path / "t.jsonl")[1].labels == ["joy", "fear"]
+
+
+def test_other_columns_are_no_labels(tmp_path):
+    """What is constant, missing, or of other words is metadata."""
+    for cells in (["no", "no"], ["2", "2"], ["NaN", ""], ["-", "-"], ["F", "F"]):
+        rows = "".join(f"{i},t{i},{i},{1 - i},{cell}\n" for i, cell in enumerate(cells))
+        (tmp_path / "t.csv").write_text("id,text,joy,fear,more\n" + rows)
+        assert read(tmp_path / "t.csv")[1].labels == ["joy", "fear"]
 
 
 @pytest.mark.parametrize(

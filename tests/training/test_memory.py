@@ -47,6 +47,26 @@ def prepared(tiny, tmp_path):
     return make
 
 
+def test_models_that_look_into_the_data(prepared, tiny, tmp_path):
+    """GPT-2's head looks for padding unless it has a mask; what cannot be estimated does not stop a training."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny("qwen2"))
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=1000, pad_token_id=tokenizer.pad_token_id)
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    _, tokens, training_args = prepared("qwen2", {"per_device_train_batch_size": 1})
+    model_args = ModelArguments(model_name_or_path=str(tmp_path / "gpt2"), dtype="float32")
+    classifier = Classifier.new(model_args, prepared("qwen2")[0].task, 128)
+    memory = Memory(classifier, tokens, training_args)
+    assert memory.problem is None
+    assert memory.parts["activations"] > 0
+    classifier.model.forward = lambda **inputs: int(inputs["input_ids"].sum())
+    memory = Memory(classifier, tokens, training_args)
+    assert memory.problem.startswith("activations cannot be estimated")
+    assert "activations" not in memory.parts
+
+
 @pytest.mark.parametrize("model", [{}, {"use_peft": True}, {"use_peft": True, "pooling": "mean"}])
 def test_estimating_leaves_the_model_as_it_was(prepared, model):
     classifier, tokens, training_args = prepared("qwen2", {"activation_checkpointing": True}, **model)
@@ -70,9 +90,11 @@ def test_the_micro_batch_that_fits_is_named(prepared):
     assert memory.advice(memory.total) is None
     line = memory.advice(memory.total - 1)
     assert "--per_device_train_batch_size 16 --gradient_accumulation_steps 3" in line
-    fixed = memory.total - memory.parts["activations"]
-    assert "--per_device_train_batch_size 1 --" in memory.advice(fixed + int(memory.parts["activations"] / 24))
-    line = memory.advice(fixed)
+    # Each size is measured: the one that is named fits, and the next larger one does not.
+    capacity = memory.total - memory.parts["activations"] + memory._activations(3)
+    assert "--per_device_train_batch_size 3 --gradient_accumulation_steps 16" in memory.advice(capacity)
+    assert "--per_device_train_batch_size 2 --gradient_accumulation_steps 24" in memory.advice(capacity - 1)
+    line = memory.advice(memory.total - memory.parts["activations"])
     assert "one row at a time does not fit either: add --activation_checkpointing --use_peft --load_in_4bit" in line
 
 

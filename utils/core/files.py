@@ -74,12 +74,16 @@ def check_file(path: str | Path) -> None:
     Raises:
         UserError: for a path that leads nowhere, or to something else.
     """
-    try:
-        there = Path(path).is_file()
-    except (OSError, ValueError):  # a name that is too long, or holds a null character
-        there = False
-    if not there:
+    if not (is_there(path) and Path(path).is_file()):
         raise UserError(f"{quote(path, LONGEST_NAME)}: no such file")
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether a file or folder exists; not so for a name that is too long or holds a null character."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def remove_temporary_files(folder: str | Path, name: str = "*") -> None:

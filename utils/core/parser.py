@@ -4,7 +4,6 @@ Nothing here imports torch, so that `--help` answers at once.
 """
 
 import argparse
-import dataclasses
 import difflib
 import functools
 import json
@@ -130,8 +129,10 @@ class ArgumentParser(TrlParser):
     ):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self.words, self.words_behind_dashes, self.later = words, [], later
-        every_field = (field for kind in dataclass_types for field in dataclasses.fields(kind))
-        self.takes_objects = {field.name for field in every_field if "dict" in str(field.type)}
+        # As the classes declare them: HfArgumentParser changes the types of the fields.
+        bases = [base for kind in dataclass_types for base in kind.__mro__]
+        declared = ((name, str(kind)) for base in bases for name, kind in vars(base).get("__annotations__", {}).items())
+        self.takes_objects = {name for name, kind in declared if "dict" in kind}
         for action in self._actions:
             action.type = _BOUNDED.get(action.type, action.type)
             # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
@@ -191,7 +192,7 @@ class ArgumentParser(TrlParser):
         if flag in NO_SUCH_FLAG:
             self.error(f"there is no {shown}: {NO_SUCH_FLAG[flag]}")
         names = [name for action in self._actions for name in action.option_strings] + sorted(self.later)
-        known = [name for name in names if "-" not in name[2:]]
+        known = [name for name in names if "-" not in name[2:] and not name.startswith("--no_")]
         near = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
         hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""
         self.error(f"unknown {'flag ' if shown.startswith('-') else ''}{shown}{hint}")

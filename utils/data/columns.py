@@ -32,6 +32,7 @@ BINARY_CELLS = ["0", "1", "0.0", "1.0", "false", "true", "False", "True", "FALSE
 # What people write into label cells besides; a column of nothing else is none to leave out without a word.
 NEARLY_BINARY = {*map(str.lower, BINARY_CELLS), "", "2", "2.0", "-1", "-1.0", "t", "f", "yes", "no", "y", "n", "x",
                  "nan", "none", "null", "na", "n/a", "-", "?"}  # fmt: skip
+YES_AND_NO = (("yes", "no"), ("y", "n"), ("t", "f"), ("true", "false"))
 DELIMITERS = (",", ";", "|")
 
 
@@ -72,12 +73,20 @@ def looks_binary(table: Table, name: str) -> bool:
     return bool(filled.any() and (_binary_codes(table.column(name))[filled] >= 0).mean() > 0.5)
 
 
+def _is_binary(table: Table, name: str) -> bool:
+    """Whether all non-empty cells are 0 or 1."""
+    filled = pc.not_equal(table.strings(name), "").to_numpy()
+    return looks_binary(table, name) and bool((_binary_codes(table.column(name))[filled] >= 0).all())
+
+
 def _looks_nearly_binary(table: Table, name: str) -> bool:
-    """Whether the cells say yes and no in other words than 0 and 1, or are mostly missing."""
+    """Whether the cells say both yes and no in other words than 0 and 1, or are 0 or 1 where they are not missing."""
     if not _is_plain(table.column(name).type):
         return False
-    cells = {str(cell).lower() for cell in pc.unique(table.strings(name)).to_pylist()}
-    return cells <= NEARLY_BINARY and bool(cells - {""})
+    cells = {str(cell).lower() for cell in pc.unique(table.strings(name)).to_pylist()} - {""}
+    if not cells <= NEARLY_BINARY:
+        return False
+    return any(yes in cells and no in cells for yes, no in YES_AND_NO) or bool(cells & {"0", "1"})
 
 
 def _looks_numeric(table: Table, name: str) -> bool:
@@ -173,7 +182,7 @@ def _find_id_and_text(table: Table, data_args: DataArguments, named_labels: Coll
         text_column = _find_text(table, {id_column, *named_labels})
     if id_column == text_column:
         raise UserError(f'{table.name}: "{quote(text_column)}" cannot be the column of both ids and texts')
-    if text_column in named_labels or (data_args.text_column and looks_binary(table, text_column)):
+    if text_column in named_labels or (data_args.text_column and _is_binary(table, text_column)):
         raise UserError(f'{table.name}, column "{quote(text_column)}" holds labels, not texts: see --text_column')
     for name in filter(None, (id_column, text_column)):
         if not _is_plain(table.column(name).type):
@@ -204,7 +213,12 @@ def _find_label_columns(
     # A column with a few cells that are not 0/1 is a label column with mistakes, and must not be dropped silently.
     binary = [name for name in others if looks_binary(table, name)]
     listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
-    nearly = [name for name in others if name not in binary and name != listed and _looks_nearly_binary(table, name)]
+    if listed and pa.types.is_binary(table.column(listed).type):
+        raise UserError(
+            f'{table.name}, column "{quote(listed)}" holds lists of lists, objects, or lists in some rows and texts in '
+            "others: write one list of names in each row"
+        )
+    nearly = [] if listed else [name for name in others if name not in binary and _looks_nearly_binary(table, name)]
     if nearly:
         cells = sorted(set(table.strings(nearly[0]).to_pylist()) - {""})
         raise UserError(

@@ -19,26 +19,21 @@ from utils.core.shown import quote
 def json_chunks(path: Path, rows_per_chunk: int) -> Iterator[pa.Table]:
     """The rows of a file of JSON objects, one in each line or all in one list, in parts.
 
-    Columns are texts, lists of texts, or bytes for what holds objects, which is no label, id or text.
+    Columns are texts, lists of texts, or bytes for what holds objects, lists of lists, or now this and now that: it is
+    no label, id or text, and refused where it is named as one.
 
     Args:
         path: the file.
         rows_per_chunk: rows in each part; the last may be shorter.
 
     Raises:
-        UserError: for a line that is no such object, and for a column that is a list in some rows only.
+        UserError: for a line that is no such object.
     """
     kinds: dict[str, str] = {}
-    for number, row in enumerate(_rows(path), start=1):
+    for row in _rows(path):
         for name, value in row.items():
-            kind = _kind(value)
-            known = kinds.setdefault(name, kind)
-            if kind and known and kind != known:
-                raise UserError(
-                    f'{path}, row {number}, column "{quote(name)}" holds a {kind}, in rows before a {known}: '
-                    "write all rows alike"
-                )
-            kinds[name] = known or kind
+            kind, known = _kind(value), kinds.get(name, "")
+            kinds[name] = "object" if kind and known and kind != known else known or kind
     types = {"list": pa.list_(pa.string()), "object": pa.binary()}
     schema = pa.schema({name: types.get(kind, pa.string()) for name, kind in kinds.items()})
     part: list[dict[str, Any]] = []
@@ -98,7 +93,9 @@ def _object(path: Path, row: Any, number: int) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    return "list" if isinstance(value, list) else "object" if isinstance(value, dict) else "text" if value else ""
+    if isinstance(value, list):
+        return "object" if any(isinstance(item, list | dict) for item in value) else "list"
+    return "object" if isinstance(value, dict) else "text" if value else ""
 
 
 def _as_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -119,8 +116,6 @@ def _cell(path: Path, value: Any, field: pa.Field) -> Any:
     if pa.types.is_binary(field.type):
         return json.dumps(value).encode()
     if isinstance(value, list):
-        if any(isinstance(item, list | dict) for item in value):
-            raise UserError(f'{path}, column "{quote(field.name)}" holds lists of lists: write lists of names')
         return [None if item is None else _text(item) for item in value]
     return _text(value)
 

@@ -331,6 +331,9 @@ class _DelimitedFile:
         short = len(after) < columns - column or len(before) < column + 1
         if columns == 1 or short or any(line.count(delimiter) < columns - 1 for line in inner if line):
             return []
+        # A cell that has swallowed a row holds the quote that began the other one, or several cells of theirs.
+        if '"' not in cell and columns < 3:
+            return []
         ends = [(column + 1 + i, text) for i, text in enumerate(after[len(after) - (columns - column - 1) :])]
         return [*enumerate(before[:column]), *ends]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
+from utils.core.files import write_text
 from utils.core.shown import quote
 from utils.core.tables import format_bytes
 from utils.data.task import TASK_FILE, Task
@@ -60,6 +61,10 @@ def _download(name: str) -> str:
                 folder = str(Path(file).parent)
                 if Path(file).stat().st_size != size:
                     raise UserError(f"{name} on the Hub: {quote(path)} is not of the size that the Hub says: try again")
+            # Files were asked for by commit; with this the cache also knows that it is that of main, offline.
+            refs = Path(folder).parents[1] / "refs"
+            refs.mkdir(exist_ok=True)
+            write_text(refs / "main", info.sha)
     _check_links(name, folder)
     try:
         Task.load(folder)

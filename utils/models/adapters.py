@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,19 @@ def check_adapter(folder: str | Path) -> None:
         raise UserError(f"{Path(folder) / ADAPTER_FILE} is no LoRA adapter of these scripts: train again")
 
 
+def to_merge(model_args: ModelArguments) -> ModelArguments:
+    """How to load the base for `merge_adapter`: in the dtype of the result, so that there is one copy of that size."""
+    changed = copy(model_args)
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        changed.dtype = dtype_of_merged(model_args.dtype)
+    return changed
+
+
+def dtype_of_merged(dtype: str | None) -> str:
+    """Dtype of a merged model: fp16 is more precise than bf16, but weights trained in bf16 may exceed its range."""
+    return "bfloat16" if dtype == "bfloat16" else "float16"
+
+
 def merge_adapter(
     base: PreTrainedModel,
     dtype: str | None,
@@ -95,8 +109,8 @@ def merge_adapter(
     """Merge an adapter into its base model, layer by layer on the CPU, and save the result as a plain 16-bit model.
 
     If the base is quantised, the adapter was trained on the quantised weights. So the merge uses these, dequantised,
-    instead of the original ones: the merged model computes the same as the trained one. Each layer takes the place of
-    the quantised one, so that there is one copy of the model in memory and a layer.
+    instead of the original ones: the merged model computes the same as the trained one. Each merged layer takes the
+    place of the one before; a quantised base is unpacked first, and needs memory for both.
 
     Args:
         base: the model as it was before training, on the CPU.
@@ -107,8 +121,7 @@ def merge_adapter(
     """
     from peft import PeftModel
 
-    # fp16 is more precise than bf16, but weights trained in bf16 may exceed its range.
-    merged_dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float16
+    merged_dtype = getattr(torch, dtype_of_merged(dtype))
     if getattr(base, "is_quantized", False):
         base = base.dequantize(dtype=merged_dtype)
     adapted: Any = PeftModel.from_pretrained(base, adapter_folder, torch_device="cpu")

@@ -22,7 +22,7 @@ from utils.core.errors import UserError
 from utils.core.processes import this_process
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub
+from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
 from utils.models.head import HEAD_PARTS, get_head, pool_mean
@@ -194,7 +194,7 @@ class Classifier:
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
         """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(self.model_args, self.task.labels, self.tokenizer, on_cpu=True)
+        base = load_with_head(to_merge(self.model_args), self.task.labels, self.tokenizer, on_cpu=True)
         merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod

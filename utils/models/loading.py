@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.errors import UserError
-from utils.core.files import LONGEST_NAME
+from utils.core.files import LONGEST_NAME, is_there
 from utils.core.shown import quote
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ def check_model_folder(name: str) -> None:
     Raises:
         UserError: for a folder that does not exist, and an embedded model that is not installed.
     """
-    try:
-        there = Path(name).exists()
-    except (OSError, ValueError):  # a name that is too long, or holds a null character
-        there = False
-    if name.startswith(("/", "./", "../")) and not there:
+    if name.startswith(("/", "./", "../")) and not is_there(name):
         raise UserError(f"{quote(name, LONGEST_NAME)}: no such folder")
     resolve_model_name(name)
 
@@ -92,7 +88,7 @@ def _refuse_pickled_weights(name: str) -> None:
         UserError: for such a folder.
     """
     folder = Path(name)
-    if folder.is_dir() and not any(folder.glob("*.safetensors*")):
+    if is_there(folder) and folder.is_dir() and not any(folder.glob("*.safetensors*")):
         pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
         if pickled:
             raise UserError(

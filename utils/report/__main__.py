@@ -6,6 +6,7 @@ python -m utils.report outputs/run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from utils.core.errors import UserError
 from utils.core.parser import option, script
@@ -29,7 +30,8 @@ class ReportArguments:
 def main(args: ReportArguments) -> None:
     """Make the reports of the run folders named."""
     from utils.report.page import write_run_report  # loads matplotlib
-    from utils.runs.manifest import check_files
+    from utils.runs.folder import MANIFEST_FILE, RESULTS_FILE
+    from utils.runs.manifest import check_files, write_manifest
 
     for folder in args.runs:
         if not args.skip_checks:
@@ -43,6 +45,8 @@ def main(args: ReportArguments) -> None:
                 f"{folder}: its files do not fit together ({type(error).__name__}: {error}): undo the change, or leave "
                 "--skip_checks out, which says what was changed"
             ) from error
+        if not Path(folder, MANIFEST_FILE).exists() and Path(folder, RESULTS_FILE).exists():
+            write_manifest(folder)  # of an earlier version: from now on its files are checked
         print(f"report: {printable(str(page))}")
 
 

@@ -160,9 +160,9 @@ def check_same_run(output_dir: str | Path, arguments: dict[str, Any], task: Task
     """
     begun = read_part(output_dir, ARGUMENTS_FILE, read_json_object)
     for name, value in json.loads(json.dumps(arguments)).items():
-        if begun.get(name) != value:
+        if name in begun and begun[name] != value:  # an earlier version may not have had the flag
             raise UserError(
-                f"the unfinished run in {output_dir} was begun with {name} = {begun.get(name)}, now it is {value}: "
+                f"the unfinished run in {output_dir} was begun with {name} = {begun[name]}, now it is {value}: "
                 "use the same, choose another --output_dir, or pass --overwrite"
             )
     if read_part(output_dir, TASK_FILE, lambda path: Task.load(path.parent)) != task:
@@ -257,7 +257,12 @@ def publish(output_dir: str | Path, keep_checkpoints: bool) -> None:
         target = Path(output_dir) / path.relative_to(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target)
-    shutil.rmtree(staging)
+    drop_leftovers(output_dir, keep_checkpoints)
+
+
+def drop_leftovers(output_dir: str | Path, keep_checkpoints: bool) -> None:
+    """Remove what a run needs only while it trains: gathered parts, checkpoints unless they are kept."""
+    shutil.rmtree(staging_folder(output_dir), ignore_errors=True)
     if not keep_checkpoints:
         for folder in _checkpoints(Path(output_dir)):
             shutil.rmtree(folder)

@@ -13,15 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
-from utils.core.files import read_json_object, read_part, write_json
+from utils.core.files import LONGEST_NAME, is_there, read_json_object, read_part, write_json
 from utils.core.shown import quote
 from utils.data.task import TASK_FILE
-from utils.runs.folder import CARD_FILE, MANIFEST_FILE, MERGED_FOLDER, PICTURES_FOLDER, REPORT_FILE, RUN_FILES, matches
+from utils.runs.folder import (
+    CARD_FILE,
+    MANIFEST_FILE,
+    MERGED_FOLDER,
+    PICTURES_FOLDER,
+    REPORT_FILE,
+    RESULTS_FILE,
+    RUN_FILES,
+    matches,
+)
 
 WEIGHTS = ".safetensors"
 LARGEST_HEADER = 100_000_000  # bytes; that of safetensors itself
 # For people to look at, or for other programs: no script reads them.
 NOT_CHECKED = (CARD_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
+# Of a name that fits a run's file, what loaders would open.
+READ = (".json", ".jinja", ".txt", ".model", WEIGHTS)
 WHAT_TO_DO = "copy the folder again, train again, or pass --skip_checks if the change is yours"
 
 
@@ -84,8 +95,13 @@ def check_files(folder: str | Path, hash_weights: bool = False) -> None:
         UserError: for the first file that is missing, changed, or was not there.
     """
     folder = Path(folder)
-    if not (folder / TASK_FILE).is_file():
-        raise UserError(f"{folder} is not the folder of a run: it has no {TASK_FILE}")
+    if not (is_there(folder / TASK_FILE) and (folder / TASK_FILE).is_file()):
+        raise UserError(f"{quote(folder, LONGEST_NAME)} is not the folder of a run: it has no {TASK_FILE}")
+    if not (folder / MANIFEST_FILE).is_file() and (folder / RESULTS_FILE).is_file():
+        raise UserError(
+            f"the run in {folder} is not finished, or of an earlier version: it has no {MANIFEST_FILE}. Its training "
+            f"command completes it; python -m utils.report {folder} --skip_checks writes one for an earlier version"
+        )
     if not (folder / MANIFEST_FILE).is_file():
         raise UserError(
             f"the run in {folder} is not finished, it has no {MANIFEST_FILE}: give its training command again "
@@ -104,8 +120,11 @@ def check_files(folder: str | Path, hash_weights: bool = False) -> None:
             raise UserError(f"{folder}/{quote(name)} is not what it was when the run was finished: {WHAT_TO_DO}")
     needed = [file for file in RUN_FILES if file.needed]
     for path in sorted(folder.iterdir()):
-        if path.name not in known and path.name != MANIFEST_FILE and matches(path.name, needed):
-            raise UserError(f"{folder}/{quote(path.name)} was not there when the run was finished: {WHAT_TO_DO}")
+        read = not path.is_dir() and (path.suffix in READ or path.name.endswith(".safetensors.index.json"))
+        if path.name not in known and path.name != MANIFEST_FILE and read and matches(path.name, needed):
+            raise UserError(
+                f"{folder}/{quote(path.name)} was not there when the run was finished: move it away, or {WHAT_TO_DO}"
+            )
 
 
 def _is_same(path: Path, entry: dict[str, Any], hash_weights: bool) -> bool:

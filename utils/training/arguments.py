@@ -19,6 +19,8 @@ from utils.scoring.scores import TUNED, higher_is_better
 from utils.training.launch import check_deepspeed_installed, fsdp_storage
 
 MOST_EPOCHS = 1_000_000
+# So many processes that read data are taken on any machine.
+LEAST_WORKERS = 16
 # What a run's result depends on, besides our own arguments. A run is resumed only with the same values.
 RESULT_ARGUMENTS = [
     "num_train_epochs",
@@ -169,11 +171,14 @@ class TaskTrainingArguments(TrainingArguments):
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"--{name} {value}: must be above 0")
         cores = os.cpu_count() or 1
-        if self.dataloader_num_workers > cores:
+        most = max(LEAST_WORKERS, 4 * cores)
+        if self.dataloader_num_workers > most:
             raise UserError(
                 f"--dataloader_num_workers {self.dataloader_num_workers}: this machine has {cores} cores, and each "
-                "worker is a process: take as many or fewer, or leave it out"
+                f"worker is a process: take {most} or fewer, or leave it out"
             )
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise UserError(f"--max_steps {self.max_steps}: must be above 0; leave it out to go by --num_train_epochs")
         of_workers = (
             "dataloader_persistent_workers",
             "dataloader_prefetch_factor",

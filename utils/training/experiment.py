@@ -13,7 +13,7 @@ import transformers
 
 from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
 from utils.core.errors import UserError
-from utils.core.files import write_text
+from utils.core.files import remove_temporary_files, write_text
 from utils.core.log import log
 from utils.core.processes import this_process
 from utils.core.shown import printable
@@ -32,6 +32,7 @@ from utils.runs.folder import (
     abandon_run,
     begin_run,
     check_same_run,
+    drop_leftovers,
     find_checkpoint,
     is_trained,
     publish,
@@ -108,15 +109,17 @@ class Experiment:
         self.is_trained = not run_args.preflight_only and is_trained(self.output_dir, run_args.overwrite)
         check_checkpoint(self.checkpoint, training_args)
 
-    def begin(self, task: Task, *arguments: Any) -> None:
+    def begin(self, task: Task, trainer: LengthGroupedBatches | None, *arguments: Any) -> None:
         """Make the output folder that of this run, or make sure that it is, where it `is_trained` already.
 
         Args:
             task: what is trained.
+            trainer: that will train; None where nothing is trained.
             arguments: dataclasses with what the result depends on besides Trainer's arguments, for `run_args.json`.
 
         Raises:
-            UserError: to resume a run with other arguments, and for a folder that the nodes do not share.
+            UserError: to resume a run with other arguments, for a disk that is too small, where another command has
+                gone on in the folder meanwhile, and for a folder that the nodes do not share.
         """
         self.task = task
         self.arguments = {"script": self.script}
@@ -128,17 +131,33 @@ class Experiment:
             check_same_run(self.output_dir, self.arguments, task)
         self.state.wait_for_everyone()
         if self.state.is_main_process:
+            if trainer is not None and not self.is_trained:
+                try:
+                    check_space(trainer)
+                except UserError:
+                    with suppress(OSError):  # unless it holds something, Trainer has made it
+                        Path(self.output_dir).rmdir()
+                    raise
             self.lock.acquire()
+            self._check_folder_again()
         if self.state.is_main_process and not self.is_trained:
             begin_run(self.output_dir, self.arguments, task, resuming=bool(self.checkpoint))
         self.state.wait_for_everyone()
         check_shared_folder(Path(self.output_dir) / ARGUMENTS_FILE)
 
+    def _check_folder_again(self) -> None:
+        """Loading a model takes minutes, in which the same command may have finished elsewhere."""
+        try:
+            checkpoint = find_checkpoint(self.output_dir, self.run_args.overwrite)
+            if checkpoint != self.checkpoint:
+                raise UserError(f"--output_dir {self.output_dir}: another command went on there: give this one again")
+        except UserError:
+            self.lock.release()
+            raise
+
     def train(self, trainer: LengthGroupedBatches) -> dict[str, float]:
         """Train to the end, from the checkpoint of an interrupted run if there is one; returns Trainer's metrics."""
         try:
-            if self.state.is_main_process:
-                check_space(trainer)
             metrics = train_to_the_end(trainer, self.checkpoint, self.run_args.early_stopping_patience)
         except UserError:
             if self.state.is_main_process:
@@ -183,6 +202,8 @@ class Experiment:
         """Make what is missing of a run that `is_trained`: report, merged model and manifest; then push it."""
         log(f"the run in {self.output_dir} was trained and evaluated: what is missing of it is made")
         if self.state.is_main_process:
+            drop_leftovers(self.output_dir, self.run_args.keep_checkpoints)
+            remove_temporary_files(self.output_dir)
             self._write_report()
         self._complete(approach)
 

@@ -113,6 +113,21 @@ def check_launch(model_args: ModelArguments, training_args: TaskTrainingArgument
         )
 
 
+def check_free_decoding(model_args: ModelArguments, training_args: TaskTrainingArguments) -> None:
+    """Refuse free decoding where it would wait for ever: `generate` of an adapter or under ZeRO-3 passes by the hook by
+    which processes that share weights keep in step.
+
+    Raises:
+        UserError: with the flag to leave out.
+    """
+    stage = zero_stage(training_args)
+    if training_args.world_size > 1 and (stage == 3 or (uses_fsdp(training_args) and model_args.use_peft)):
+        raise UserError(
+            "--decoding free does not work with LoRA under FSDP, nor under DeepSpeed ZeRO-3: leave it out, or launch "
+            "with accelerate_configs/multi_gpu.yaml"
+        )
+
+
 def _saves_whole_model(training_args: TaskTrainingArguments) -> bool:
     if training_args.deepspeed_plugin is None:
         return is_set("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -39,7 +39,11 @@ class Memory:
         self.approach, self.training_args = approach, training_args
         self.longest = tokens.select(longest_first(tokens["length"][:])[: training_args.per_device_train_batch_size])
         self.parts = weights_and_states(approach.model, training_args)
-        self.parts["activations"] = self._activations(training_args.per_device_train_batch_size)
+        self.problem: str | None = None
+        try:
+            self.parts["activations"] = self._activations(training_args.per_device_train_batch_size)
+        except Exception as error:  # of models that look into the data; a figure must not stop a training
+            self.problem = f"activations cannot be estimated for this model: {type(error).__name__}"
 
     @property
     def total(self) -> int:
@@ -52,8 +56,14 @@ class Memory:
         columns = self.longest.select(numbers).select_columns(
             [name for name in self.longest.column_names if name not in ("length", "full_length")]
         )
-        batch = self.approach.collator(on_gpu=not self.training_args.use_cpu)(list(columns))
-        return measure_activations(self.approach, dict(batch), self.training_args)
+        batch = dict(self.approach.collator(on_gpu=not self.training_args.use_cpu)(list(columns)))
+        if batch["attention_mask"].all() and self.approach.model_args.pooling != "mean":
+            try:  # transformers makes no mask then
+                without = {name: value for name, value in batch.items() if name != "attention_mask"}
+                return measure_activations(self.approach, without, self.training_args)
+            except DataDependentOutputException:  # of models that look for padding in the texts
+                pass
+        return measure_activations(self.approach, batch, self.training_args)
 
     def advice(self, capacity: int | None = None) -> str | None:
         """What to do where the step does not fit; None where it does.
@@ -63,18 +73,18 @@ class Memory:
         """
         args = self.training_args
         capacity = device_memory(args) if capacity is None else capacity
-        if self.total <= capacity:
+        if self.total <= capacity or self.problem:
             return None
         what = f"needs about {self.total / 2**30:.1f} GiB, the device has {capacity / 2**30:.1f} GiB"
         rows = args.per_device_train_batch_size
-        fixed, each = self.total - self.parts["activations"], self.parts["activations"] / rows
-        steps = rows * args.gradient_accumulation_steps
-        fitting = [size for size in range(1, rows) if steps % size == 0 and fixed + size * each <= capacity]
-        if fitting:
-            return (
-                f"{what}: pass --per_device_train_batch_size {fitting[-1]} --gradient_accumulation_steps "
-                f"{steps // fitting[-1]}, which trains with the same global batch"
-            )
+        fixed, steps = self.total - self.parts["activations"], rows * args.gradient_accumulation_steps
+        for size in (size for size in range(rows - 1, 0, -1) if steps % size == 0):
+            # Measured each: 16-bit copies of weights do not shrink with the rows.
+            if fixed + self._activations(size) <= capacity:
+                return (
+                    f"{what}: pass --per_device_train_batch_size {size} --gradient_accumulation_steps "
+                    f"{steps // size}, which trains with the same global batch"
+                )
         more = [] if args.activation_checkpointing or args.gradient_checkpointing else ["--activation_checkpointing"]
         model_args = self.approach.model_args
         more += [] if model_args.use_peft else ["--use_peft"]
@@ -95,7 +105,8 @@ def weights_and_states(model: torch.nn.Module, training_args: TaskTrainingArgume
     """Bytes of weights, gradients and optimizer on one device.
 
     FSDP and ZeRO-3 divide all of them by the number of processes, ZeRO-2 gradients and optimizer. DDP keeps the
-    gradients twice, the second time in the buckets that the processes exchange.
+    gradients twice, the second time in the buckets that the processes exchange. In 16 bit DeepSpeed keeps weights and
+    gradients so, and with the optimizer an fp32 copy of what is trained.
 
     Args:
         model: as it is trained.
@@ -109,6 +120,9 @@ def weights_and_states(model: torch.nn.Module, training_args: TaskTrainingArgume
     moments = 2 * sum(stored_count(p) for p in trainable) * (1 if "8bit" in training_args.optimizer_name else 4)
     if not whole and stage is None and processes > 1:
         gradients *= 2
+    if stage is not None and training_args.torch_compute_dtype != torch.float32:
+        numbers = sum(stored_count(p) for p in trainable)
+        weights, gradients, moments = 2 * sum(stored_count(p) for p in model.parameters()), 2 * numbers, 12 * numbers
     return {
         "weights": weights // (processes if whole else 1),
         "gradients": gradients // (processes if whole or stage == 2 else 1),
@@ -131,10 +145,16 @@ def measure_activations(approach: Approach, batch: dict[str, Any], training_args
     labels = batch.pop("labels", None)
     writes = model.get_output_embeddings() is not None
     options = {"logits_to_keep": labels.shape[1]} if writes else {}
-    if batch["attention_mask"].all() and approach.model_args.pooling != "mean":
-        del batch["attention_mask"]  # transformers makes no mask then
     device, dtype = next(model.parameters()).device.type, training_args.torch_compute_dtype
-    with _as_in_training(model, training_args), FakeTensorMode(allow_non_fake_inputs=True) as fake, _whole(model):
+    # FSDP and DeepSpeed hold the weights that they compute with in the dtype of the products.
+    held_in = dtype if uses_fsdp(training_args) or zero_stage(training_args) is not None else None
+    hooks: list[Any] = []
+    with (
+        _as_in_training(model, training_args),
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        _whole(model, held_in),
+        _removed(hooks),
+    ):
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         known = [fake.from_tensor(tensor) for tensor in (*model.parameters(), *model.buffers())]
         inputs = {name: value.to(device) for name, value in batch.items()}
@@ -144,23 +164,39 @@ def measure_activations(approach: Approach, batch: dict[str, Any], training_args
             if writes:  # what the log says of the answers
                 with torch.no_grad():
                     torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
-            hooks = [weight.register_hook(live.leave_out) for weight in trained]
+            hooks += [weight.register_hook(live.leave_out) for weight in trained]
             torch.autograd.grad(torch.log_softmax(logits, dim=-1).sum(), trained, allow_unused=True)
-    for hook in hooks:
-        hook.remove()
     return live.most
 
 
 @contextmanager
-def _whole(model: torch.nn.Module) -> Generator[None]:
-    """Give weights that DeepSpeed ZeRO-3 has cut up their whole shape, without content, for a while."""
+def _removed(hooks: list[Any]) -> Generator[None]:
+    """Remove at the end the hooks that a list holds then."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _whole(model: torch.nn.Module, dtype: torch.dtype | None) -> Generator[None]:
+    """Give weights another form for a while, without content: their whole shape where DeepSpeed ZeRO-3 has cut them up.
+
+    Args:
+        model: as it is trained.
+        dtype: that weights which are not quantised shall have; None: their own.
+    """
     replaced, wholes = [], {}
     for module in model.modules():
         for name, weight in module._parameters.items():
-            shape: Any = getattr(weight, "ds_shape", None)
-            if weight is not None and shape is not None:
+            if weight is None or type(weight).__module__.startswith("bitsandbytes"):
+                continue
+            shape: Any = getattr(weight, "ds_shape", weight.shape)
+            kind = weight.dtype if dtype is None or not weight.is_floating_point() else dtype
+            if shape != weight.shape or kind != weight.dtype:
                 if weight not in wholes:  # several modules may share a weight
-                    empty = torch.empty(shape, dtype=weight.dtype)
+                    empty = torch.empty(shape, dtype=kind, device=weight.device)
                     wholes[weight] = torch.nn.Parameter(empty, requires_grad=weight.requires_grad)
                 replaced.append((module, name, weight))
     for module, name, weight in replaced:
@@ -179,7 +215,9 @@ def _as_in_training(model: Any, training_args: TaskTrainingArguments) -> Generat
     checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
     model.train()
     if checkpointing:
-        model.activation_checkpointing_enable(training_args.activation_checkpointing_kwargs or {"use_reentrant": False})
+        # Reentrant checkpointing keeps the same, but cannot be run without content.
+        options: Any = training_args.activation_checkpointing_kwargs or {}
+        model.activation_checkpointing_enable({**options, "use_reentrant": False})
     if not training_args.use_cpu:
         for module in model.modules():  # dropout of attention keeps no matrix on a GPU, as it would on the CPU
             if type(module).__name__.endswith("Attention"):

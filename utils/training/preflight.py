@@ -70,6 +70,10 @@ class Preflight:
         self.approach, self.training_args, self.pos_weights = approach, training_args, pos_weights
         self.texts = Texts.of(tokens, approach.max_length)
         approach.check()
+        checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
+        if checkpointing and not without_adapter(approach.model).supports_gradient_checkpointing:
+            kind = without_adapter(approach.model).config.model_type
+            raise UserError(f"--activation_checkpointing: {kind} models cannot compute activations again: leave it out")
         check_weights(approach.model, approach.model_args, approach.tokenizer, self.texts)
         self.total, self.trainable = count_parameters(approach.model)
         self.memory = Memory(approach, tokens, training_args)
@@ -96,6 +100,8 @@ class Preflight:
             ],
             ["memory, estimated", f"{_size(self.memory.total)}: {parts}"],
         ]
+        if self.memory.problem:
+            rows[-1][1] += f"; {self.memory.problem}"
         advice = self.memory.advice()
         rows += [["WARNING", f"a step {advice}"]] if advice else []
         width = max(len(row[0]) for row in rows)
@@ -156,6 +162,8 @@ def check_weights(
             f"the pad ids differ: {tokenizer.pad_token_id} in the tokenizer, {base.config.pad_token_id} in the model, "
             "which would pool a pad position"
         )
+    if model_args.use_dora and model_args.load_in_8bit:
+        raise UserError("--use_dora does not work with --load_in_8bit: pass --load_in_4bit, or leave one of them out")
     if texts.truncated == texts.rows:
         raise UserError(f"every text is longer than {texts.limit} tokens and would be cut: raise --max_length")
 

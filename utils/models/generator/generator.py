@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils.core.arguments import GenerationArguments, GeneratorModelArguments, ModelArguments
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter
+from utils.models.adapters import add_lora, load_adapter, merge_adapter, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import length_limit
 from utils.models.generator.answering import GENERATION_FILE, Generation, answer_texts, build_format
@@ -198,7 +198,7 @@ class LabelGenerator:
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
         """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_generator(self.model_args, self.tokenizer, on_cpu=True)
+        base = load_generator(to_merge(self.model_args), self.tokenizer, on_cpu=True)
         merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
