@@ -39,11 +39,16 @@ RUNS = {
     },
     "deepspeed_zero2": {
         "encoder-full": ("run_classifier.py", "roberta", {}),
+        "encoder-lora": ("run_classifier.py", "roberta", LORA),
+        "head-full": ("run_classifier.py", "qwen2", {}),
         "head-lora": ("run_classifier.py", "qwen2", LORA),
         "generator-full": ("run_sft_labels.py", "qwen3", {}),
+        "generator-lora": ("run_sft_labels.py", "qwen3", LORA),
     },
     "deepspeed_zero3": {
         "encoder-full": ("run_classifier.py", "roberta", {}),
+        "encoder-lora": ("run_classifier.py", "roberta", LORA),
+        "head-full": ("run_classifier.py", "qwen2", {}),
         "head-lora": ("run_classifier.py", "qwen2", LORA | BF16),
         "generator-full": ("run_sft_labels.py", "qwen3", {}),
         "generator-lora": ("run_sft_labels.py", "qwen3", LORA),
@@ -171,7 +176,7 @@ def test_trains_as_one_process_does(launched, alone):
             assert {value.dtype for value in found.values()} == {torch.float32}
         for tensor, value in found.items():
             difference = (value.float() - others[tensor].float()).abs().max()
-            assert difference < (1e-4 if in_fp32 else 1e-2), (name, tensor)
+            assert difference < (5e-4 if in_fp32 else 1e-2), (name, tensor)
 
 
 def test_checkpoint_resumes_to_the_same_loss(launched):
