@@ -16,24 +16,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.honesty import (
-    CRITERIA,
-    DEFAULT,
-    Repetition,
-    as_content,
-    command_line,
-    commit,
-    gather,
-    plain_tuned,
-    report,
-    stored,
-)
-from utils.core.files import write_json
+from benchmarks.figures import Repetition, gather, report, save
+from benchmarks.honesty import CRITERIA, DEFAULT, plain_tuned
 from utils.data.splits import assign_parts
 from utils.models.approaches import approach_of
 from utils.runs.finished import read_run
@@ -98,14 +86,7 @@ def main():
     parser.add_argument("--results", default="benchmarks/results/checkpoint_choice.json")
     args = parser.parse_args()
     tables = {TITLE: gather(choose(checkpoint_predictions(folder), args.seed) for folder in args.runs)}
-    results = stored(args.results)
-    results[args.name] = {
-        "date": date.today().isoformat(),
-        "commit": commit(),
-        "command": f"python -m benchmarks.checkpoint_choice {command_line(args.runs)}",
-        "tables": as_content(tables),
-    }
-    write_json(args.results, {"results": results})
+    save(args.results, args.name, "checkpoint_choice", tables, args.runs)
     print(report({args.name: tables}))
 
 

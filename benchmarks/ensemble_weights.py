@@ -14,24 +14,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
 
 import numpy as np
 
-from benchmarks.honesty import (
-    DEFAULT,
-    ROWS,
-    Effort,
-    Repetition,
-    as_content,
-    command_line,
-    commit,
-    gather,
-    report,
-    stored,
-)
+from benchmarks.figures import Repetition, gather, report, save
+from benchmarks.honesty import DEFAULT, ROWS, Effort
 from benchmarks.populations import POPULATIONS, Recipe
-from utils.core.files import write_json
 from utils.runs.ensembles import PARTITIONS, Ensemble, gain, weigh, weigh_by_fit
 from utils.scoring.bootstrap import plain_scores
 
@@ -87,14 +75,7 @@ def main():
     args = parser.parse_args()
     effort = replace(Effort(60 * args.minutes, args.repetitions), rows=args.rows)
     tables = {TITLE: gather(repetitions(args.gaps, effort))}
-    results = stored(args.results)
-    results[args.name] = {
-        "date": date.today().isoformat(),
-        "commit": commit(),
-        "command": f"python -m benchmarks.ensemble_weights {command_line()}",
-        "tables": as_content(tables),
-    }
-    write_json(args.results, {"results": results})
+    save(args.results, args.name, "ensemble_weights", tables)
     print(report({args.name: tables}))
 
 

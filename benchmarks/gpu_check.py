@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from benchmarks.gpu_checks import CHECKS, reason_of
+from benchmarks.gpu_checks import CHECKS
+from benchmarks.gpu_trainings import reason_of
 from utils.core.environment import code, versions
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json

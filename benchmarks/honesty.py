@@ -17,21 +17,16 @@ from __future__ import annotations
 
 import argparse
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date
-from pathlib import Path
 
 import numpy as np
 from scipy.special import xlogy
 
+from benchmarks.figures import Repetition, Table, gather, report, save
 from benchmarks.populations import POPULATIONS, Population, Recipe
 from utils.core.arguments import ThresholdArguments
-from utils.core.files import read_json, write_json
-from utils.core.tables import format_table
 from utils.runs.comparison import Board, Entry, Scored, make_boards
 from utils.scoring.bootstrap import plain_scores
 from utils.scoring.predictions import Predictions
@@ -47,27 +42,6 @@ GAPS = (0.01, 0.02, 0.03)
 DEFAULT = ThresholdRule.asked_for(ThresholdArguments())
 KINDS = {AT_HALF: "at 0.5", TUNED: "tuned"}
 MEAN_AVERAGE_PRECISION = next(score.compute for score in SCORES if score.name == "map")
-# A table: a row's name, a column's name, and a figure.
-Table = dict[str, dict[str, "Figure"]]
-Repetition = dict[tuple[str, str], float]
-
-
-@dataclass
-class Figure:
-    """A mean over repetitions.
-
-    Args:
-        value: the mean, in percent or points.
-        error: its Monte Carlo standard error.
-        repetitions: how many there were.
-    """
-
-    value: float
-    error: float
-    repetitions: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ± {self.error:.2f}"
 
 
 @dataclass(frozen=True)
@@ -95,28 +69,6 @@ class Effort:
             if number > 1 and time.process_time() - begin > self.seconds:
                 return
             yield np.random.default_rng([self.seed, number])
-
-
-def gather(repetitions: Iterator[Repetition], squares: tuple[str, ...] = ()) -> Table:
-    """Means and their errors, times 100.
-
-    Args:
-        repetitions: figures of each, by the names of row and column; a figure that is NaN is left out.
-        squares: columns that hold squared figures: the root of their mean is taken.
-    """
-    values = {}
-    for repetition in repetitions:
-        for place, value in repetition.items():
-            values.setdefault(place, []).append(value)
-    table = {}
-    for (row, column), numbers in values.items():
-        numbers = np.array(numbers, dtype=float)
-        numbers = numbers[~np.isnan(numbers)]
-        mean, error = numbers.mean(), numbers.std(ddof=1) / np.sqrt(len(numbers))
-        if column in squares:
-            mean, error = np.sqrt(mean), error / (2 * np.sqrt(mean)) if mean > 0 else 0.0
-        table.setdefault(row, {})[column] = Figure(float(100 * mean), float(100 * error), len(numbers))
-    return table
 
 
 def score(run: Predictions, kind: str, rule: ThresholdRule = DEFAULT) -> Scored:
@@ -332,58 +284,6 @@ CHOSEN = f"The checkpoint with the best of a score among {CHECKPOINTS}, tuned ma
 POWER = "How often a recipe that is worse by 1, 2, 3 points is called worse, %"
 
 
-def report(results: dict[str, dict[str, Table]]) -> str:
-    """The tables of all names, one below the other where they have the same rows."""
-    parts = []
-    for title in next(reversed(results.values())):
-        named = {name: tables[title] for name, tables in results.items() if title in tables}
-        columns = list(dict.fromkeys(c for table in named.values() for cells in table.values() for c in cells))
-        rows = [
-            [row, name, next(iter(table[row].values())).repetitions, *(table[row].get(c, "-") for c in columns)]
-            for row in next(reversed(named.values()))
-            for name, table in named.items()
-            if row in table
-        ]
-        parts.append(f"{title}\n\n{format_table(['', 'code', 'repeated', *columns], rows)}")
-    return "\n\n\n".join(parts)
-
-
-def command_line(folders: list[str] | None = None) -> str:
-    """The arguments of this program, without the paths of folders that it was given."""
-    return " ".join(Path(word).name if word in (folders or []) else word for word in sys.argv[1:])
-
-
-def commit() -> str:
-    """The commit that last changed what is measured, and whether it has been changed since."""
-    root = Path(__file__).parent.parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root, *words, "--", "utils"], capture_output=True, text=True).stdout.strip()
-
-    return (git("log", "-1", "--format=%H") or "unknown") + (", changed since" if git("status", "--porcelain") else "")
-
-
-def stored(path: str) -> dict[str, dict]:
-    """What the results file holds, by name; empty where there is none."""
-    return read_json(path)["results"] if Path(path).is_file() else {}
-
-
-def as_content(tables: dict[str, Table]) -> dict[str, dict[str, dict[str, dict]]]:
-    """Tables as the results file has them."""
-    return {
-        title: {row: {c: vars(cell) for c, cell in cells.items()} for row, cells in table.items()}
-        for title, table in tables.items()
-    }
-
-
-def as_tables(content: dict[str, dict[str, dict[str, dict]]]) -> dict[str, Table]:
-    """Tables from what the results file has."""
-    return {
-        title: {row: {c: Figure(**cell) for c, cell in cells.items()} for row, cells in table.items()}
-        for title, table in content.items()
-    }
-
-
 def main():
     """Measure, print the tables beside those of earlier code, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -400,21 +300,18 @@ def main():
     began = time.process_time()
     effort = Effort(repetitions=args.repetitions, rows=args.rows, resamples=args.resamples, seed=args.seed)
     tables = measure(args.minutes, effort, {name: POPULATIONS[name] for name in args.populations})
-    results = stored(args.results)
-    results.pop(args.name, None)
-    results[args.name] = {
-        "date": date.today().isoformat(),
-        "commit": commit(),
-        "command": f"python -m benchmarks.honesty {command_line()}",
-        "hardware": f"{platform.machine()}, 1 thread",
-        "seconds": time.process_time() - began,
-        "rows": args.rows,
-        "resamples": args.resamples,
-        "seed": args.seed,
-        "tables": as_content(tables),
-    }
-    write_json(args.results, {"results": results})
-    print(report({name: as_tables(content["tables"]) for name, content in results.items()}))
+    results = save(
+        args.results,
+        args.name,
+        "honesty",
+        tables,
+        hardware=f"{platform.machine()}, 1 thread",
+        seconds=time.process_time() - began,
+        rows=args.rows,
+        resamples=args.resamples,
+        seed=args.seed,
+    )
+    print(report(results))
 
 
 if __name__ == "__main__":

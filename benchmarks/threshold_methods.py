@@ -22,25 +22,13 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import date
 
 import numpy as np
 
-from benchmarks.honesty import (
-    Effort,
-    Figure,
-    Repetition,
-    Table,
-    as_content,
-    command_line,
-    commit,
-    gather,
-    report,
-    stored,
-)
+from benchmarks.figures import Figure, Repetition, Table, gather, report, save
+from benchmarks.honesty import Effort
 from benchmarks.populations import POPULATIONS, Population, Recipe, made_up
 from utils.core.arguments import ThresholdArguments
-from utils.core.files import write_json
 from utils.data.splits import assign_parts
 from utils.runs.finished import read_run
 from utils.runs.groups import join_folds
@@ -159,15 +147,7 @@ def main():
         tables[REAL] = {
             f"{rows:,} of {len(held):,} rows": of_runs(held, rows, args.seed) for rows in args.sizes_of_runs
         }
-    results = stored(args.results)
-    results[args.name] = {
-        "date": date.today().isoformat(),
-        "commit": commit(),
-        "command": f"python -m benchmarks.threshold_methods {command_line(args.runs)}",
-        "seconds": time.process_time() - began,
-        "tables": as_content(tables),
-    }
-    write_json(args.results, {"results": results})
+    save(args.results, args.name, "threshold_methods", tables, args.runs, seconds=time.process_time() - began)
     print(report({args.name: tables}))
 
 

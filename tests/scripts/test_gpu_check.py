@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from benchmarks import gpu_check, gpu_checks
+from benchmarks import gpu_check, gpu_checks, gpu_machine, gpu_trainings
 from conftest import ROOT, WARM_PYTHON
 
 NEEDS_A_GPU = {"fp16_scaler", "paged_optimizer_resumes", "same_as_cpu", "fsdp2_alone", "zero_alone"}
@@ -66,7 +66,7 @@ def on_cpu(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.executable", WARM_PYTHON)
     args = gpu_check.CheckArguments(device="cpu", output_dir=str(tmp_path))
-    machine = gpu_checks.Machine("cpu", "cpu", False, None, None, "float32", 0.1, {})
+    machine = gpu_machine.Machine("cpu", "cpu", False, None, None, "float32", 0.1, {})
     gpu_check.write_json(tmp_path / "machine.json", machine.__dict__)
     return args, machine, tmp_path
 
@@ -98,8 +98,8 @@ def test_devices_are_compared(on_cpu, monkeypatch):
 
 
 def test_share_of_time():
-    assert gpu_checks.covered([]) == 0
-    assert gpu_checks.covered([(0, 2), (1, 3), (1, 2), (5, 6)]) == 4
+    assert gpu_trainings.covered([]) == 0
+    assert gpu_trainings.covered([(0, 2), (1, 3), (1, 2), (5, 6)]) == 4
 
 
 def test_operations_of_a_step(tiny):
@@ -113,18 +113,18 @@ def test_operations_of_a_step(tiny):
     model = load_with_head(lora, ["a", "b"], load_tokenizer(tiny("qwen2")))
     frozen = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # layers x (q and o, k and v, MLP)
     head = 2 * 64
-    assert gpu_checks.training_flops_per_token(model) == 4 * frozen + 6 * head
+    assert gpu_trainings.training_flops_per_token(model) == 4 * frozen + 6 * head
     trained = 4 * 2 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))  # r x layers x (in + out)
-    assert gpu_checks.training_flops_per_token(add_lora(model, lora)) == 4 * (frozen + head) + 6 * (trained + head)
+    assert gpu_trainings.training_flops_per_token(add_lora(model, lora)) == 4 * (frozen + head) + 6 * (trained + head)
 
 
 def test_what_a_script_said():
     ours = "warning: slow\nerror: --x 1: choose another\nTraceback\nValueError: late"
-    assert gpu_checks.reason_of(ours) == "error: --x 1: choose another"
+    assert gpu_trainings.reason_of(ours) == "error: --x 1: choose another"
     launched = "ValueError: no\nerrors.ChildFailedError:\nsubprocess.CalledProcessError: Command 'x' failed\n"
-    assert gpu_checks.reason_of(launched) == "ValueError: no"
-    assert gpu_checks.reason_of("Traceback\n  line\nValueError: no\n") == "ValueError: no"
-    assert gpu_checks.reason_of("") == "it said nothing"
+    assert gpu_trainings.reason_of(launched) == "ValueError: no"
+    assert gpu_trainings.reason_of("Traceback\n  line\nValueError: no\n") == "ValueError: no"
+    assert gpu_trainings.reason_of("") == "it said nothing"
 
 
 def test_random_models_have_the_real_shapes():

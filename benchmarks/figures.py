@@ -1,0 +1,141 @@
+"""Figures with Monte Carlo errors: gathered over repetitions, kept in a results file by name, shown as tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.core.files import read_json, write_json
+from utils.core.tables import format_table
+
+# A table: a row's name, a column's name, and a figure.
+Table = dict[str, dict[str, "Figure"]]
+Repetition = dict[tuple[str, str], float]
+
+
+@dataclass
+class Figure:
+    """A mean over repetitions.
+
+    Args:
+        value: the mean, in percent or points.
+        error: its Monte Carlo standard error.
+        repetitions: how many there were.
+    """
+
+    value: float
+    error: float
+    repetitions: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.error:.2f}"
+
+
+def gather(repetitions: Iterator[Repetition], squares: tuple[str, ...] = ()) -> Table:
+    """Means and their errors, times 100.
+
+    Args:
+        repetitions: figures of each, by the names of row and column; a figure that is NaN is left out.
+        squares: columns that hold squared figures: the root of their mean is taken.
+    """
+    values = {}
+    for repetition in repetitions:
+        for place, value in repetition.items():
+            values.setdefault(place, []).append(value)
+    table = {}
+    for (row, column), numbers in values.items():
+        numbers = np.array(numbers, dtype=float)
+        numbers = numbers[~np.isnan(numbers)]
+        mean, error = numbers.mean(), numbers.std(ddof=1) / np.sqrt(len(numbers))
+        if column in squares:
+            mean, error = np.sqrt(mean), error / (2 * np.sqrt(mean)) if mean > 0 else 0.0
+        table.setdefault(row, {})[column] = Figure(float(100 * mean), float(100 * error), len(numbers))
+    return table
+
+
+def report(results: dict[str, dict[str, Table]]) -> str:
+    """The tables of all names, one below the other where they have the same rows."""
+    parts = []
+    for title in next(reversed(results.values())):
+        named = {name: tables[title] for name, tables in results.items() if title in tables}
+        columns = list(dict.fromkeys(c for table in named.values() for cells in table.values() for c in cells))
+        rows = [
+            [row, name, next(iter(table[row].values())).repetitions, *(table[row].get(c, "-") for c in columns)]
+            for row in next(reversed(named.values()))
+            for name, table in named.items()
+            if row in table
+        ]
+        parts.append(f"{title}\n\n{format_table(['', 'code', 'repeated', *columns], rows)}")
+    return "\n\n\n".join(parts)
+
+
+def command_line(folders: list[str] | None = None) -> str:
+    """The arguments of this program, without the paths of folders that it was given."""
+    return " ".join(Path(word).name if word in (folders or []) else word for word in sys.argv[1:])
+
+
+def commit() -> str:
+    """The commit that last changed what is measured, and whether it has been changed since."""
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", root, *words, "--", "utils"], capture_output=True, text=True).stdout.strip()
+
+    return (git("log", "-1", "--format=%H") or "unknown") + (", changed since" if git("status", "--porcelain") else "")
+
+
+def stored(path: str) -> dict[str, dict]:
+    """What the results file holds, by name; empty where there is none."""
+    return read_json(path)["results"] if Path(path).is_file() else {}
+
+
+def as_content(tables: dict[str, Table]) -> dict[str, dict[str, dict[str, dict]]]:
+    """Tables as the results file has them."""
+    return {
+        title: {row: {c: vars(cell) for c, cell in cells.items()} for row, cells in table.items()}
+        for title, table in tables.items()
+    }
+
+
+def as_tables(content: dict[str, dict[str, dict[str, dict]]]) -> dict[str, Table]:
+    """Tables from what the results file has."""
+    return {
+        title: {row: {c: Figure(**cell) for c, cell in cells.items()} for row, cells in table.items()}
+        for title, table in content.items()
+    }
+
+
+def save(
+    path: str, name: str, module: str, tables: dict[str, Table], folders: list[str] | None = None, **more: Any
+) -> dict[str, dict[str, Table]]:
+    """Add what a program has measured to its results file.
+
+    Args:
+        path: of the results file.
+        name: of these figures in it; they replace others of that name, and come last.
+        module: of the program.
+        tables: by their titles.
+        folders: that the program was given, whose paths are not kept.
+        more: what else is kept of the measurement.
+
+    Returns:
+        the tables of all names in the file.
+    """
+    results = stored(path)
+    results.pop(name, None)
+    results[name] = {
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "command": f"python -m benchmarks.{module} {command_line(folders)}",
+        **more,
+        "tables": as_content(tables),
+    }
+    write_json(path, {"results": results})
+    return {name: as_tables(content["tables"]) for name, content in results.items()}
