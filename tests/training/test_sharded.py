@@ -22,37 +22,26 @@ pytestmark = pytest.mark.processes
 LORA = {"use_peft": True, "lora_dropout": 0}
 QLORA = LORA | {"load_in_4bit": True, "bf16": True}
 BF16 = {"bf16": True, "activation_checkpointing": True}
-# By configuration: runs, as script, base model and flags.
+# Runs as script, base model and flags: each kind of model in full and with LoRA.
+EVERY_KIND = {
+    "encoder-full": ("run_classifier.py", "roberta", {}),
+    "encoder-lora": ("run_classifier.py", "roberta", LORA),
+    "head-full": ("run_classifier.py", "qwen2", {}),
+    "head-lora": ("run_classifier.py", "qwen2", LORA),
+    "generator-full": ("run_sft_labels.py", "qwen3", {}),
+    "generator-lora": ("run_sft_labels.py", "qwen3", LORA),
+}
+IN_BF16 = {"head-lora": ("run_classifier.py", "qwen2", LORA | BF16)}
+# By configuration.
 RUNS = {
-    "fsdp2": {
-        "encoder-full": ("run_classifier.py", "bert", {}),
-        "encoder-lora": ("run_classifier.py", "roberta", LORA),
-        "head-full": ("run_classifier.py", "qwen2", {}),
-        "head-lora": ("run_classifier.py", "qwen2", LORA | BF16),
-        "generator-full": ("run_sft_labels.py", "qwen3", {}),
-        "generator-lora": ("run_sft_labels.py", "qwen3", LORA),
-    },
+    "fsdp2": EVERY_KIND | {"encoder-full": ("run_classifier.py", "bert", {})} | IN_BF16,
     "fsdp2_qlora": {
         "encoder-qlora": ("run_classifier.py", "roberta", QLORA),
         "head-qlora": ("run_classifier.py", "qwen2", QLORA),
         "generator-qlora": ("run_sft_labels.py", "qwen3", QLORA),
     },
-    "deepspeed_zero2": {
-        "encoder-full": ("run_classifier.py", "roberta", {}),
-        "encoder-lora": ("run_classifier.py", "roberta", LORA),
-        "head-full": ("run_classifier.py", "qwen2", {}),
-        "head-lora": ("run_classifier.py", "qwen2", LORA),
-        "generator-full": ("run_sft_labels.py", "qwen3", {}),
-        "generator-lora": ("run_sft_labels.py", "qwen3", LORA),
-    },
-    "deepspeed_zero3": {
-        "encoder-full": ("run_classifier.py", "roberta", {}),
-        "encoder-lora": ("run_classifier.py", "roberta", LORA),
-        "head-full": ("run_classifier.py", "qwen2", {}),
-        "head-lora": ("run_classifier.py", "qwen2", LORA | BF16),
-        "generator-full": ("run_sft_labels.py", "qwen3", {}),
-        "generator-lora": ("run_sft_labels.py", "qwen3", LORA),
-    },
+    "deepspeed_zero2": EVERY_KIND,
+    "deepspeed_zero3": EVERY_KIND | IN_BF16,
 }
 SCRIPTS = {"run_classifier.py": run_classifier.main, "run_sft_labels.py": run_sft_labels.main}
 EPOCHS, STEPS = 2, 8  # steps of an epoch

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +98,12 @@ def remove_temporary_files(folder: str | Path, name: str = "*") -> None:
         number = path.name.split(".")[-2]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
             path.unlink(missing_ok=True)
+
+
+def remove_if_empty(folder: str | Path) -> None:
+    """Remove a folder unless it holds something, or is not there."""
+    with suppress(OSError):
+        Path(folder).rmdir()
 
 
 def check_length(flag: str, path: Path) -> None:

@@ -14,6 +14,7 @@ from utils.core.files import read_json_object, read_part, write_json
 from utils.models.approaches import ADAPTER_FILE
 from utils.models.head import HEAD_PARTS
 from utils.models.loading import EMBEDDED_MINILM_ON_HUB, load_pretrained
+from utils.models.sharding import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,9 +50,8 @@ def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PreTrainedMo
         config.modules_to_save = sorted(parts | set(config.modules_to_save or []))
     # PEFT turns 16-bit adapters into fp32. DeepSpeed ZeRO-3 has cut the weights up already and wants one dtype; it
     # keeps an fp32 copy of what it trains itself.
-    in_fp32 = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     try:
-        wrapped: Any = get_peft_model(model, config, autocast_adapter_dtype=in_fp32)
+        wrapped: Any = get_peft_model(model, config, autocast_adapter_dtype=not is_sharded(model))
     except (ValueError, AttributeError) as error:  # AttributeError: for a task type that the model does not support
         raise UserError(f"LoRA: {error}") from error
     return wrapped

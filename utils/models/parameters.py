@@ -101,9 +101,7 @@ def unchanged_tensors(before: dict[str, tuple[float, float]], model: torch.nn.Mo
     All processes must call this.
     """
     after = fingerprints(model)
-    parts = [(name, after[name] == value) for name, value in before.items()]
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        parts = gather_object(parts)
+    parts = gather_object([(name, after[name] == value) for name, value in before.items()])
     unchanged = {name for name, same in parts if same}
     changed = {name for name, same in parts if not same}
     return sorted(unchanged - {name for name in changed if parameter_kind(name) == "embeddings"})

@@ -136,6 +136,11 @@ class TaskTrainingArguments(TrainingArguments):
         """The same for torch."""
         return getattr(torch, self.compute_dtype)
 
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether activations are computed again in the backward pass, asked for by the new flag or the old one."""
+        return bool(self.activation_checkpointing or self.gradient_checkpointing)
+
     def _check_values(self) -> None:
         """Refuse values that Trainer would meet with a traceback, or ignore."""
         at_least = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from utils.core.errors import UserError
+from utils.core.files import remove_if_empty
 
 # Batches of one length are cut from this many batches of random rows.
 BATCHES_PER_POOL = 50
@@ -127,6 +128,5 @@ def refusing_trackers(output_dir: str) -> Generator[None]:
         yield
     except Exception as error:  # all kinds: TypeError for an option of accelerate, KeyError for a name
         if not was_there:
-            with suppress(OSError):
-                Path(output_dir).rmdir()
+            remove_if_empty(output_dir)
         raise UserError(f"Trainer cannot be made with these flags: {type(error).__name__}: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import transformers
 
 from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
 from utils.core.errors import UserError
-from utils.core.files import remove_temporary_files, write_text
+from utils.core.files import remove_if_empty, remove_temporary_files, write_text
 from utils.core.log import log
 from utils.core.processes import this_process
 from utils.core.shown import printable
@@ -101,12 +100,12 @@ class Experiment:
         if self.push and self.state.is_main_process and not run_args.preflight_only:
             check_push(self.push)
         check_trackers(training_args, self.state.is_main_process)
-        checkpoint = find_checkpoint(self.output_dir, run_args.overwrite) if not run_args.preflight_only else None
+        writes = not run_args.preflight_only
+        self.checkpoint = find_checkpoint(self.output_dir, run_args.overwrite) if writes else None
+        self.is_trained = writes and is_trained(self.output_dir, run_args.overwrite)
         self.lock = RunLock(self.output_dir)
-        if not run_args.preflight_only and self.state.is_main_process:
+        if writes and self.state.is_main_process:
             self.lock.check()
-        self.checkpoint = checkpoint
-        self.is_trained = not run_args.preflight_only and is_trained(self.output_dir, run_args.overwrite)
         check_checkpoint(self.checkpoint, training_args)
 
     def begin(self, task: Task, trainer: LengthGroupedBatches | None, *arguments: Any) -> None:
@@ -135,8 +134,7 @@ class Experiment:
                 try:
                     check_space(trainer)
                 except UserError:
-                    with suppress(OSError):  # unless it holds something, Trainer has made it
-                        Path(self.output_dir).rmdir()
+                    remove_if_empty(self.output_dir)  # Trainer has made it
                     raise
             self.lock.acquire()
             self._check_folder_again()
@@ -163,8 +161,7 @@ class Experiment:
             if self.state.is_main_process:
                 abandon_run(self.output_dir)  # if there is nothing to go on from
                 self.lock.release()
-                with suppress(OSError):  # unless it is empty now
-                    Path(self.output_dir).rmdir()
+                remove_if_empty(self.output_dir)
             raise
         return metrics | {"train_samples": self.task.train_rows}
 

@@ -142,8 +142,9 @@ def _check_fsdp(model_args: ModelArguments, training_args: TaskTrainingArguments
         raise UserError(
             f"FSDP version {version} is not supported: set fsdp_version: 2, as in accelerate_configs/fsdp2.yaml"
         )
-    checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
-    if checkpointing and str_to_bool(_fsdp_option(training_args, "activation_checkpointing", "false")):
+    if training_args.checkpoints_activations and str_to_bool(
+        _fsdp_option(training_args, "activation_checkpointing", "false")
+    ):
         raise UserError(
             "activations would be checkpointed twice, by FSDP (fsdp_activation_checkpointing) and by "
             "--activation_checkpointing: pass --activation_checkpointing False"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -85,7 +85,7 @@ class Memory:
                     f"{what}: pass --per_device_train_batch_size {size} --gradient_accumulation_steps "
                     f"{steps // size}, which trains with the same global batch"
                 )
-        more = [] if args.activation_checkpointing or args.gradient_checkpointing else ["--activation_checkpointing"]
+        more = [] if args.checkpoints_activations else ["--activation_checkpointing"]
         model_args = self.approach.model_args
         more += [] if model_args.use_peft else ["--use_peft"]
         more += [] if model_args.load_in_4bit else ["--load_in_4bit"]
@@ -148,12 +148,11 @@ def measure_activations(approach: Approach, batch: dict[str, Any], training_args
     device, dtype = next(model.parameters()).device.type, training_args.torch_compute_dtype
     # FSDP and DeepSpeed hold the weights that they compute with in the dtype of the products.
     held_in = dtype if uses_fsdp(training_args) or zero_stage(training_args) is not None else None
-    hooks: list[Any] = []
     with (
         _as_in_training(model, training_args),
         FakeTensorMode(allow_non_fake_inputs=True) as fake,
         _whole(model, held_in),
-        _removed(hooks),
+        ExitStack() as hooks,
     ):
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         known = [fake.from_tensor(tensor) for tensor in (*model.parameters(), *model.buffers())]
@@ -164,19 +163,10 @@ def measure_activations(approach: Approach, batch: dict[str, Any], training_args
             if writes:  # what the log says of the answers
                 with torch.no_grad():
                     torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
-            hooks += [weight.register_hook(live.leave_out) for weight in trained]
+            for weight in trained:
+                hooks.callback(weight.register_hook(live.leave_out).remove)
             torch.autograd.grad(torch.log_softmax(logits, dim=-1).sum(), trained, allow_unused=True)
     return live.most
-
-
-@contextmanager
-def _removed(hooks: list[Any]) -> Generator[None]:
-    """Remove at the end the hooks that a list holds then."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -212,9 +202,8 @@ def _whole(model: torch.nn.Module, dtype: torch.dtype | None) -> Generator[None]
 def _as_in_training(model: Any, training_args: TaskTrainingArguments) -> Generator[None]:
     """Put a model into the state in which Trainer trains it, and back."""
     training = {module: module.training for module in model.modules()}
-    checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
     model.train()
-    if checkpointing:
+    if training_args.checkpoints_activations:
         # Reentrant checkpointing keeps the same, but cannot be run without content.
         options: Any = training_args.activation_checkpointing_kwargs or {}
         model.activation_checkpointing_enable({**options, "use_reentrant": False})
@@ -227,7 +216,7 @@ def _as_in_training(model: Any, training_args: TaskTrainingArguments) -> Generat
     finally:
         for module, flag in training.items():
             module.training = flag
-        if checkpointing:
+        if training_args.checkpoints_activations:
             model.disable_input_require_grads()
             model.activation_checkpointing_disable()
 

@@ -70,9 +70,9 @@ class Preflight:
         self.approach, self.training_args, self.pos_weights = approach, training_args, pos_weights
         self.texts = Texts.of(tokens, approach.max_length)
         approach.check()
-        checkpointing = training_args.activation_checkpointing or training_args.gradient_checkpointing
-        if checkpointing and not without_adapter(approach.model).supports_gradient_checkpointing:
-            kind = without_adapter(approach.model).config.model_type
+        base = without_adapter(approach.model)
+        if training_args.checkpoints_activations and not base.supports_gradient_checkpointing:
+            kind = base.config.model_type
             raise UserError(f"--activation_checkpointing: {kind} models cannot compute activations again: leave it out")
         check_weights(approach.model, approach.model_args, approach.tokenizer, self.texts)
         self.total, self.trainable = count_parameters(approach.model)

@@ -187,7 +187,7 @@ def answer_texts(
     with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32), in_lockstep(model):
         rows = [texts[i][: form.budget] for i in mine]
         part = _answer_rows(model, form, rows, batch_size, form.generation.coverage if coverage is None else coverage)
-    parts = gather_object([(mine, part)]) if state.num_processes > 1 else [(mine, part)]
+    parts = gather_object([(mine, part)])
     shape = (len(texts), form.tree.size)
     answers = Answers(np.zeros(shape, np.int8), np.zeros(shape), np.zeros(len(texts)), Counter())
     for numbers, part in parts:
