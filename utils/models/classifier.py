@@ -29,7 +29,7 @@ from utils.models.head import HEAD_PARTS, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
-from utils.models.sharding import ready_to_shard
+from utils.models.sharding import is_sharded, ready_to_shard
 from utils.scoring.predictions import Predictions
 
 # Modules that are not quantised, as transformers takes them: names, and patterns for those inside another module, as
@@ -269,7 +269,7 @@ def load_with_head(
     keep_gradients(model)
     for name, module in model.named_modules():
         if name.split(".")[-1] in HEAD_PARTS:
-            if not any(hasattr(parameter, "ds_id") for parameter in module.parameters()):  # DeepSpeed ZeRO-3 has it
+            if not is_sharded(module):  # else DeepSpeed ZeRO-3 has it
                 module.to(torch.float32)
             # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head; under DeepSpeed, which
             # casts the whole model to 16 bit, fp32 ones may meet a 16-bit head.

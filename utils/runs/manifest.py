@@ -97,12 +97,13 @@ def check_files(folder: str | Path, hash_weights: bool = False) -> None:
     folder = Path(folder)
     if not (is_there(folder / TASK_FILE) and (folder / TASK_FILE).is_file()):
         raise UserError(f"{quote(folder, LONGEST_NAME)} is not the folder of a run: it has no {TASK_FILE}")
-    if not (folder / MANIFEST_FILE).is_file() and (folder / RESULTS_FILE).is_file():
-        raise UserError(
-            f"the run in {folder} is not finished, or of an earlier version: it has no {MANIFEST_FILE}. Its training "
-            f"command completes it; python -m utils.report {folder} --skip_checks writes one for an earlier version"
-        )
     if not (folder / MANIFEST_FILE).is_file():
+        if (folder / RESULTS_FILE).is_file():
+            raise UserError(
+                f"the run in {folder} is not finished, or of an earlier version: it has no {MANIFEST_FILE}. Its "
+                f"training command completes it; python -m utils.report {folder} --skip_checks writes one for an "
+                "earlier version"
+            )
         raise UserError(
             f"the run in {folder} is not finished, it has no {MANIFEST_FILE}: give its training command again "
             "to resume or complete it, or pass --skip_checks"
