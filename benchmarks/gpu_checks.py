@@ -212,8 +212,9 @@ def label_scoring(machine, folder):
 
     from utils.core.arguments import GenerationArguments, GeneratorModelArguments
     from utils.models.approaches import place
+    from utils.models.generator.free import decode_freely
     from utils.models.generator.generator import LabelGenerator
-    from utils.models.generator.search import decode_freely, score_labels
+    from utils.models.generator.search import score_labels
 
     machine.needs(gpu=4)
     texts, task = sample_task(ROWS if machine.on_gpu else 20)

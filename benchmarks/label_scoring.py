@@ -20,7 +20,8 @@ from utils.core.files import write_json
 from utils.core.tables import format_table
 from utils.data.columns import read_texts
 from utils.data.tables import read_table
-from utils.models.generator.search import decode_freely, score_labels
+from utils.models.generator.free import decode_freely
+from utils.models.generator.search import score_labels
 from utils.runs.inference import load_run
 
 CHUNK = 512  # rows that each way processes before the next way has its turn

@@ -22,10 +22,10 @@ from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.approaches import describe_approach
 from utils.models.generator.answering import Generation, answer_texts, build_format
+from utils.models.generator.free import decode_freely
 from utils.models.generator.generator import LabelGenerator
 from utils.models.generator.loading import load_generator
 from utils.models.generator.prompts import DEFAULT_TEMPLATE, text_ids
-from utils.models.generator.search import decode_freely
 from utils.models.loading import load_tokenizer
 from utils.models.parameters import parameter_kind
 from utils.runs.finished import read_run

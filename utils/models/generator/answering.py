@@ -17,6 +17,7 @@ from utils.core.files import read_json_object, read_part, write_json
 from utils.core.processes import this_process
 from utils.data.task import Task
 from utils.models.encoding import longest_first
+from utils.models.generator.free import decode_freely
 from utils.models.generator.label_text import LabelText, choose_label_text
 from utils.models.generator.label_tree import LabelTree, build_label_tree
 from utils.models.generator.prompts import (
@@ -27,7 +28,7 @@ from utils.models.generator.prompts import (
     build_prompt,
     text_budget,
 )
-from utils.models.generator.search import decode_freely, score_labels
+from utils.models.generator.search import score_labels
 from utils.models.sharding import in_lockstep
 
 GENERATION_FILE = "generation.json"
