@@ -34,7 +34,12 @@ class ModelArguments(ModelConfig):
     )
     lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
     use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
-    pooling: str = option("last", "what a decoder's head sees: last real token, or mean", choices=["last", "mean"])
+    pooling: str | None = option(
+        None,
+        "what the head sees: the first token (encoders), the last real token (decoders), or the mean over the real "
+        "tokens; left out: first or last",
+        choices=["first", "last", "mean"],
+    )
     trust_remote_code: bool = option(
         False, "run the code that the repository of the base model brings; read it first. The code of a run never is"
     )
@@ -68,7 +73,7 @@ class GeneratorModelArguments(ModelArguments):
     """The same for a language model that writes labels: there is no head, and nothing to pool."""
 
     lora_task_type: str = option("CAUSAL_LM", "kind of model that LoRA is put on", choices=["CAUSAL_LM"])
-    pooling: str = field(default="last", init=False)
+    pooling: str | None = field(default=None, init=False)
 
 
 @dataclass

@@ -19,13 +19,14 @@ from transformers import (
 
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
+from utils.core.files import read_json_object
 from utils.core.processes import this_process
 from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
-from utils.models.head import HEAD_PARTS, get_head, pool_mean
+from utils.models.head import HEAD_PARTS, check_pooling, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
@@ -43,7 +44,7 @@ class Classifier:
     """A model with a classification head, its tokenizer and its labels.
 
     Encoders pool their first token, so their tokenizer is made to pad on the right. Decoders pool their last token that
-    is not the pad token, on either side of the padding.
+    is not the pad token, on either side of the padding. With `--pooling mean` both pool all tokens but the padding.
 
     Args:
         model: with a head for the task's labels; with LoRA adapters where it has them.
@@ -69,7 +70,7 @@ class Classifier:
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
-        self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"
+        self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"  # or the mean, in its place
         if self.pools_first_token:
             tokenizer.padding_side = "right"
 
@@ -89,6 +90,7 @@ class Classifier:
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
         model = load_with_head(model_args, task.labels, tokenizer)
+        check_pooling(model, model_args.pooling)
         if model_args.use_peft:
             model = add_lora(model, model_args)
         return cls(model, tokenizer, model_args, task, max_length)
@@ -179,8 +181,9 @@ class Classifier:
         """What the preflight says of this approach: names and texts."""
         name, head = get_head(without_adapter(self.model))
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
-        decoders = {"last": "last real token", "mean": "mean of the real tokens"}
-        pooled = "first token" if self.pools_first_token else decoders[self.model_args.pooling]
+        pooled = "first token" if self.pools_first_token else "last real token"
+        if self.model_args.pooling == "mean":
+            pooled = "mean of the real tokens"
         return [["head", f"{name}, {'/'.join(dtypes)}, pools the {pooled}"]]
 
     def as_text(self, row: np.ndarray) -> str:
@@ -206,7 +209,10 @@ class Classifier:
             arguments: its run_args.json.
             task: its task.json.
         """
+        config = Path(folder) / "config.json"  # an adapter's folder has none
+        mean_of_its_own = config.is_file() and "classifier_pooling" in read_json_object(config)
         return {
+            "plain": arguments["pooling"] != "mean" or mean_of_its_own,
             "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
             "pipeline_tag": "text-classification",
             "use_template": "model_card_use_classifier.md.jinja",

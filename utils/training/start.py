@@ -49,7 +49,10 @@ def check_start(
     if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
         raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
     if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
-        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
+        raise UserError(
+            "--merge_adapter is for runs with --use_peft that pool one token: plain transformers, which a merged model "
+            "is for, do not compute --pooling mean"
+        )
     for file in (data_args.train_file, data_args.validation_file):
         if file:
             check_file(file)
