@@ -49,8 +49,8 @@ def pool_mean(model: PreTrainedModel) -> None:
     """
     if hasattr(model.config, "classifier_pooling"):
         model.config.classifier_pooling = "mean"
-        if hasattr(model, "classifier_pooling"):  # EuroBERT's copy of it
-            model.classifier_pooling = "mean"
+        if hasattr(model, "classifier_pooling"):
+            setattr(model, "classifier_pooling", "mean")  # noqa: B010  (EuroBERT's copy, which the hints do not know)
     elif get_head(model)[0] == "score":
         model.forward = types.MethodType(_forward_with_mean, model)
     else:
