@@ -1,7 +1,9 @@
-"""The first approach: a model with a classification head, one logit for each label."""
+"""A model with a classification head: one logit for each label, or one for each label's question."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.core.arguments import ModelArguments
+from utils.core.arguments import ModelArguments, QuestionArguments
 from utils.core.errors import UserError
 from utils.core.files import read_json_object
 from utils.core.processes import this_process
@@ -30,6 +32,7 @@ from utils.models.head import HEAD_PARTS, check_pooling, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
+from utils.models.questions import ONE_LOGIT, Questions, ask_labels, start_from_yes_and_no
 from utils.models.sharding import is_sharded, ready_to_shard
 from utils.scoring.predictions import Predictions
 
@@ -52,6 +55,7 @@ class Classifier:
         model_args: how the model was loaded.
         task: labels and text options.
         max_length: tokens of a text asked for; the model may take less.
+        questions: how it is asked for its labels one by one, if it is.
     """
 
     model_arguments: ClassVar[type[ModelArguments]] = ModelArguments
@@ -65,35 +69,47 @@ class Classifier:
         model_args: ModelArguments,
         task: Task,
         max_length: int,
+        questions: Questions | None = None,
     ):
         self.model, self.tokenizer, self.model_args, self.task = model, tokenizer, model_args, task
+        self.questions = questions
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
+        if questions is not None:
+            self.ask(task.labels)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
         self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"  # or the mean, in its place
         if self.pools_first_token:
             tokenizer.padding_side = "right"
 
     @classmethod
-    def new(cls, model_args: ModelArguments, task: Task, max_length: int) -> Classifier:
+    def new(
+        cls, model_args: ModelArguments, task: Task, max_length: int, question_args: QuestionArguments | None = None
+    ) -> Classifier:
         """A model to train, with a new head and, where asked for, LoRA adapters.
 
         Args:
             model_args: which model, in full or with LoRA.
             task: whose labels the head is for.
             max_length: tokens of a text.
+            question_args: whether and how it is asked for its labels one by one.
 
         Raises:
             UserError: for a model that cannot be loaded or trained so.
         """
+        questions = None
+        if question_args is not None and question_args.ask_labels:
+            questions = Questions.asked_for(question_args, task.labels)
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, task.labels, tokenizer)
+        model = load_with_head(model_args, ONE_LOGIT if questions else task.labels, tokenizer)
         check_pooling(model, model_args.pooling)
+        if question_args is not None and question_args.question_head == "yes_no":
+            start_from_yes_and_no(model, tokenizer, model_args)
         if model_args.use_peft:
             model = add_lora(model, model_args)
-        return cls(model, tokenizer, model_args, task, max_length)
+        return cls(model, tokenizer, model_args, task, max_length, questions)
 
     @classmethod
     def load(cls, folder: str, arguments: dict[str, Any], task: Task) -> Classifier:
@@ -109,12 +125,22 @@ class Classifier:
         """
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
-        model = load_with_head(model_args, task.labels, tokenizer, new_head=adapted)
+        questions = Questions.load(folder) if arguments.get("ask_labels") else None
+        model = load_with_head(model_args, ONE_LOGIT if questions else task.labels, tokenizer, new_head=adapted)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
             model = load_adapter(model, folder)
-        return cls(model, tokenizer, model_args, task, task.max_length)
+        return cls(model, tokenizer, model_args, task, task.max_length, questions)
+
+    def ask(self, labels: list[str]) -> None:
+        """Ask for `labels` `[L]` from now on, untrained ones too; only where there are `questions`."""
+        questions: Any = self.questions
+        longest = ask_labels(without_adapter(self.model), self.tokenizer, questions, labels)
+        room = length_limit(sys.maxsize, self.tokenizer, self.model.config) - longest
+        self.max_length = min(self.max_length, room)
+        if labels != self.task.labels:
+            self.task = replace(self.task, labels=labels)
 
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
@@ -184,6 +210,8 @@ class Classifier:
         pooled = "first token" if self.pools_first_token else "last real token"
         if self.model_args.pooling == "mean":
             pooled = "mean of the real tokens"
+        if self.questions is not None:
+            pooled = f'last token of each question, as "{self.questions.words(self.task.labels[0])}"'
         return [["head", f"{name}, {'/'.join(dtypes)}, pools the {pooled}"]]
 
     def as_text(self, row: np.ndarray) -> str:
@@ -192,6 +220,8 @@ class Classifier:
 
     def save(self, folder: str | Path) -> None:
         """Write what a prediction needs besides what Trainer saves."""
+        if self.questions is not None:
+            self.questions.save(folder)
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(folder)
 
@@ -211,8 +241,10 @@ class Classifier:
         """
         config = Path(folder) / "config.json"  # an adapter's folder has none
         mean_of_its_own = config.is_file() and "classifier_pooling" in read_json_object(config)
+        asked = bool(arguments.get("ask_labels"))
         return {
-            "plain": arguments["pooling"] != "mean" or mean_of_its_own,
+            "plain": not asked and (arguments["pooling"] != "mean" or mean_of_its_own),
+            "asked": asked,
             "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
             "pipeline_tag": "text-classification",
             "use_template": "model_card_use_classifier.md.jinja",
