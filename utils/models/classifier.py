@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 import torch
-from scipy.special import expit
+from scipy.special import expit, softmax
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -88,7 +88,7 @@ class Classifier:
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, task.labels, tokenizer)
+        model = load_with_head(model_args, task, tokenizer)
         if model_args.use_peft:
             model = add_lora(model, model_args)
         return cls(model, tokenizer, model_args, task, max_length)
@@ -107,7 +107,7 @@ class Classifier:
         """
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
-        model = load_with_head(model_args, task.labels, tokenizer, new_head=adapted)
+        model = load_with_head(model_args, task, tokenizer, new_head=adapted)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
@@ -156,8 +156,12 @@ class Classifier:
                 logits[torch.as_tensor(rows, device=device)] = output.float()
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
-        probabilities = expit(logits.double().cpu().numpy())
+        probabilities = self.probabilities(logits.double().cpu().numpy())
         return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
+        return softmax(logits, axis=1) if self.task.single_label else expit(logits)
 
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
@@ -194,7 +198,7 @@ class Classifier:
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
         """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(to_merge(self.model_args), self.task.labels, self.tokenizer, on_cpu=True)
+        base = load_with_head(to_merge(self.model_args), self.task, self.tokenizer, on_cpu=True)
         merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -211,25 +215,26 @@ class Classifier:
             "pipeline_tag": "text-classification",
             "use_template": "model_card_use_classifier.md.jinja",
             "loss_description": f"loss {arguments['loss']}, pos_weight {arguments['pos_weight']}",
+            "problem_type": f"{'single' if task.single_label else 'multi'}_label_classification",
             "head_parts": HEAD_PARTS,
         }
 
 
 def load_with_head(
     model_args: ModelArguments,
-    labels: list[str],
+    task: Task,
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a multi-label head.
+    """Load a model with a head for the labels of a task.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
 
     Args:
         model_args: which model, in how many bits.
-        labels: names of the labels, `[L]`.
+        task: its labels, and whether a text has one of them or any number.
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
@@ -240,8 +245,10 @@ def load_with_head(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    config.problem_type = "multi_label_classification"
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    # Plain transformers' pipelines take softmax or sigmoid by it.
+    config.problem_type = f"{'single' if task.single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     quantization_config = quantization(model_args)
     stored = getattr(config, "quantization_config", None)
