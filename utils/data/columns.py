@@ -115,8 +115,6 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
     else:
         labels, delimiter = find_listed_labels(table, listed, data_args.label_delimiter)
         label_columns = [listed]
-    if len(labels) == 1:
-        raise UserError(f'{table.name} has one label only, "{labels[0]}": at least two labels are needed')
     if (id_column or "id") in labels:
         raise UserError(f'{table.name}: a label has the name of the id column, "{id_column or "id"}": rename one')
     return Task(

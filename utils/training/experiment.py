@@ -255,7 +255,7 @@ class Experiment:
             train_metrics | eval_metrics,
             name=self.output_dir.rstrip("/").split("/")[-1],
             address=self.output_dir,
-            pictures=expected_pictures(self.run_args.report, log_history),
+            pictures=expected_pictures(self.run_args.report, log_history, self.task),
             merged=self.run_args.merge_adapter,
         )
         write_text(staging / CARD_FILE, card)
