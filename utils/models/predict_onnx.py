@@ -26,13 +26,15 @@ class OnnxModel:
         file, devices = Path(folder, "model.onnx"), ["CPUExecutionProvider"]
         self.session = onnxruntime.InferenceSession(file, options, providers=devices)
 
+    def normalize(self, text: str) -> str:
+        """A text as the model was trained to read it: links and mentions replaced, where they were."""
+        if self.task["normalize_urls"]:
+            text = re.sub(r"https?://\S+|www\.\S+", "http", text, flags=re.IGNORECASE)
+        return re.sub(r"(?<!\w)@\w+", "@user", text) if self.task["normalize_users"] else text
+
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """Probability of each label, `[N, L]`; the texts are predicted at once."""
-        if self.task["normalize_urls"]:
-            texts = [re.sub(r"https?://\S+|www\.\S+", "http", text, flags=re.IGNORECASE) for text in texts]
-        if self.task["normalize_users"]:
-            texts = [re.sub(r"(?<!\w)@\w+", "@user", text) for text in texts]
-        rows = self.tokenizer.encode_batch(texts)
+        rows = self.tokenizer.encode_batch([self.normalize(text) for text in texts])
         inputs = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
         logits = self.session.run(None, {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})[0]
         return 1 / (1 + np.exp(-logits.astype(np.float64)))

@@ -177,7 +177,7 @@ def _add_file(predictor: Predictor, limits: Limits) -> None:
         go = gr.Button("Predict the file", elem_id="predict-file")
         said, result = gr.HTML(elem_id="file-said"), gr.File(label="With labels", visible=False, elem_id="result-file")
 
-    def predict(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008 (Gradio's way)
+    def predict_dropped(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008 (Gradio's way)
         if path is None:
             return notice("Drop a file first."), gr.skip()
         target = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")), f"{Path(path).stem[:80]}_labels.csv")
@@ -191,21 +191,24 @@ def _add_file(predictor: Predictor, limits: Limits) -> None:
             return notice(str(error)), gr.File(visible=False)
         return notice(f"{rows:,} rows predicted.", bad=False), gr.File(str(target), visible=True)
 
-    go.click(predict, given, [said, result], show_progress_on=said, **FILES, **PRIVATE)
+    go.click(predict_dropped, given, [said, result], show_progress_on=said, **FILES, **PRIVATE)
 
 
 def _add_interface(predictor: Predictor, limits: Limits) -> None:
     """What programs call: one text, or a list of them."""
 
-    def predict(text: list[str]) -> tuple[list[dict]]:
+    def predict(text: str) -> dict:
         """Labels and probabilities of one text; texts of requests that arrive together are predicted together."""
-        wrong = [check_text(one, limits) for one in text]
-        good = [one for one, fault in zip(text, wrong) if fault is None]
+        # The types are those of one request, which Gradio tells callers; it gives the texts of several, and takes lists.
+        texts: Any = text
+        wrong = [check_text(one, limits) for one in texts]
+        good = [one for one, fault in zip(texts, wrong) if fault is None]
         try:
             answers = iter(predictor.predict(good) if good else [])
         except UserError as error:
-            wrong = [str(error)] * len(text)
-        return ([as_json(predictor, next(answers)) if fault is None else {"error": fault} for fault in wrong],)
+            wrong = [str(error)] * len(texts)
+        said: Any = ([as_json(predictor, next(answers)) if fault is None else {"error": fault} for fault in wrong],)
+        return said
 
     def predict_many(texts: list[str]) -> list[dict]:
         """Labels and probabilities of each of several texts, in their order."""

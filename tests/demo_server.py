@@ -1,0 +1,63 @@
+"""The demo page in a process of its own, called as programs call it."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Served:
+    """A process that serves the page: `command` gets to know its port by the environment variable of Gradio."""
+
+    def __init__(self, *command, folder=ROOT, **environment):
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=folder,
+            env=os.environ | {"GRADIO_SERVER_PORT": str(self.port)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/"
+
+    def wait(self, said):
+        """Wait for a line of output that holds `said`; what came before it is part of the failure."""
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if said in line:
+                return
+        raise AssertionError("".join(lines))
+
+    def call(self, name, *values, timeout=120):
+        """`(status, answer)` of a function of the page, by the two requests that Gradio's interface takes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        body = json.dumps({"data": values})
+        connection.request("POST", f"/gradio_api/call/{name}", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        said = json.loads(response.read())
+        if response.status != 200:
+            return response.status, said["detail"]
+        connection.request("GET", f"/gradio_api/call/{name}/{said['event_id']}")
+        lines = connection.getresponse().read().decode().splitlines()
+        connection.close()
+        data = [json.loads(line.partition(":")[2]) for line in lines if line.startswith("data:")][-1]
+        return (200, data[0]) if "event: complete" in lines else (500, data["error"])
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
