@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving --model outputs/minilm --file sample_data/train.csv --name "2 cores"
 
-Clients call `predict` (one text) and `predict_many` (16 texts) by plain HTTP, each as fast as it is answered. Memory is the
-server's, before and after. Then more requests come at once than may wait: each must be answered, or turned away.
+Clients call `predict` (one text) and `predict_many` (16 texts) by plain HTTP, each as fast as it is answered. Memory is
+the server's, before and after. Then more requests come at once than may wait: each must be answered, or turned away.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def ask(port: int, name: str, values: list, clients: int) -> tuple[float, list[f
     Returns:
         `(seconds in all, seconds of each request, how often each status)`.
     """
-    left, seconds, statuses = list(enumerate(values)), [], Counter()
+    left, seconds, statuses = list(values), [], Counter()
     lock = threading.Lock()
 
     def work() -> None:
@@ -119,7 +119,7 @@ def ask(port: int, name: str, values: list, clients: int) -> tuple[float, list[f
             with lock:
                 if not left:
                     return
-                _, value = left.pop(0)
+                value = left.pop(0)
             start = time.perf_counter()
             status, _ = call(port, name, value)
             with lock:
@@ -189,19 +189,22 @@ def main(args: ServingArguments) -> None:
     seconds, _, statuses = ask(server.port, "predict", one, args.requests)  # each client has one request: all at once
     after, _ = call(server.port, "predict", one[0])
     server.stop()
-    crowd = {"waiting": args.waiting, "answered": statuses[200], "turned_away": statuses[503], "others": 0}
-    crowd |= {"others": args.requests - statuses[200] - statuses[503], "seconds": seconds, "answers_afterwards": after == 200}
+    others = args.requests - statuses[200] - statuses[503]
+    crowd = {"waiting": args.waiting, "answered": statuses[200], "turned_away": statuses[503], "others": others}
+    crowd |= {"seconds": seconds, "answers_afterwards": after == 200}
 
     medians = []
     for name in ("predict", "predict_many"):
         rounds = [row for row in measured if row["function"] == name]
-        medians.append({key: name if key == "function" else float(np.median([r[key] for r in rounds])) for key in rounds[0]})
+        figures = [key for key in rounds[0] if key != "function"]
+        medians.append({"function": name} | {key: float(np.median([row[key] for row in rounds])) for key in figures})
     header = ["function", "answered", "rows/s", "offline", "share", "p50 s", "p99 s", "MiB before", "after"]
     print(format_table(header, [list(row.values()) for row in medians]))
     print(f"\n{args.requests} requests at once, {args.waiting} may wait: {crowd}")
+    how: dict[str, object] = {name: getattr(args, name) for name in ("requests", "clients", "many", "rounds")}
+    how |= {"commit": commit(), "threads": os.environ.get("OMP_NUM_THREADS")}
     results = read_json(RESULTS)["results"] if Path(RESULTS).is_file() else {}
-    how = {"commit": commit(), "requests": args.requests, "clients": args.clients, "threads": os.environ.get("OMP_NUM_THREADS")}
-    results[args.name] = how | {"median": medians, "rounds": measured, "crowd": crowd}
+    results[args.name] = how | {"median": medians, "rounds_measured": measured, "crowd": crowd}
     write_json(RESULTS, {"results": results})
 
 

@@ -6,6 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import suppress
 
 from conftest import ROOT
 
@@ -17,31 +20,35 @@ def free_port():
 
 
 class Served:
-    """A process that serves the page: `command` gets to know its port by the environment variable of Gradio."""
+    """A process that serves the page: `command` gets to know its port by Gradio's environment variable."""
 
-    def __init__(self, *command, folder=ROOT, **environment):
+    def __init__(self, *command, folder=ROOT, python=sys.executable, **environment):
         self.port = free_port()
+        self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the object)
         self.process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [python, *map(str, command)],
             cwd=folder,
             env=os.environ | {"GRADIO_SERVER_PORT": str(self.port)} | environment,
-            stdout=subprocess.PIPE,
+            stdout=self.output,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.port}/"
 
-    def wait(self, said):
-        """Wait for a line of output that holds `said`; what came before it is part of the failure."""
-        lines = []
-        for line in self.process.stdout:
-            lines.append(line)
-            if said in line:
-                return
-        raise AssertionError("".join(lines))
+    def wait(self, seconds=240):
+        """Wait until it takes requests; where it does not, what it has printed is the failure."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
+            with suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+                connection.request("GET", "/config")  # Gradio listens before it answers
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.2)
+        self.output.seek(0)
+        raise AssertionError(self.output.read())
 
     def call(self, name, *values, timeout=120):
         """`(status, answer)` of a function of the page, by the two requests that Gradio's interface takes."""

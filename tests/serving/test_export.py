@@ -29,13 +29,15 @@ WITHOUT = "import sys\nfor name in ('torch', 'transformers', 'utils', 'pandas', 
 
 @pytest.fixture(scope="module")
 def exported(trained, made_once):
-    return made_once("exported/onnx", lambda folder: export.main(["--model", str(trained), "--output_dir", str(folder)]))
+    return made_once(
+        "exported/onnx", lambda folder: export.main(["--model", str(trained), "--output_dir", str(folder)])
+    )
 
 
 @pytest.fixture(scope="module")
 def lora_decoder(tiny, made_once):
     """A decoder's head on LoRA, on the mean of the tokens, texts normalised and cut early."""
-    flags = {"use_peft": True, "pooling": "mean", "normalize_users": True, "normalize_urls": True, "max_length": 12}
+    flags = {"use_peft": True, "pooling": "mean", "normalize_users": True, "normalize_urls": True, "max_length": 40}
     flags |= {"max_train_samples": 64, "num_train_epochs": 1}
     return made_once("runs/lora_mean", lambda folder: train(training_flags(tiny("qwen2"), folder, **flags)))
 
@@ -95,7 +97,7 @@ def test_a_merged_adapter_in_8_bit(lora_decoder, tmp_path, capsys):
     assert np.abs(found[: len(texts)] - saved).max() < 0.01
     normal = OnnxModel(whole).probabilities(["@user see http and http", "x " * 5000])
     assert np.abs(found[-2:] - normal).max() < 1e-6
-    assert (small / "model.onnx").stat().st_size < 0.5 * (whole / "model.onnx").stat().st_size
+    assert (small / "model.onnx").stat().st_size < 0.6 * (whole / "model.onnx").stat().st_size
     figures = read_json(small / "export.json")
     assert np.abs(OnnxModel(small).probabilities(texts) - found[: len(texts)]).max() < 0.1
     assert ("WARNING" in shown) == (abs(100 * (figures["f1_macro"] - figures["run_f1_macro"])) > 0.5)

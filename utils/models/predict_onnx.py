@@ -19,7 +19,8 @@ class OnnxModel:
     def __init__(self, folder: str | Path, threads: int = 0):
         read = (json.loads(Path(folder, name).read_text(encoding="utf-8")) for name in ("task.json", "thresholds.json"))
         self.task, thresholds = read
-        self.thresholds = [thresholds["thresholds"][label] for label in self.task["labels"]]
+        # None where each text has one label: the likeliest is given.
+        self.thresholds = [thresholds["thresholds"].get(label) for label in self.task["labels"]]
         self.tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))  # cuts long texts, pads short ones
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0: one for each core
@@ -37,7 +38,18 @@ class OnnxModel:
         rows = self.tokenizer.encode_batch([self.normalize(text) for text in texts])
         inputs = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
         logits = self.session.run(None, {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})[0]
-        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+        raised = np.exp(-np.abs(logits.astype(np.float64)))  # never of a large number
+        if self.task["single_label"]:
+            raised = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+            return raised / raised.sum(axis=1, keepdims=True)
+        return np.where(logits >= 0, 1, raised) / (1 + raised)
+
+    def labels(self, probabilities: np.ndarray) -> list[str]:
+        """The labels that a text with these probabilities `[L]` is given."""
+        if self.task["single_label"]:
+            return [self.task["labels"][probabilities.argmax()]]
+        named = zip(self.task["labels"], probabilities, self.thresholds)
+        return [label for label, probability, threshold in named if probability >= threshold]
 
 
 if __name__ == "__main__":
@@ -45,6 +57,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     model = OnnxModel(Path(__file__).parent)
     for text, row in zip(sys.argv[1:], model.probabilities(sys.argv[1:])):
-        named = list(zip(model.task["labels"], row.tolist(), model.thresholds))
-        labels = [label for label, probability, threshold in named if probability >= threshold]
-        print(json.dumps({"text": text, "labels": labels, "probabilities": {label: p for label, p, _ in named}}))
+        probabilities = dict(zip(model.task["labels"], row.tolist()))
+        print(json.dumps({"text": text, "labels": model.labels(row), "probabilities": probabilities}))

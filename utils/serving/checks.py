@@ -81,6 +81,8 @@ def check_exportable(folder: str | Path) -> None:
     arguments = load_arguments(folder)
     if arguments.get("exported"):
         raise UserError(f"{folder} is an exported model already: give the run that it was made of")
+    if arguments.get("ask_labels"):
+        raise UserError(f"{folder} is asked for its labels one by one (--ask_labels), which is not exported")
     if arguments["script"] != "run_classifier.py":
         raise UserError(
             f"{folder} is a label generator: its probabilities come from a search over valid answers, which one graph "

@@ -257,9 +257,9 @@ def compare(run: Any, exported: Approach, folder: str, rows: Predictions, batch_
     size = (Path(exported.name) / MODEL_FILE).stat().st_size
     check = Check(len(rows.texts[compared]), farthest, size, weights, rates[1], rates[0])
     if rows.truth is not None:
-        thresholds = Thresholds.load(folder, rows.labels).values
+        thresholds = Thresholds.load(folder, rows.labels)
         check.run_f1_macro, check.f1_macro = (
-            float(f1_score(rows.truth, p >= thresholds, average="macro", zero_division=0.0)) for p in found
+            float(f1_score(rows.truth, thresholds.apply(p), average="macro", zero_division=0.0)) for p in found
         )
         check.scored_rows = len(rows)
     return check

@@ -112,10 +112,10 @@ def _answer_pages(predictor: Predictor, limits: Limits) -> Callable:
                 columns = notice(fault), "", gr.skip(), []
             else:
                 found = next(answers)
-                order = (-found.probabilities.mean(axis=0)).argsort()
-                said = as_json(predictor, found)["labels"]
+                mean, right = predictor.together(found)
+                said = [label for label, yes in zip(predictor.labels, right) if yes]
                 html = answer_html(predictor, found, predictor.names_of_cut(text))
-                columns = html, text, predictor.labels[order[0]], said
+                columns = html, text, predictor.labels[mean.argmax()], said
             for column, value in zip((shown, asked, likeliest, given), columns):
                 column.append(value)
         return shown, asked, likeliest, given
@@ -199,7 +199,7 @@ def _add_interface(predictor: Predictor, limits: Limits) -> None:
 
     def predict(text: str) -> dict:
         """Labels and probabilities of one text; texts of requests that arrive together are predicted together."""
-        # The types are those of one request, which Gradio tells callers; it gives the texts of several, and takes lists.
+        # The types are those of one request, as Gradio tells callers; it hands over the texts of several.
         texts: Any = text
         wrong = [check_text(one, limits) for one in texts]
         good = [one for one, fault in zip(texts, wrong) if fault is None]
