@@ -208,7 +208,7 @@ def test_gradients_survive_an_evaluation(tiny):
     model_args.lora_dropout = 0.0
     tokenizer = load_tokenizer(tiny("qwen2"))
     torch.manual_seed(0)
-    model = add_lora(load_with_head(model_args, Task(LABELS, "Tweet", LABELS), tokenizer), model_args).train()
+    model = add_lora(load_with_head(model_args, LABELS, tokenizer), model_args).train()
     inputs = tokenizer(["so happy today #joy"], return_tensors="pt")
 
     def gradients():
@@ -240,7 +240,7 @@ def test_checkpoint_that_is_quantised_already(tiny, tmp_path, capsys):
     assert len(quantized_modules(run.model)) == 14
 
 
-def test_mean_pooling(tiny, tmp_path, refused):
+def test_mean_pooling(tiny, tmp_path):
     flags = training_flags(
         tiny("qwen2"), tmp_path / "run", pooling="mean", use_peft=True, max_train_samples=64, bf16=False
     )
@@ -253,9 +253,6 @@ def test_mean_pooling(tiny, tmp_path, refused):
         hidden = base.model(**inputs).last_hidden_state
         count = inputs["attention_mask"][0].sum()
         assert torch.allclose(logits[0], base.score(hidden[0, :count].mean(dim=0)), atol=1e-5)
-    assert "for decoders" in refused(
-        run_classifier.main, *training_flags(tiny("roberta"), tmp_path / "no", pooling="mean")
-    )
 
 
 def test_pad_token_that_is_the_end_token(tiny, tmp_path):
@@ -281,11 +278,7 @@ def test_pad_token_that_is_the_end_token(tiny, tmp_path):
 def lora_model(tiny):
     model_args = ModelArguments(model_name_or_path=tiny("qwen2"), use_peft=True, dtype="float32")
     tokenizer = load_tokenizer(tiny("qwen2"))
-    return (
-        add_lora(load_with_head(model_args, Task(LABELS, "Tweet", LABELS), tokenizer), model_args),
-        model_args,
-        tokenizer,
-    )
+    return add_lora(load_with_head(model_args, LABELS, tokenizer), model_args), model_args, tokenizer
 
 
 def check_model(model, model_args, tokenizer, texts):

@@ -1,7 +1,9 @@
-"""The first approach: a model with a classification head, one logit for each label."""
+"""A model with a classification head: one logit for each label, or one for each label's question."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,18 +19,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.core.arguments import ModelArguments
+from utils.core.arguments import ModelArguments, QuestionArguments
 from utils.core.errors import UserError
+from utils.core.files import read_json_object
 from utils.core.processes import this_process
 from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
-from utils.models.head import HEAD_PARTS, get_head, pool_mean
+from utils.models.head import HEAD_PARTS, check_pooling, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
+from utils.models.questions import ONE_LOGIT, Questions, ask_labels, start_from_yes_and_no
 from utils.models.sharding import is_sharded, ready_to_shard
 from utils.scoring.predictions import Predictions
 
@@ -43,7 +47,7 @@ class Classifier:
     """A model with a classification head, its tokenizer and its labels.
 
     Encoders pool their first token, so their tokenizer is made to pad on the right. Decoders pool their last token that
-    is not the pad token, on either side of the padding.
+    is not the pad token, on either side of the padding. With `--pooling mean` both pool all tokens but the padding.
 
     Args:
         model: with a head for the task's labels; with LoRA adapters where it has them.
@@ -51,6 +55,7 @@ class Classifier:
         model_args: how the model was loaded.
         task: labels and text options.
         max_length: tokens of a text asked for; the model may take less.
+        questions: how it is asked for its labels one by one, if it is.
     """
 
     model_arguments: ClassVar[type[ModelArguments]] = ModelArguments
@@ -64,34 +69,48 @@ class Classifier:
         model_args: ModelArguments,
         task: Task,
         max_length: int,
+        questions: Questions | None = None,
     ):
         self.model, self.tokenizer, self.model_args, self.task = model, tokenizer, model_args, task
+        self.questions = questions
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
+        if questions is not None:
+            self.ask(task.labels)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
-        self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"
+        self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"  # or the mean, in its place
         if self.pools_first_token:
             tokenizer.padding_side = "right"
 
     @classmethod
-    def new(cls, model_args: ModelArguments, task: Task, max_length: int) -> Classifier:
+    def new(
+        cls, model_args: ModelArguments, task: Task, max_length: int, question_args: QuestionArguments | None = None
+    ) -> Classifier:
         """A model to train, with a new head and, where asked for, LoRA adapters.
 
         Args:
             model_args: which model, in full or with LoRA.
             task: whose labels the head is for.
             max_length: tokens of a text.
+            question_args: whether and how it is asked for its labels one by one.
 
         Raises:
             UserError: for a model that cannot be loaded or trained so.
         """
+        questions = None
+        if question_args is not None and question_args.ask_labels:
+            questions = Questions.asked_for(question_args, task.labels)
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, task, tokenizer)
+        labels = ONE_LOGIT if questions else task.labels
+        model = load_with_head(model_args, labels, tokenizer, single_label=task.single_label)
+        check_pooling(model, model_args.pooling)
+        if question_args is not None and question_args.question_head == "yes_no":
+            start_from_yes_and_no(model, tokenizer, model_args)
         if model_args.use_peft:
             model = add_lora(model, model_args)
-        return cls(model, tokenizer, model_args, task, max_length)
+        return cls(model, tokenizer, model_args, task, max_length, questions)
 
     @classmethod
     def load(cls, folder: str, arguments: dict[str, Any], task: Task) -> Classifier:
@@ -107,12 +126,23 @@ class Classifier:
         """
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
-        model = load_with_head(model_args, task, tokenizer, new_head=adapted)
+        questions = Questions.load(folder) if arguments.get("ask_labels") else None
+        labels, single = ONE_LOGIT if questions else task.labels, task.single_label
+        model = load_with_head(model_args, labels, tokenizer, new_head=adapted, single_label=single)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
             model = load_adapter(model, folder)
-        return cls(model, tokenizer, model_args, task, task.max_length)
+        return cls(model, tokenizer, model_args, task, task.max_length, questions)
+
+    def ask(self, labels: list[str]) -> None:
+        """Ask for `labels` `[L]` from now on, untrained ones too; only where there are `questions`."""
+        questions: Any = self.questions
+        longest = ask_labels(without_adapter(self.model), self.tokenizer, questions, labels)
+        room = length_limit(sys.maxsize, self.tokenizer, self.model.config) - longest
+        self.max_length = min(self.max_length, room)
+        if labels != self.task.labels:
+            self.task = replace(self.task, labels=labels)
 
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
@@ -183,8 +213,11 @@ class Classifier:
         """What the preflight says of this approach: names and texts."""
         name, head = get_head(without_adapter(self.model))
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
-        decoders = {"last": "last real token", "mean": "mean of the real tokens"}
-        pooled = "first token" if self.pools_first_token else decoders[self.model_args.pooling]
+        pooled = "first token" if self.pools_first_token else "last real token"
+        if self.model_args.pooling == "mean":
+            pooled = "mean of the real tokens"
+        if self.questions is not None:
+            pooled = f'last token of each question, as "{self.questions.words(self.task.labels[0])}"'
         return [["head", f"{name}, {'/'.join(dtypes)}, pools the {pooled}"]]
 
     def as_text(self, row: np.ndarray) -> str:
@@ -193,12 +226,17 @@ class Classifier:
 
     def save(self, folder: str | Path) -> None:
         """Write what a prediction needs besides what Trainer saves."""
+        if self.questions is not None:
+            self.questions.save(folder)
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(folder)
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
         """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(to_merge(self.model_args), self.task, self.tokenizer, on_cpu=True)
+        single = self.task.single_label
+        base = load_with_head(
+            to_merge(self.model_args), self.task.labels, self.tokenizer, on_cpu=True, single_label=single
+        )
         merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -210,7 +248,12 @@ class Classifier:
             arguments: its run_args.json.
             task: its task.json.
         """
+        config = Path(folder) / "config.json"  # an adapter's folder has none
+        mean_of_its_own = config.is_file() and "classifier_pooling" in read_json_object(config)
+        asked = bool(arguments.get("ask_labels"))
         return {
+            "plain": not asked and (arguments["pooling"] != "mean" or mean_of_its_own),
+            "asked": asked,
             "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
             "pipeline_tag": "text-classification",
             "use_template": "model_card_use_classifier.md.jinja",
@@ -222,22 +265,25 @@ class Classifier:
 
 def load_with_head(
     model_args: ModelArguments,
-    task: Task,
+    labels: list[str],
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
+    single_label: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a head for the labels of a task.
+    """Load a model with a classification head.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
 
     Args:
         model_args: which model, in how many bits.
-        task: its labels, and whether a text has one of them or any number.
+        labels: names of the labels, `[L]`.
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
+        single_label: whether a text has one label instead of any number: the configuration says so, and plain
+            transformers' pipelines take softmax or sigmoid by it.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -245,10 +291,8 @@ def load_with_head(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
-    config.id2label = dict(enumerate(task.labels))
-    config.label2id = {label: i for i, label in config.id2label.items()}
-    # Plain transformers' pipelines take softmax or sigmoid by it.
-    config.problem_type = f"{'single' if task.single_label else 'multi'}_label_classification"
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    config.problem_type = f"{'single' if single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     quantization_config = quantization(model_args)
     stored = getattr(config, "quantization_config", None)
