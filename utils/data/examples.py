@@ -22,8 +22,9 @@ from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.core.log import log
 from utils.core.processes import local_main_first
-from utils.data import columns, text
-from utils.data.columns import check_unique_ids, find_task, read_ids, read_labels, read_texts
+from utils.data import columns, label_cells, text
+from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
+from utils.data.label_cells import read_labels
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.tables import Table, read_hub_split, read_table
 from utils.data.task import Task
@@ -143,7 +144,7 @@ def read_examples(table: Table, task: Task) -> Examples:
             }
         ),
         fn_kwargs={"name": table.name, "first_row": table.first_row, "features": table.rows.features, "task": task},
-        new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, text),
+        new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, label_cells, text),
         desc="reading",
     )
     return Examples(examples.with_format(None))

@@ -20,6 +20,7 @@ class Task:
         label_columns: the 0/1 columns, named like `labels`; or the one column that lists the labels of each row.
         id_column: column of the ids; None where rows are known by their number.
         label_delimiter: what separates the names in a column of label lists; None where the file format has lists.
+        label_codes: whether such a column holds the numbers of the labels, from 0, in place of their names.
         normalize_users: whether mentions are replaced by `@user`.
         normalize_urls: whether links are replaced by `http`.
         single_label: whether each text has exactly one label (softmax, the likeliest label is given), instead of any
@@ -35,6 +36,7 @@ class Task:
     label_columns: list[str]
     id_column: str | None = None
     label_delimiter: str | None = None
+    label_codes: bool = False
     normalize_users: bool = False
     normalize_urls: bool = False
     single_label: bool = False
@@ -73,6 +75,7 @@ class Task:
             raise ValueError("numbers of rows and tokens must be whole")
         if not all(isinstance(text, str) for text in texts) or len(task.train_positives) != len(task.labels):
             raise ValueError("columns must have names, and each label a number of rows")
-        if not all(isinstance(flag, bool) for flag in (task.normalize_users, task.normalize_urls, task.single_label)):
-            raise TypeError("normalize_users, normalize_urls and single_label must be true or false")
+        flags = [task.normalize_users, task.normalize_urls, task.label_codes, task.single_label]
+        if not all(isinstance(flag, bool) for flag in flags):
+            raise TypeError("normalize_users, normalize_urls, label_codes and single_label must be true or false")
         return task

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, looks_binary, read_ids, read_labels
+from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, read_ids
+from utils.data.label_cells import looks_binary, read_labels
 from utils.data.tables import Table, read_table
 from utils.data.task import Task
 from utils.runs.comparison import Entry, Scored, make_entry
