@@ -11,11 +11,13 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.tables import format_table
 from utils.data.examples import Examples
+from utils.scoring.influence import half_width, influence
 from utils.scoring.metrics import mean_scores, prediction_scores, probability_scores
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import (
     AT_HALF,
     DECODED,
+    MACRO_F1,
     OF_PREDICTIONS,
     OF_PROBABILITIES,
     PER_LABEL,
@@ -37,7 +39,8 @@ class Evaluation:
         metrics: the scores of `utils.scoring.scores`: at threshold 0.5 under their plain names; with chosen thresholds,
             cross-fitted, mean over the partitions, with `_tuned` behind (absent for the strategy `fixed`); of decoded
             labels with `_decoded` behind; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each
-            label x at the thresholds in use, cross-fitted too.
+            label x at the thresholds in use, cross-fitted too; `half_width`, about half of the 95 % interval of
+            macro-F1.
         thresholds: fitted on all the rows, for use on new ones.
         decisions: 0/1 predictions `[P, N, L]` that the scores are of, by the suffix of their names.
     """
@@ -99,9 +102,16 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
             metrics |= {f"{score.name}{kind}": results[kind][score.name] for score in OF_PREDICTIONS}
     if TUNED in results:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
+    metrics["half_width"] = _half_width(predictions, decisions)
     thresholds = rule.fit(probabilities, truth)
     metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
     return Evaluation(predictions, metrics | left_out(truth) | predictions.figures, thresholds, decisions)
+
+
+def _half_width(predictions: Predictions, decisions: dict[str, np.ndarray]) -> float:
+    """About half of the 95 % interval of macro-F1 at the thresholds in use, without resampling: for the log."""
+    decided = decisions[TUNED if TUNED in decisions else AT_HALF][0]
+    return half_width(influence(MACRO_F1, predictions.truth, decided), predictions.near_duplicates)
 
 
 def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:
