@@ -43,6 +43,11 @@ class ModelArguments(ModelConfig):
         "tokens; left out: first or last",
         choices=["first", "last", "mean"],
     )
+    attention: str = option(
+        "own",
+        "what a decoder's tokens see: those before them, as it was trained, or all tokens",
+        choices=["own", "bidirectional"],
+    )
     trust_remote_code: bool = option(
         False, "run the code that the repository of the base model brings; read it first. The code of a run never is"
     )
@@ -77,6 +82,7 @@ class GeneratorModelArguments(ModelArguments):
 
     lora_task_type: str = option("CAUSAL_LM", "kind of model that LoRA is put on", choices=["CAUSAL_LM"])
     pooling: str | None = field(default=None, init=False)
+    attention: str = field(default="own", init=False)
 
 
 @dataclass

@@ -105,7 +105,7 @@ class Classifier:
         )
         labels = ONE_LOGIT if questions else task.labels
         model = load_with_head(model_args, labels, tokenizer, single_label=task.single_label)
-        check_pooling(model, model_args.pooling)
+        check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
         if model_args.use_peft:
@@ -216,6 +216,8 @@ class Classifier:
         pooled = "first token" if self.pools_first_token else "last real token"
         if self.model_args.pooling == "mean":
             pooled = "mean of the real tokens"
+        if self.model_args.attention == "bidirectional":
+            pooled += ", attention in both directions"
         if self.questions is not None:
             pooled = f'last token of each question, as "{self.questions.words(self.task.labels[0])}"'
         return [["head", f"{name}, {'/'.join(dtypes)}, pools the {pooled}"]]
@@ -251,8 +253,10 @@ class Classifier:
         config = Path(folder) / "config.json"  # an adapter's folder has none
         mean_of_its_own = config.is_file() and "classifier_pooling" in read_json_object(config)
         asked = bool(arguments.get("ask_labels"))
+        # A model trained in full keeps it in its configuration; an adapter's base knows nothing of it.
+        turned = arguments["use_peft"] and arguments["attention"] == "bidirectional"
         return {
-            "plain": not asked and (arguments["pooling"] != "mean" or mean_of_its_own),
+            "plain": not asked and not turned and (arguments["pooling"] != "mean" or mean_of_its_own),
             "asked": asked,
             "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
             "pipeline_tag": "text-classification",
@@ -294,6 +298,8 @@ def load_with_head(
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     config.problem_type = f"{'single' if single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
+    if model_args.attention == "bidirectional":
+        config.is_causal = False  # saved with a model trained in full, and with a merged one
     quantization_config = quantization(model_args)
     stored = getattr(config, "quantization_config", None)
     if stored is not None:
