@@ -210,7 +210,8 @@ def main(args: PredictArguments) -> None:
     if args.labels:
         trained = dict(zip(run.task.labels, thresholds))
         run.ask(args.labels)
-        thresholds = np.array([trained.get(label, UNTRAINED) for label in args.labels])
+        untrained = np.nan if run.task.single_label else UNTRAINED
+        thresholds = np.array([trained.get(label, untrained) for label in args.labels])
     task = run.task
     terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():

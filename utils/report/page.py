@@ -20,10 +20,18 @@ from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE
 from utils.runs.manifest import renew_entries
-from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
-from utils.scoring.notes import ENDS, choice_note, leak_note
+from utils.scoring.bootstrap import (
+    OF_LABELS,
+    RESAMPLES,
+    Drawn,
+    interval,
+    plain_scores,
+    possible_resamples,
+    resample_each,
+)
+from utils.scoring.notes import choice_note, ends_of_intervals, leak_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes, summary_rows
+from utils.scoring.scores import TUNED, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
 
@@ -101,18 +109,14 @@ def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MIS
     return rows
 
 
-def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
-    """Scores at 0.5, tuned and decoded, with intervals where the bootstrap gives them."""
+def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
+    """Scores at 0.5, tuned and decoded, with their intervals."""
     metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
-    for kind, scores in drawn.items():
-        for score in WITH_INTERVAL:
-            name = f"{score.name}{kind}"
-            metrics |= {
-                f"{name}_{end}": value for end, value in zip(ENDS, interval(getattr(scores, score.name), metrics[name]))
-            }
+    metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
+    draws = possible_resamples(len(run.predictions), RESAMPLES)
     paragraphs = [
-        f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
-        f"({RESAMPLES:,} resamples, near-duplicates drawn together); the luck of the training seed is not in it."
+        f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows ({draws:,} "
+        "resamples, near-duplicates drawn together); the luck of the training seed is not in it."
     ]
     if TUNED in drawn:
         paragraphs.append(
@@ -123,14 +127,15 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
     return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
-def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Section:
-    """Scores of each label with intervals `[L]` of its F1."""
+def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
+    """Scores of each label with their intervals."""
     support = run.predictions.truth.sum(axis=0)
+    metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
+    metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
     rows = []
     for i, label in enumerate(run.task.labels):
-        scores = [run.results.get(f"eval_{name}/{label}", "-") for name in ("precision", "recall", "f1")]
-        rows.append([label, *scores, f"[{low[i]:.3f}, {high[i]:.3f}]", int(support[i])])
-    header = ["label", "precision", "recall", "F1", "95 % interval", "support"]
+        rows.append([label, *(with_interval(metrics, f"{name}/{label}") for name in OF_LABELS), int(support[i])])
+    header = ["label", "precision", "recall", "F1", "support"]
     note = f"Precision, recall and F1 {_how_decided(run)}."
     if not run.task.single_label:
         rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
@@ -161,9 +166,12 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             "The fewer true rows, the wider the interval.",
         ),
         "precision_recall": (
-            pictures.precision_recall(labels, truth, probabilities, run.thresholds.values),
+            pictures.precision_recall(
+                labels, truth, probabilities, run.thresholds.values, run.predictions.near_duplicates
+            ),
             "Precision and recall",
-            "AP is the area under the curve; dotted, the share of true rows, which is the precision of guessing."
+            "AP is the area under the curve, ± half of its 95 % interval; dotted, the share of true rows, which is the "
+            "precision of guessing."
             + (
                 " The thresholds were chosen on these rows, so their diamonds are a little too good."
                 if not run.task.single_label
@@ -195,7 +203,8 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
         drawn["training_curves"] = (
             pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step")),
             "Training",
-            "The loss in training is a mean over the steps since the point before.",
+            "The loss in training is a mean over the steps since the point before. Shaded: the 95 % interval of "
+            "macro-F1 over the rows.",
         )
     return drawn
 
@@ -234,9 +243,9 @@ def write_run_report(folder: str | Path) -> Path:
     """
     run = read_run(folder)
     truth = run.predictions.truth
-    drawn = resample_each(truth, run.decisions, run.predictions.near_duplicates)
+    drawn = resample_each(truth, run.decisions, run.predictions.probabilities, run.predictions.near_duplicates)
     f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
-    low, high = interval(drawn[run.headline].f1, f1)
+    low, high = interval(drawn[run.headline]["f1"], f1)
     images = _save_pictures(run, f1, low, high)
 
     arguments = [[name, str(value)] for name, value in sorted(run.arguments.items()) if value is not None]
@@ -250,7 +259,7 @@ def write_run_report(folder: str | Path) -> Path:
     lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
     sections = [
         _score_section(run, drawn),
-        _label_section(run, low, high),
+        _label_section(run, drawn),
         Section("Pictures", pictures=images),
         _mistakes_section(run),
         Section("Arguments", header=["argument", "value"], rows=arguments, kind="pairs"),
@@ -321,7 +330,7 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
     header = ["label", "support", *(entry.name for entry in entries)]
     support = board.truth.sum(axis=0)
     rows = [
-        [label, int(support[i]), *(float(entry.label_f1[i]) for entry in entries)]
+        [label, int(support[i]), *("{:.3f} [{:.3f}, {:.3f}]".format(*entry.label_f1[:, i]) for entry in entries)]
         for i, label in enumerate(board.labels)
     ]
     sections.append(Section(f"F1 of each label{which}", [], header, rows))

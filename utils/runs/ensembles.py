@@ -239,7 +239,7 @@ def gain(ensemble: Ensemble, decided: np.ndarray, others: list[np.ndarray], rule
     truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
 
     def contender(each: list[np.ndarray]) -> Contender:
-        drawn = [resample(truth, one, RESAMPLES, SEED, groups).f1_macro for one in each]
+        drawn = [resample(truth, one, RESAMPLES, SEED, groups)["f1_macro"] for one in each]
         value = float(np.mean([_macro_f1(truth, one) for one in each]))
         return Contender(value, np.array(drawn), factor=factor_of(rule))
 
@@ -297,7 +297,7 @@ def _score_cells(truth: np.ndarray, decisions: list[np.ndarray], groups: np.ndar
     cells = []
     for decided in decisions:
         score = _macro_f1(truth, decided)
-        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups).f1_macro, score)
+        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups)["f1_macro"], score)
         cells.append(f"{score:.3f} [{low:.3f}, {high:.3f}]")
     return cells
 
