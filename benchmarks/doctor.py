@@ -30,7 +30,7 @@ from utils.doctor.finding import Diagnosis
 ROOT = Path(__file__).parent.parent
 LABELS = ["anger", "disgust", "fear", "joy", "optimism", "sadness"]
 RARE = ["anticipation", "love", "pessimism", "surprise", "trust"]
-EPOCHS = 8
+EPOCHS = 5
 Rows = tuple[pd.DataFrame, pd.DataFrame]
 
 
@@ -115,7 +115,7 @@ def never_seen(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
 CASES = [
     Case("sound"),
     Case("sound, another seed", flags={"seed": 7}),
-    Case("sound, LoRA", flags={"use_peft": True, "dtype": "float32", "learning_rate": 2e-3, "num_train_epochs": 12}),
+    Case("sound, LoRA", flags={"use_peft": True, "dtype": "float32", "learning_rate": 3e-3, "num_train_epochs": 6}),
     Case("frozen head", "not_trained", frozen=True),
     Case("learning rate 1", "same_for_every_text", flags={"learning_rate": 1, "num_train_epochs": 2}),
     Case("one epoch", "same_for_every_text", flags={"num_train_epochs": 1}),
@@ -149,6 +149,7 @@ def train_case(case: Case, folder: Path) -> dict[str, Any]:
         "validation_file": folder / "validation.csv",
         "output_dir": folder / "run",
         "per_device_train_batch_size": 16,
+        "learning_rate": 3e-4,
         "num_train_epochs": EPOCHS,
         "label_columns": LABELS,
         "report": False,

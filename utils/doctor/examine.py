@@ -93,7 +93,7 @@ def examine(
     predictions = everything.select(chosen)
     kind = TUNED if TUNED in evaluation.decisions else AT_HALF
     decided = evaluation.decisions[kind][:, chosen]
-    truth, probabilities, thresholds = predictions.truth, predictions.probabilities, evaluation.thresholds.values
+    truth, probabilities, thresholds = predictions.truth, predictions.probabilities, evaluation.thresholds
     right = _jaccard(truth, decided[0])
     ranking = rank(truth, probabilities)
     known = (truth.sum(axis=0), len(truth))
@@ -105,7 +105,7 @@ def examine(
     baselines = []
     if training is not None:
         texts, train_labels = _training_sample(training.rows) if with_linear else (None, training.rows.labels)
-        baselines = compare_with_baselines(predictions, decided, evaluation.thresholds.rule, texts, train_labels)
+        baselines = compare_with_baselines(predictions, decided, thresholds.rule, texts, train_labels)
         checks.append(check_baselines(baselines))
     if training is not None:
         half = _half_width(results, f"eval_f1_macro{kind}")
@@ -118,7 +118,7 @@ def examine(
     reference: dict[str, Any] = {
         "labels": labels,
         "rows": len(truth),
-        "given": evaluation.thresholds.apply(probabilities).sum(axis=0).tolist(),
+        "given": thresholds.apply(probabilities).sum(axis=0).tolist(),
         "train_positives": known[0].tolist() if training is not None else [0] * len(labels),
         "train_rows": known[1] if training is not None else 0,
         "texts": None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from utils.doctor.bars import Ranking, each_of, rates_differ, share_interval
 from utils.doctor.finding import PROBLEM, WARNING, Check, Finding, name_labels
-from utils.scoring.thresholds import apply_thresholds
+from utils.scoring.thresholds import Thresholds
 
 # A ROC-AUC that a label of some use has: where chance alone reaches it, there are too few rows to say anything.
 OF_USE = 0.7
@@ -143,7 +143,7 @@ def _standardised(columns: np.ndarray) -> np.ndarray:
 
 
 def check_given(
-    labels: list[str], truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, left_out: list[str]
+    labels: list[str], truth: np.ndarray, probabilities: np.ndarray, chosen: Thresholds, left_out: list[str]
 ) -> list[Check]:
     """Whether labels are never or always given, and whether thresholds lie at the edge.
 
@@ -151,11 +151,11 @@ def check_given(
         labels: names of the labels, `[L]`.
         truth: 0/1 array `[N, L]`.
         probabilities: `[N, L]`.
-        thresholds: for new rows, `[L]`.
+        chosen: thresholds for new rows.
         left_out: labels of which it is said already that their probabilities do not differ.
     """
     rows, level = len(truth), each_of(len(labels))
-    given = apply_thresholds(probabilities, thresholds).sum(axis=0)
+    given, thresholds = chosen.apply(probabilities).sum(axis=0), chosen.values
     true = truth.sum(axis=0)
     findings, told = [], set(left_out)
     for kind, count, word in (("never_given", 0, "never"), ("always_given", rows, "always")):
