@@ -25,7 +25,14 @@ from utils.core.files import read_json_object
 from utils.core.processes import this_process
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
+from utils.models.adapters import (
+    add_lora,
+    dtype_of_merged,
+    load_adapter,
+    merge_adapter,
+    name_base_on_hub,
+    to_merge,
+)
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
 from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
@@ -193,6 +200,10 @@ class Classifier:
         """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
         return softmax(logits, axis=1) if self.task.single_label else expit(logits)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
+
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
 
@@ -233,13 +244,23 @@ class Classifier:
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        single = self.task.single_label
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
         base = load_with_head(
-            to_merge(self.model_args), self.task.labels, self.tokenizer, on_cpu=True, single_label=single
+            to_merge(self.model_args, dtype),
+            self.task.labels,
+            self.tokenizer,
+            on_cpu=True,
+            single_label=self.task.single_label,
         )
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -87,6 +87,7 @@ RUN_FILES = (
     _needed("chat_template.jinja", "the tokenizer's"),
     _needed("generation.json", "of a label generator: prompt, order of the labels, how answers are scored"),
     _needed("questions.json", "of a head that is asked for its labels one by one: the words of the questions"),
+    _needed("model.onnx", "an exported model with its weights (export.py)"),
     _needed("thresholds.json", "threshold of each label, and how they were chosen"),
     _needed(RESULTS_FILE, "all scores"),
     _needed(DOCTOR_FILE, "what the doctor says of the run, and the figures that new texts are compared with"),
