@@ -212,12 +212,11 @@ def read_ids(table: Table, task: Task) -> list[str]:
     if task.id_column is None:
         return [str(table.start + i) for i in range(len(table.rows))]
     table.require(task.id_column, "id")
-    if pa.types.is_floating(table.column(task.id_column).type):
-        raise UserError(
-            f'{table.name}, column "{quote(task.id_column)}" holds floating-point numbers, which are no ids as they '
-            "were written: save the ids as text or whole numbers"
-        )
-    ids = table.strings(task.id_column).to_pylist()
+    column = table.column(task.id_column)
+    if pa.types.is_floating(column.type):  # as Python writes them into CSV and JSON; Arrow would write 1 for 1.0
+        ids = ["" if np.isnan(number) else str(number) for number in column.to_numpy()]
+    else:
+        ids = table.strings(task.id_column).to_pylist()
     if "" in ids:
         raise UserError(f"{table.where(ids.index(''), task.id_column)} is empty: give every row an id")
     return ids

@@ -15,9 +15,10 @@ from utils.core.tables import format_bytes, format_cell, format_seconds, format_
 from utils.models.approaches import describe_approach
 from utils.report import pictures
 from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
+from utils.runs.checkpoints import STATE_FILE
 from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
-from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
+from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE
 from utils.runs.manifest import renew_entries
 from utils.scoring.bootstrap import (
     OF_LABELS,

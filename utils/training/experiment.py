@@ -23,11 +23,11 @@ from utils.models.parameters import costs
 from utils.report.card import expected_pictures, render_card
 from utils.report.page import write_run_report
 from utils.report.tracking import check_trackers, log_finished_run
+from utils.runs.checkpoints import STATE_FILE
 from utils.runs.folder import (
     ARGUMENTS_FILE,
     CARD_FILE,
     MERGED_FOLDER,
-    STATE_FILE,
     abandon_run,
     begin_run,
     check_same_run,
