@@ -28,7 +28,7 @@ from utils.data.task import Task
 from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
-from utils.models.head import HEAD_PARTS, check_pooling, get_head, pool_mean
+from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
@@ -327,9 +327,10 @@ def load_with_head(
         if name.split(".")[-1] in HEAD_PARTS:
             if not is_sharded(module):  # else DeepSpeed ZeRO-3 has it
                 module.to(torch.float32)
-            # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head; under DeepSpeed, which
-            # casts the whole model to 16 bit, fp32 ones may meet a 16-bit head.
+            # 16-bit hidden states meet the fp32 head; under DeepSpeed, which casts the whole model to 16 bit, fp32 ones
+            # may meet a 16-bit head.
             module.register_forward_pre_hook(_as_weights)
+            compute_without_autocast(module)
     if model_args.pooling == "mean":
         pool_mean(model)
     return model
