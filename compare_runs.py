@@ -28,6 +28,9 @@ class CompareArguments:
     picture: str | None = option(None, "also write the picture of macro-F1 with intervals here, a .png")
     truth: str | None = option(None, "file of ids and true labels of test rows: score on these")
     test_file: str | None = option(None, "with --truth: the test rows, for runs to predict")
+    unknown_labels: bool = option(
+        False, "take label cells of --truth that are blank or -1 for not annotated: they count in no score"
+    )
     csv_quoting: str | None = option(
         None, "whether quotes enclose cells of the test file", choices=["standard", "none"]
     )
@@ -49,6 +52,8 @@ class CompareArguments:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {least} or more")
         if not 0 < self.power < 1:
             raise UserError(f"--power {self.power}: a difference in macro-F1, between 0 and 1")
+        if self.unknown_labels and not self.truth:
+            raise UserError("--unknown_labels is for --truth: name the file with the true labels too")
         if self.test_file and not self.truth:
             raise UserError("--test_file is for --truth: name the file with the true labels too")
 
@@ -86,7 +91,9 @@ def main(args: CompareArguments) -> None:
         from utils.runs.held_labels import score_on_held_labels  # loads datasets, and torch to predict
 
         files = (args.truth, args.test_file, args.csv_quoting)
-        entries, left_out = score_on_held_labels(runs, submissions, *files, args.per_device_eval_batch_size)
+        entries, left_out = score_on_held_labels(
+            runs, submissions, *files, args.per_device_eval_batch_size, args.unknown_labels
+        )
     else:
         entries, left_out = validation_entries(runs)
     for message in left_out:

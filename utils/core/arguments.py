@@ -113,6 +113,9 @@ class DataArguments:
     label_columns: list[str] | None = option(
         None, "the 0/1 columns, or one column with a list of labels; left out: every 0/1 column"
     )
+    unknown_labels: bool = option(
+        False, "take label cells that are blank or -1 for not annotated: they count neither in the loss nor in scores"
+    )
     label_delimiter: str | None = option(None, "what divides the names in a label list; left out: comma, ; or |")
     csv_quoting: str | None = option(
         None, "whether quotes enclose cells; left out: none for .txt, else standard", choices=["standard", "none"]

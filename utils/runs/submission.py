@@ -432,8 +432,8 @@ class SubmissionWriter:
         task = self.task
         shares = [
             # A model scored as it is was not trained on any rows.
-            [label, f"{predicted / self.rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
-            for label, predicted, count in zip(task.labels, self.positives, task.train_positives)
+            [label, f"{predicted / self.rows:.1%}", f"{rate:.1%}" if task.train_rates else ""]
+            for label, predicted, rate in zip(task.labels, self.positives, task.train_rates or task.train_positives)
         ]
         without = [] if task.single_label else [["(no label)", f"{self.without_label / self.rows:.1%}", ""]]
         return format_table(["label", "predicted", "training"], shares + without)
