@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from utils.core.progress import show_progress_of
 from utils.data.examples import Examples, cache_key
 
 # Below this many rows starting more processes costs more than it saves.
@@ -86,6 +87,7 @@ def map_rows(rows: datasets.Dataset, function: Callable, key: str, **options: An
             every use.
         options: of `Dataset.map`.
     """
+    show_progress_of(datasets.utils.tqdm)
     processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
     return rows.map(
         function,

@@ -20,7 +20,7 @@ from utils.runs.finished import FinishedRun, model_name, read_run, trainable_sha
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
 from utils.runs.manifest import renew_entries
 from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
-from utils.scoring.notes import ENDS, choice_note, leak_note
+from utils.scoring.notes import ENDS, choice_note, leak_note, time_note
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes, summary_rows
 
@@ -118,7 +118,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
             "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
         )
     paragraphs += left_out_notes(metrics)
-    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results])])
+    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results]), time_note(run.results)])
     return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
