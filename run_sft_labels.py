@@ -69,6 +69,7 @@ def main(
         train, (validation, task) = None, read_evaluation_data(data_args)
     else:
         train, validation, task = read_training_data(data_args, trainer_args.seed)
+    threshold_args.suit(task.single_label)
 
     # Imported here because they load torch, and what is refused above should not.
     import transformers

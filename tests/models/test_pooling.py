@@ -81,6 +81,8 @@ def test_pooling_of_another_architecture_is_refused(tiny, tmp_path, refused):
     assert "is an encoder, choose first or mean" in refused(run_classifier.main, *flags)
     flags = training_flags(tiny("qwen2"), tmp_path / "no", pooling="first", max_train_samples=64)
     assert "is a decoder, choose last or mean" in refused(run_classifier.main, *flags)
+    flags = training_flags(tiny("roberta"), tmp_path / "no", attention="bidirectional", max_train_samples=64)
+    assert "whose tokens see all" in refused(run_classifier.main, *flags)
     flags = training_flags(tiny("roberta"), tmp_path / "no", pooling="mean", use_peft=True, merge_adapter=True)
     assert "do not compute --pooling mean" in refused(run_classifier.main, *flags)
 
@@ -96,3 +98,49 @@ def bert(tiny, tmp_path_factory):
     transformers.BertForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"use_peft": True, "pooling": "mean", "merge_adapter": False}], ids=["full", "lora"]
+)
+def test_attention_in_both_directions(tiny, tmp_path, flags):
+    arguments = training_flags(
+        tiny("qwen2"),
+        tmp_path / "run",
+        attention="bidirectional",
+        max_train_samples=32,
+        num_train_epochs=1,
+        bf16=False,
+        **flags,
+    )
+    run_classifier.main(arguments)
+    run = load_run(tmp_path / "run")
+    base = (run.model.get_base_model() if flags else run.model).model
+    ids = run.tokenizer(["one short text that goes on #tag"], return_tensors="pt")["input_ids"]
+    changed = ids.clone()
+    changed[0, -1] = 7
+    padded = torch.cat([ids, torch.full((1, 3), run.tokenizer.pad_token_id)], dim=1)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros(1, 3, dtype=torch.long)], dim=1)
+    with torch.inference_mode():
+        first = base(input_ids=ids).last_hidden_state[0, 0]
+        assert (base(input_ids=changed).last_hidden_state[0, 0] - first).abs().max() > 1e-3  # a later token counts
+        in_padding = base(input_ids=padded, attention_mask=mask).last_hidden_state[0, 0]
+        assert torch.allclose(in_padding, first, atol=1e-5)  # padding does not
+    again = predict_table(run, read_table(SAMPLE / "validation.csv"), 16).probabilities
+    saved = load_predictions(tmp_path / "run", run.task.labels).filter(like="probability").to_numpy()
+    assert np.abs(again - saved).max() < 1e-5
+
+
+def test_a_merged_model_keeps_its_attention(tiny, tmp_path):
+    flags = {"attention": "bidirectional", "use_peft": True, "merge_adapter": True, "max_train_samples": 32}
+    run_classifier.main(training_flags(tiny("qwen2"), tmp_path / "run", bf16=False, num_train_epochs=1, **flags))
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "merged", dtype=torch.float32).eval()
+    assert "see each other in both directions" in (tmp_path / "run" / "README.md").read_text()
+    run = load_run(tmp_path / "run")
+    inputs = run.tokenizer(["one short text that goes on #tag"], return_tensors="pt")
+    with torch.inference_mode():
+        assert torch.allclose(merged(**inputs).logits, run.model(**inputs).logits, atol=5e-2)
+        changed = inputs["input_ids"].clone()
+        changed[0, -1] = 7
+        states = [merged.model(input_ids=ids).last_hidden_state[0, 0] for ids in (inputs["input_ids"], changed)]
+        assert (states[0] - states[1]).abs().max() > 1e-3

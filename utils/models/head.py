@@ -29,15 +29,19 @@ def get_head(model: PreTrainedModel) -> tuple[str, nn.Module]:
     raise UserError(f"{type(model).__name__} has no head named {' or '.join(HEAD_NAMES)}: it is not supported")
 
 
-def check_pooling(model: PreTrainedModel, pooling: str | None) -> None:
-    """Refuse a pooling that is another architecture's.
+def check_pooling(model: PreTrainedModel, pooling: str | None, attention: str = "own") -> None:
+    """Refuse a pooling or an attention that is another architecture's.
 
     Raises:
-        UserError: for `first` with a decoder and `last` with an encoder.
+        UserError: for `first` with a decoder, `last` and `bidirectional` with an encoder.
     """
     kind, own = {"score": ("a decoder", "last"), "classifier": ("an encoder", "first")}[get_head(model)[0]]
     if pooling not in (None, "mean", own):
         raise UserError(f"--pooling {pooling}: {type(model).__name__} is {kind}, choose {own} or mean")
+    if attention == "bidirectional" and own == "first":
+        raise UserError(
+            f"--attention bidirectional: {type(model).__name__} is an encoder, whose tokens see all: leave it out"
+        )
 
 
 def pool_mean(model: PreTrainedModel) -> None:

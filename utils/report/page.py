@@ -15,9 +15,10 @@ from utils.core.tables import format_bytes, format_cell, format_seconds, format_
 from utils.models.approaches import describe_approach
 from utils.report import pictures
 from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
+from utils.runs.checkpoints import STATE_FILE
 from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
-from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
+from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE
 from utils.runs.manifest import renew_entries
 from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
 from utils.scoring.notes import ENDS, choice_note, leak_note, time_note
@@ -125,15 +126,24 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
 def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Section:
     """Scores of each label with intervals `[L]` of its F1."""
     support = run.predictions.truth.sum(axis=0)
-    how = "tuned thresholds, cross-fitted" if run.headline == TUNED else "threshold 0.5"
     rows = []
     for i, label in enumerate(run.task.labels):
         scores = [run.results.get(f"eval_{name}/{label}", "-") for name in ("precision", "recall", "f1")]
-        threshold = float(run.thresholds.values[i])
-        rows.append([label, *scores, f"[{low[i]:.3f}, {high[i]:.3f}]", int(support[i]), threshold])
-    header = ["label", "precision", "recall", "F1", "95 % interval", "support", "threshold"]
-    note = f"Precision, recall and F1 at {how}. The threshold is the one for new rows ({run.thresholds.rule.strategy})."
+        rows.append([label, *scores, f"[{low[i]:.3f}, {high[i]:.3f}]", int(support[i])])
+    header = ["label", "precision", "recall", "F1", "95 % interval", "support"]
+    note = f"Precision, recall and F1 {_how_decided(run)}."
+    if not run.task.single_label:
+        rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
+        header.append("threshold")
+        note += f" The threshold is the one for new rows ({run.thresholds.rule.strategy})."
     return Section("Labels", [note], header, rows)
+
+
+def _how_decided(run: FinishedRun) -> str:
+    """How probabilities became the predictions that a run is judged by, in words."""
+    if run.task.single_label:
+        return "where each text is given its likeliest label"
+    return "at tuned, cross-fitted thresholds" if run.headline == TUNED else "at threshold 0.5"
 
 
 def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, tuple[Figure, str, str]]:
@@ -143,6 +153,7 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     """
     labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
     weighted = " Training with pos_weight moves them up on purpose."
+    decided = run.decisions[run.headline][0]
     drawn = {
         "label_f1": (
             pictures.label_f1(labels, f1, low, high, truth.sum(axis=0)),
@@ -152,13 +163,12 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
         "precision_recall": (
             pictures.precision_recall(labels, truth, probabilities, run.thresholds.values),
             "Precision and recall",
-            "AP is the area under the curve; dotted, the share of true rows, which is the precision of guessing. The "
-            "thresholds were chosen on these rows, so their diamonds are a little too good.",
-        ),
-        "co_occurrence": (
-            pictures.co_occurrence(labels, truth, run.decisions[run.headline][0]),
-            "Labels together",
-            "A cell and its mirror image across the diagonal should hold the same number.",
+            "AP is the area under the curve; dotted, the share of true rows, which is the precision of guessing."
+            + (
+                " The thresholds were chosen on these rows, so their diamonds are a little too good."
+                if not run.task.single_label
+                else ""
+            ),
         ),
         "calibration": (
             pictures.calibration(truth, probabilities),
@@ -167,6 +177,18 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             + (weighted if run.arguments.get("pos_weight", "none") != "none" else ""),
         ),
     }
+    if run.task.single_label:
+        drawn["confusion"] = (
+            pictures.confusion(labels, truth, decided),
+            "Labels taken for each other",
+            "Rows of the picture are true labels, columns the ones given: what is off the diagonal is wrong.",
+        )
+    elif len(labels) > 1:
+        drawn["co_occurrence"] = (
+            pictures.co_occurrence(labels, truth, decided),
+            "Labels together",
+            "A cell and its mirror image across the diagonal should hold the same number.",
+        )
     state_file = Path(run.folder) / STATE_FILE
     state = read_json(state_file) if state_file.is_file() else {}
     if pictures.has_training_curves(state.get("log_history", [])):
@@ -190,13 +212,12 @@ def _save_pictures(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.n
 
 def _mistakes_section(run: FinishedRun) -> Section:
     """The most confident mistakes; of cross-fitted predictions those of the first partition."""
-    how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
     rows = mistakes_rows(run.predictions, run.decisions[run.headline][0])
     note = "There are none."
     if rows:
         note = (
-            f"The {len(rows)} validation rows with the most confident mistakes, at {how}: the label decided wrongly "
-            "with the probability farthest from the truth."
+            f"The {len(rows)} validation rows with the most confident mistakes, {_how_decided(run)}: the label decided "
+            "wrongly with the probability farthest from the truth."
         )
     header = ["text", "true", "predicted", "surest mistake"]
     return Section("Most confident mistakes", [note], header, rows, kind="prose")

@@ -223,18 +223,44 @@ def co_occurrence(labels: Sequence[str], truth: np.ndarray, predictions: np.ndar
     true, predicted = truth.T @ truth, predictions.T @ predictions
     counts = (np.tril(true, -1) + np.triu(predicted, 1)).astype(float)
     np.fill_diagonal(counts, np.nan)
-    names = [_short(labels[i], 14) for i in shown]
+    title = f"rows with both; below the diagonal true, above predicted\n{_which(len(shown), len(labels))}"
+    figure = _matrix([labels[i] for i in shown], counts, title)
+    figure.axes[0].plot([-0.5, len(shown) - 0.5], [-0.5, len(shown) - 0.5], color=GREY, linewidth=0.8)
+    return figure
+
+
+def confusion(labels: Sequence[str], truth: np.ndarray, predictions: np.ndarray) -> Figure:
+    """Number of rows with each true label (down) that were given each label (across).
+
+    Args:
+        labels: names, `[L]`.
+        truth: 0/1 with a 1 in each row, `[N, L]`.
+        predictions: likewise.
+    """
+    shown = most_frequent(truth, MOST_LABELS_IN_MATRIX)
+    truth, predictions = (np.asarray(array)[:, shown].astype(np.int64) for array in (truth, predictions))
+    title = f"rows by true label (down) and label given (across)\n{_which(len(shown), len(labels))}"
+    return _matrix([labels[i] for i in shown], (truth.T @ predictions).astype(float), title)
+
+
+def _matrix(labels: Sequence[str], counts: np.ndarray, title: str) -> Figure:
+    """A picture of counts of pairs of labels.
+
+    Args:
+        labels: names, `[K]`.
+        counts: `[K, K]`; NaN cells stay empty.
+        title: above it.
+    """
+    names = [_short(label, 14) for label in labels]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(1.5 + 0.27 * len(shown))
+        figure, axes = _figure(1.5 + 0.27 * len(names))
         axis = axes[0, 0]
         _counts(axis, counts)
-        axis.plot([-0.5, len(shown) - 0.5], [-0.5, len(shown) - 0.5], color=GREY, linewidth=0.8)
-        axis.set_xticks(range(len(shown)), names, rotation=60, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(len(shown)), names)
+        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(names)), names)
         axis.tick_params(length=0)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
-        title = f"rows with both; below the diagonal true, above predicted\n{_which(len(shown), len(labels))}"
         figure.suptitle(title, fontsize=9)
     return figure
 

@@ -15,7 +15,7 @@ from utils.runs.comparison import COMPARED_WITHOUT_INTERVAL, Board
 from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
 from utils.scoring.notes import choice_note
-from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL, left_out, left_out_notes
+from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL, left_out, left_out_notes, shown_scores
 
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
@@ -56,12 +56,15 @@ def score_rows(board: Board, held: bool) -> Table:
     """The table of scores; `held`: on held labels, so that nothing is cross-fitted."""
     has = {kind for entry in board.entries for kind in entry.members[0].decisions}
     columns = COLUMNS | ({TUNED: "macro-F1 as submitted"} if held else {})
-    shown = [kind for kind in columns if kind in has]
+    if any(entry.gives_one_label for entry in board.entries):
+        one = all(entry.gives_one_label for entry in board.entries)
+        columns = columns | {AT_HALF: "macro-F1" if one else "macro-F1 at 0.5 or of the likeliest"}
+    shown, scores = [kind for kind in columns if kind in has], shown_scores(MORE_SCORES, board.one_decision)
     header = ["run", "model", "approach", "runs", "trainable"]
-    header += [*(columns[kind] for kind in shown), "against the best", *(score.title for score in MORE_SCORES)]
+    header += [*(columns[kind] for kind in shown), "against the best", *(score.title for score in scores)]
     rows = []
     for entry in board.entries:
-        more = [entry.scores.get(f"{s.name}{'' if s.of_probabilities else entry.headline}") for s in MORE_SCORES]
+        more = [entry.scores.get(f"{s.name}{'' if s.of_probabilities else entry.headline}") for s in scores]
         rows.append(
             [entry.name, entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
             + [str(entry.scores.get(f"f1_macro{kind}", "-")) for kind in shown]
@@ -95,6 +98,10 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         "Tuned: thresholds cross-fitted, each row scored with thresholds that were chosen without it; mean over "
         "several partitions of the rows."
     )
+    if all(entry.gives_one_label for entry in board.entries):
+        of, what = "likeliest labels", "Each text is given its likeliest label."
+    elif any(entry.gives_one_label for entry in board.entries):
+        of += " or likeliest labels (where a run gives each text one)"
     if held:
         of, what = (
             "submitted predictions",
@@ -104,8 +111,9 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         chosen = f" {note}"
     notes = "".join(f" {note}" for note in left_out_notes(left_out(board.truth), MORE_SCORES))
     rows = f"{len(board.truth):,} {'held' if held else 'validation'} rows, {len(board.labels)} labels."
+    named = "Accuracy" if board.one_decision else "micro-F1, Jaccard"
     return (
-        f"{rows} {what} micro-F1, Jaccard and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
+        f"{rows} {what} {named} and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
         f"rows ({resamples:,} resamples, near-duplicates drawn together){_seeds_in_intervals(board)}; ±: standard "
         f"deviation over the seeds or folds named. Folds are scored together, their training times added up."
         f"{chosen}{notes}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.core.arguments import ARGMAX
 from utils.models.approaches import describe_approach
 from utils.runs.finished import FinishedRun, model_name, trainable_share
 from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name, short_names
@@ -166,6 +167,14 @@ class Entry:
     difference: Difference | Any = None
 
     @property
+    def gives_one_label(self) -> bool:
+        """Whether each row is given exactly one label, the likeliest; a submission file shows it in its cells."""
+        first = self.members[0]
+        if not self.arguments:
+            return bool((first.decisions[self.headline].sum(axis=2) == 1).all())
+        return self.arguments.get("threshold_strategy") == ARGMAX
+
+    @property
     def headline_score(self) -> Estimate:
         """What it is ranked by."""
         return self.scores[f"f1_macro{self.headline}"]
@@ -189,6 +198,11 @@ class Board:
 
     entries: list[Entry]
     comparison: Comparison
+
+    @property
+    def one_decision(self) -> bool:
+        """Whether each row takes one decision in all entries: one label per text, or one label in all."""
+        return len(self.labels) == 1 or all(entry.gives_one_label for entry in self.entries)
 
     @property
     def labels(self) -> list[str]:

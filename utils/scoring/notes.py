@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.core.tables import format_seconds
 from utils.scoring.bootstrap import interval, resample_each
-from utils.scoring.scores import AT_HALF, TUNED, WITH_INTERVAL
+from utils.scoring.scores import ACCURACY, AT_HALF, TUNED, WITH_INTERVAL
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.scoring.evaluation import Evaluation
@@ -32,7 +32,8 @@ def interval_figures(evaluation: Evaluation) -> dict[str, float]:
     for kind, scores in drawn.items():
         for score in WITH_INTERVAL:
             ends = interval(getattr(scores, score.name), metrics[f"{score.name}{kind}"])
-            figures |= {f"eval_{score.name}{kind}_{end}": value for end, value in zip(ENDS, ends)}
+            names = [score.name, *([ACCURACY] if score.name == "jaccard" and ACCURACY in metrics else [])]
+            figures |= {f"eval_{name}{kind}_{end}": value for name in names for end, value in zip(ENDS, ends)}
     f1 = np.array([metrics[f"f1/{label}"] for label in predictions.labels])
     ends = interval(drawn[TUNED if TUNED in drawn else AT_HALF].f1, f1)
     for end, values in zip(ENDS, ends):

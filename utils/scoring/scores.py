@@ -7,7 +7,7 @@ a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ import numpy as np
 # What may follow the name of a score of 0/1 predictions: which predictions it is a score of.
 AT_HALF, TUNED, DECODED = "", "_tuned", "_decoded"
 KINDS = {DECODED: "answers", AT_HALF: "at 0.5", TUNED: "tuned (cross-fitted)"}
+# What predictions are called that are the likeliest label of each text, instead of "at 0.5".
+LIKELIEST = "likeliest label"
+# The share of rows that are right, where a row takes one decision: each has one label, or there is one label in all.
+ACCURACY = "accuracy"
 
 # Scores of single labels, at the thresholds in use, under names such as `f1/joy`.
 PER_LABEL = ("precision", "recall", "f1", "support")
@@ -238,6 +242,27 @@ SCORES = (
 OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
 OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
 WITH_INTERVAL = tuple(score for score in SCORES if score.interval)
+# Where a row takes one decision Jaccard is the accuracy, and these say the same as it or macro-F1 once more.
+SAID_BY_ACCURACY = ("f1_micro", "f1_samples", "exact_match")
+
+
+def shown_scores(scores: tuple[Score, ...], one_decision: bool) -> tuple[Score, ...]:
+    """The scores that a table shows.
+
+    Args:
+        scores: of multi-label predictions.
+        one_decision: whether a row takes one decision: then Jaccard is called accuracy, and what says the same is left
+            out.
+    """
+    if not one_decision:
+        return scores
+    kept = (score for score in scores if score.name not in SAID_BY_ACCURACY)
+    return tuple(replace(score, title=ACCURACY) if score.name == "jaccard" else score for score in kept)
+
+
+def is_likeliest(metrics: Mapping[str, Any]) -> bool:
+    """Whether metrics are those of the likeliest label of each text, given what `evaluate` gives."""
+    return ACCURACY in metrics and not any(name.startswith("threshold/") for name in metrics)
 
 
 def left_out(truth: np.ndarray) -> dict[str, int]:
@@ -263,13 +288,15 @@ def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]
     was made before a score was added to the table does not have it.
     """
     kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
+    of_predictions = shown_scores(OF_PREDICTIONS, ACCURACY in metrics)
     rows = [
-        [score.title, *(with_interval(metrics, f"{score.name}{kind}") for kind in kinds)] for score in OF_PREDICTIONS
+        [score.title, *(with_interval(metrics, f"{score.name}{kind}") for kind in kinds)] for score in of_predictions
     ]
     for score in OF_PROBABILITIES:
         values = {DECODED: "", AT_HALF: metrics.get(score.name, "-"), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
-    return ["score", *(KINDS[kind] for kind in kinds)], rows
+    titles = KINDS | ({AT_HALF: LIKELIEST} if is_likeliest(metrics) else {})
+    return ["score", *(titles[kind] for kind in kinds)], rows
 
 
 def with_interval(metrics: Mapping[str, Any], name: str) -> Any:

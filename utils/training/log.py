@@ -9,7 +9,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from utils.core.log import say
 from utils.core.progress import Progress
-from utils.scoring.scores import DECODED, SCORES, TUNED
+from utils.scoring.scores import ACCURACY, DECODED, SCORES, TUNED, is_likeliest, shown_scores
 
 LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_macro")
 
@@ -17,11 +17,13 @@ LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_m
 def describe_logs(logs: dict[str, float]) -> str | None:
     """One line for the terminal: losses and scores, without the figures of each label; None for other entries."""
     if "eval_loss" in logs:
-        macro = f"{logs['eval_f1_macro']:.4f} at 0.5"
+        scores = {name.removeprefix("eval_"): value for name, value in logs.items()}
+        macro = f"{logs['eval_f1_macro']:.4f}{'' if is_likeliest(scores) else ' at 0.5'}"
         for kind, how in ((TUNED, "tuned"), (DECODED, "of the answers")):
             if f"eval_f1_macro{kind}" in logs:
                 macro += f", {logs[f'eval_f1_macro{kind}']:.4f} {how}"
-        more = "".join(f", {score.title} {logs[f'eval_{score.name}']:.4f}" for score in LOGGED)
+        shown = shown_scores(LOGGED, ACCURACY in scores)
+        more = "".join(f", {score.title} {scores[score.name]:.4f}" for score in shown)
         return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, macro-F1 {macro}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
@@ -108,7 +110,9 @@ def training_curves(log_history: list[dict[str, Any]]) -> str:
         log_history: of Trainer.
     """
     rows = []
+    scores = {name.removeprefix("eval_"): None for entry in log_history for name in entry}
     for name, title in CURVES:
+        title = title.removesuffix(" at 0.5") if is_likeliest(scores) else title
         values = [entry[name] for entry in log_history if isinstance(entry.get(name), int | float)]
         if len(values) > 1:
             rows.append((title, f"{values[0]:.3f}", sparkline(values), f"{values[-1]:.3f}"))

@@ -54,7 +54,7 @@ class LabelGenerator:
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
-        self.form = build_format(generation, task.labels, tokenizer, self.max_length)
+        self.form = build_format(generation, task.labels, tokenizer, self.max_length, task.single_label)
         self.unknown_words: Counter[str] = Counter()  # in the free answers to the texts answered last
 
     @classmethod
@@ -172,13 +172,12 @@ class LabelGenerator:
     def preflight_rows(self) -> list[list[str]]:
         """What the preflight says of this approach: names and texts."""
         prompt, answers, generation = self.form.prompt, self.form.answers, self.form.generation
+        which = f"in the order {', '.join(generation.order)}; {generation.no_label!r} for no label"
+        if self.task.single_label:
+            which = "exactly one label each"
         return [
             ["prompt tokens", f"{len(prompt.head)} before a text, run once for all rows, and {len(prompt.tail)} after"],
-            [
-                "answers",
-                f"up to {answers.longest} tokens, in the order {', '.join(generation.order)}; {generation.no_label!r} "
-                "for no label",
-            ],
+            ["answers", f"up to {answers.longest} tokens, {which}"],
         ]
 
     def show_prompt(self, text: str, labels: np.ndarray) -> str:
@@ -211,7 +210,8 @@ class LabelGenerator:
             task: its task.json.
         """
         made = "used as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
-        form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
+        tokenizer = load_tokenizer(str(folder))
+        form = build_format(Generation.load(folder), task.labels, tokenizer, task.max_length, task.single_label)
         return {
             "made": f"{made} to write labels",
             "pipeline_tag": "text-generation",
