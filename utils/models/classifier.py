@@ -23,6 +23,7 @@ from utils.core.arguments import ModelArguments, QuestionArguments
 from utils.core.errors import UserError
 from utils.core.files import read_json_object
 from utils.core.processes import this_process
+from utils.core.progress import Progress, off_with_transformers
 from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import (
@@ -182,13 +183,15 @@ class Classifier:
         # Rows of other processes stay 0, so that the sum over all processes is the whole.
         logits = torch.zeros(len(texts), len(self.task.labels), device=device)
         autocast = torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        bar = Progress("classifying", len(texts), "texts", **off_with_transformers())
+        with torch.inference_mode(), autocast, bar:
             for rows in batches[state.process_index :: state.num_processes]:
                 batch: Any = collate(
                     [{"input_ids": ids[row], "attention_mask": np.ones_like(ids[row])} for row in rows]
                 )
                 output = self.model(**batch.to(device)).logits
                 logits[torch.as_tensor(rows, device=device)] = output.float()
+                bar.update(min(len(rows) * state.num_processes, len(texts) - bar.n))
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
         probabilities = self.probabilities(logits.double().cpu().numpy())

@@ -32,7 +32,7 @@ from utils.scoring.bootstrap import (
     possible_resamples,
     resample_each,
 )
-from utils.scoring.notes import choice_note, ends_of_intervals, leak_note
+from utils.scoring.notes import choice_note, ends_of_intervals, leak_note, time_note
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import TUNED, known_cells, left_out_notes, summary_rows, with_interval
 
@@ -127,7 +127,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
             "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
         )
     paragraphs += left_out_notes(metrics)
-    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results])])
+    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results]), time_note(run.results)])
     return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
