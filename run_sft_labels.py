@@ -80,13 +80,15 @@ def main(
     from utils.scoring.evaluation import Evaluator, metric_names
     from utils.training.arguments import check_best_metric
     from utils.training.experiment import Experiment
-    from utils.training.generator import AnswerEvaluator, LabelTrainer
+    from utils.training.generator import AnswerEvaluator, LabelTrainer, check_whole_answers
     from utils.training.launch import check_free_decoding
     from utils.training.preflight import Preflight
 
     # Refuse what cannot work with this machine, launch and Trainer
     training_args: GeneratorTrainingArguments = trainer_args.load()
     experiment = Experiment("run_sft_labels.py", model_args, threshold_args, run_args, training_args, eval_only)
+    if train is not None and not eval_only:
+        check_whole_answers(train)
     if generation_args.decoding == "free":
         check_free_decoding(model_args, training_args)
     names = metric_names(task.labels, experiment.rule, decoded=True)
@@ -116,7 +118,7 @@ def main(
     # Tokenize, check and show what will be trained
     with local_main_first():  # the other processes find the tokens in the cache
         train_tokens, validation_tokens = generator.encode(train), generator.encode(validation)
-    preflight = Preflight(generator, train_tokens, training_args)
+    preflight = Preflight(generator, train_tokens, training_args, train)
     log(preflight.summary())
     if run_args.preflight_only:
         return
@@ -131,7 +133,7 @@ def main(
 
     # Evaluate, save, show, push
     generator.model = trainer.model
-    experiment.finish(generator, evaluate(), train_metrics, trainer, preflight)
+    experiment.finish(generator, evaluate(), train_metrics, trainer, preflight, (train, validation))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from utils.core.files import read_json
 from utils.core.log import log
 from utils.core.parser import option, script
 from utils.data.task import TASK_FILE
+from utils.doctor.finding import Diagnosis
 from utils.hub.errors import hub_errors, with_retries
 from utils.hub.names import ANY_NAME, is_hub_name, repository_name
 from utils.models.approaches import ADAPTER_FILE
@@ -279,6 +280,7 @@ def _hub_card(folder: str | Path, content: dict[str, bytes], name: str, push: Pu
         now,
         load_task(folder),
         results,
+        Diagnosis.load(folder),
         name=name.split("/")[-1],
         address=name,
         pictures=present_pictures(folder),
