@@ -1,6 +1,6 @@
 """Exported models beside their runs: size, difference of probabilities, macro-F1 and speed, in fp32 and int8.
 
-    python -m benchmarks.export --models outputs/minilm outputs/minilm-lora --file sample_data/train.csv --name "2 cores"
+    python -m benchmarks.export --models outputs/minilm outputs/minilm-lora --file sample_data/train.csv
 
 Probabilities are compared on the first 500 rows of the file, and all its rows are timed: torch (fp32) and the exported
 model in turn, on as many threads. Macro-F1 is that of the validation rows, at the run's thresholds.
