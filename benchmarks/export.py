@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import commit
+from benchmarks.figures import command_line, stored
 from utils.core.errors import UserError
-from utils.core.files import read_json, write_json
+from utils.core.files import write_json
 from utils.core.parser import option, script
 from utils.core.tables import format_bytes, format_table
 
@@ -101,8 +102,15 @@ def main(args: ExportBenchmarkArguments) -> None:
         speed = [f"{row['rate']:.0f}", f"{row['rate'] / row['run_rate']:.1f}"]
         table.append(["", "int8" if row["int8"] else "fp32", *cells, *speed])
     print(format_table(header, table))
-    results = read_json(RESULTS)["results"] if Path(RESULTS).is_file() else {}
-    how = {"commit": commit(), "file": Path(args.file).name, "rounds": args.rounds, "cores": os.cpu_count()}
+    results = stored(RESULTS)
+    command = f"python -m benchmarks.export {command_line(args.models)}"
+    how = {
+        "date": date.today().isoformat(),
+        "command": command,
+        "file": Path(args.file).name,
+        "rounds": args.rounds,
+        "cores": os.cpu_count(),
+    }
     results[args.name] = how | {"models": measured}
     write_json(RESULTS, {"results": results})
 

@@ -18,12 +18,13 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import commit
-from utils.core.files import read_json, write_json
+from benchmarks.figures import command_line, stored
+from utils.core.files import write_json
 from utils.core.parser import option, script
 from utils.core.tables import format_table
 
@@ -202,8 +203,9 @@ def main(args: ServingArguments) -> None:
     print(format_table(header, [list(row.values()) for row in medians]))
     print(f"\n{args.requests} requests at once, {args.waiting} may wait: {crowd}")
     how: dict[str, object] = {name: getattr(args, name) for name in ("requests", "clients", "many", "rounds")}
-    how |= {"commit": commit(), "threads": os.environ.get("OMP_NUM_THREADS")}
-    results = read_json(RESULTS)["results"] if Path(RESULTS).is_file() else {}
+    how |= {"date": date.today().isoformat(), "command": f"python -m benchmarks.serving {command_line([args.model])}"}
+    how |= {"cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS")}
+    results = stored(RESULTS)
     results[args.name] = how | {"median": medians, "rounds_measured": measured, "crowd": crowd}
     write_json(RESULTS, {"results": results})
 

@@ -47,8 +47,12 @@ class Served:
                 if connection.getresponse().status == 200:
                     return
             time.sleep(0.2)
+        raise AssertionError(self.said())
+
+    def said(self):
+        """What it has printed."""
         self.output.seek(0)
-        raise AssertionError(self.output.read())
+        return self.output.read()
 
     def call(self, name, *values, timeout=120):
         """`(status, answer)` of a function of the page, by the two requests that Gradio's interface takes."""

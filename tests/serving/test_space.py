@@ -30,9 +30,13 @@ def space(trained, made_once):
 def check_answers(server, trained):
     """The Space says what the run has said of its validation rows."""
     server.wait()
+    assert server.process.poll() is None, server.said()
     labels = load_task(trained).labels
     saved = pd.read_parquet(trained / "predictions" / "validation.parquet")[:5]
-    status, rows = server.call("predict_many", list(saved["text"]))
+    try:
+        status, rows = server.call("predict_many", list(saved["text"]))
+    except OSError as error:
+        raise AssertionError(server.said()) from error
     assert status == 200
     found = np.array([[row["probabilities"][label] for label in labels] for row in rows])
     assert np.abs(found - saved[[f"probability/{label}" for label in labels]].to_numpy()).max() < 0.01
