@@ -27,6 +27,7 @@ FONTS = ["system-ui", "sans-serif"]  # of the reader's machine: Gradio's own wou
 TEXTS, FILES = {"concurrency_id": "texts"}, {"concurrency_id": "files"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 LONGEST_REQUEST = "20mb"
+ASKED_AGAIN = 5  # times
 
 
 @dataclass
@@ -229,9 +230,16 @@ def _add_interface(predictor: Predictor, limits: Limits) -> None:
     gr.api(predict_many, api_name="predict_many", **FILES)
 
 
-def launch_options() -> dict[str, Any]:
-    """What Gradio's `launch` is told wherever the page runs: nothing from the net, nothing kept."""
-    return {
+def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
+    """Gradio's `launch`, with nothing from the net and nothing kept; `options` say the address.
+
+    Gradio gives up where its own first request takes more than 3 seconds, as on a busy machine. The server runs by
+    then, and is asked again.
+
+    Returns:
+        the application, its address on this machine, and a public one where it has one.
+    """
+    options |= {
         "theme": gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
         "css_paths": TEMPLATES / "demo.css",
         "footer_links": ["api"],
@@ -244,3 +252,10 @@ def launch_options() -> dict[str, Any]:
         "pwa": False,
         "quiet": True,
     }
+    for _ in range(ASKED_AGAIN):
+        try:
+            return page.launch(**options)
+        except ValueError as error:
+            if "localhost is not accessible" not in str(error):
+                raise
+    return page.launch(**options)
