@@ -285,7 +285,7 @@ def lora_model(tiny):
 
 
 def check_model(model, model_args, tokenizer, texts):
-    Classifier(model, tokenizer, model_args, Task(LABELS, "Tweet", LABELS), 128).check()
+    Classifier(model, tokenizer, model_args, Task(LABELS, ["Tweet"], LABELS), 128).check()
     check_weights(model, model_args, tokenizer, texts)
 
 

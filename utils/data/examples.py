@@ -24,6 +24,7 @@ from utils.core.log import log
 from utils.core.processes import local_main_first
 from utils.data import columns, label_cells, text
 from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
+from utils.data.headers import Layout
 from utils.data.label_cells import read_labels
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.tables import Table, read_hub_split, read_table
@@ -208,8 +209,9 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
         train = read_examples(train_table, task)
         validation = None if validation_table is None else read_examples(validation_table, task)
     task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
-    ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
-    log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
+    ignored = sorted(set(train_table.rows.column_names) - {task.id_column, *task.text_columns, *task.label_columns})
+    text_columns = " and ".join(f'"{name}"' for name in task.text_columns)
+    log(f"text: column {text_columns}; ids: {task.id_column or 'row numbers'}; ignored: {ignored or 'nothing'}")
     log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
 
     if data_args.num_folds:
@@ -273,8 +275,14 @@ def _read_tables(data_args: DataArguments) -> tuple[Table, Table | None]:
     if not data_args.train_file:
         raise UserError("give the training data, either by --train_file or by --dataset_name")
     file = data_args.validation_file
-    train = read_table(data_args.train_file, data_args.csv_quoting)
-    return train, read_table(file, data_args.csv_quoting) if file else None
+    train = read_table(data_args.train_file, layout_of(data_args))
+    return train, read_table(file, layout_of(data_args)) if file else None
+
+
+def layout_of(data_args: DataArguments) -> Layout:
+    """What the flags say of how training and validation files are written."""
+    names = data_args.column_names
+    return Layout(data_args.csv_quoting, data_args.csv_separator, tuple(names) if names else None)
 
 
 def _hold_out_fold(rows: Examples, folds: int, fold: int | None, seed: int) -> tuple[Examples, Examples]:
@@ -335,7 +343,7 @@ def read_evaluation_data(data_args: DataArguments) -> tuple[Examples, Task]:
     """
     if not data_args.validation_file:
         raise UserError("give the rows to evaluate by --validation_file")
-    table = read_table(data_args.validation_file, data_args.csv_quoting)
+    table = read_table(data_args.validation_file, layout_of(data_args))
     task = find_task(table, data_args)
     with local_main_first():
         validation = read_examples(table, task)

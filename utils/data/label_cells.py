@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from utils.core.errors import UserError
+from utils.core.log import log
 from utils.core.shown import join_names, quote
 from utils.data.tables import Table
 from utils.data.task import Task
@@ -126,6 +128,37 @@ def parse_names(cell: Any, delimiter: str | None, names: Sequence[str] | None = 
     return [names[number] for number in numbers]
 
 
+def holds_codes(table: Table, name: str) -> bool:
+    """Whether the cells are numbers of labels, one or several each, and not 0 and 1 alone."""
+    if class_label(table, name) is not None:
+        return True
+    if not is_plain(table.column(name).type):
+        return False
+    numbers = {part for cell in distinct_cells(table, name) for part in re.split(r"[\[\],;|\s]+", cell)} - {""}
+    return all(part.isdecimal() for part in numbers) and bool(numbers - {"0", "1"})
+
+
+def read_label_names(path: str) -> list[str]:
+    """Names of labels from a file with a name in each line, the first of them that of number 0.
+
+    Raises:
+        UserError: for a file that cannot be read, an empty line, or a name that stands twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--label_names {path} cannot be read: {error}") from error
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names or len(names) < 2:
+        raise UserError(f"--label_names {path}: write a name in each line, that of number 0 first")
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UserError(f'--label_names {path}: "{quote(repeated[0])}" stands twice')
+    return names
+
+
 def label_lists(
     table: Table, column: str, delimiter: str | None, names: Sequence[str] | None = None
 ) -> Iterator[list[str]]:
@@ -180,6 +213,10 @@ def find_listed_labels(
     if names is not None:
         return names, delimiter
     labels = sorted({name for row in label_lists(table, column, delimiter) for name in row})
+    if all(label.isdecimal() for label in labels) and len(labels) > 2:
+        labels.sort(key=int)
+        log(f'{table.name}, column "{column}": the labels are numbers; a file with a name in each line, that of 0 '
+            "first, names them: --label_names FILE")  # fmt: skip
     if {label.lower() for label in labels} <= set(BINARY_CELLS):
         raise UserError(
             f'{table.name}, column "{column}" lists {join_names(labels) or "nothing"}, not the names of labels: '
@@ -197,27 +234,27 @@ def read_labels(table: Table, task: Task) -> np.ndarray:
     Raises:
         UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
     """
-    for name in task.label_columns:
-        table.require(name, "label")
-    return _read_label_columns(table, task) if task.labels_are_columns else _read_label_lists(table, task)
+    columns = [table.require(name, "label") for name in task.label_columns]
+    return (
+        _read_label_columns(table, columns) if task.labels_are_columns else _read_label_lists(table, columns[0], task)
+    )
 
 
-def _read_label_columns(table: Table, task: Task) -> np.ndarray:
+def _read_label_columns(table: Table, columns: list[str]) -> np.ndarray:
     """`read_labels` from one 0/1 column for each label."""
-    codes = np.column_stack([binary_codes(table.column(name)) for name in task.labels])
+    codes = np.column_stack([binary_codes(table.column(name)) for name in columns])
     bad = np.argwhere(codes < 0)
     if len(bad):
         row, column = (int(i) for i in bad[0])
-        name = task.labels[column]
+        name = columns[column]
         value = table.column(name)[row].as_py()
         shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
         raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells)")
     return codes
 
 
-def _read_label_lists(table: Table, task: Task) -> np.ndarray:
+def _read_label_lists(table: Table, column: str, task: Task) -> np.ndarray:
     """`read_labels` from a column of label lists."""
-    column = task.label_columns[0]
     index = {name: i for i, name in enumerate(task.labels)}
     labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
     names = task.labels if task.label_codes else None

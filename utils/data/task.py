@@ -16,11 +16,14 @@ class Task:
 
     Args:
         labels: names of the L labels, in the order of the model's logits.
-        text_column: column of the texts.
+        text_columns: column of the texts, or several whose cells are joined to one.
         label_columns: the 0/1 columns, named like `labels`; or the one column that lists the labels of each row.
         id_column: column of the ids; None where rows are known by their number.
         label_delimiter: what separates the names in a column of label lists; None where the file format has lists.
         label_codes: whether such a column holds the numbers of the labels, from 0, in place of their names.
+        text_separator: between the joined cells.
+        column_names: of files without a header; None where they have one.
+        csv_quoting: whether quotes enclose cells, where the user said so.
         normalize_users: whether mentions are replaced by `@user`.
         normalize_urls: whether links are replaced by `http`.
         max_length: tokens that a text is cut to.
@@ -30,11 +33,14 @@ class Task:
     """
 
     labels: list[str]
-    text_column: str
+    text_columns: list[str]
     label_columns: list[str]
     id_column: str | None = None
     label_delimiter: str | None = None
     label_codes: bool = False
+    text_separator: str = "\n"
+    column_names: list[str] | None = None
+    csv_quoting: str | None = None
     normalize_users: bool = False
     normalize_urls: bool = False
     max_length: int = 256
@@ -59,8 +65,9 @@ class Task:
             ValueError, TypeError: for a file that describes no task.
         """
         task = cls(**read_json_object(Path(folder) / TASK_FILE))
-        names = [task.labels, task.label_columns]
-        texts = [task.text_column, task.data_sha256, *(text for text in (task.id_column, task.label_delimiter) if text)]
+        names = [task.labels, task.label_columns, task.text_columns, task.column_names or []]
+        texts = [task.text_separator, task.data_sha256]
+        texts += [text for text in (task.id_column, task.label_delimiter, task.csv_quoting) if text]
         if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):
             raise TypeError("names of labels and columns must be lists of texts")
         if len(set(task.labels)) != len(task.labels) or len(task.labels) < 2 or "" in task.labels:
