@@ -2,6 +2,7 @@
 
     python predict.py --model outputs/minilm "so happy for you 😂" "not again..."
     python predict.py --model outputs/minilm --file texts.txt --json > labels.jsonl
+    python predict.py --model outputs/questions --labels envy pride "why does she always win?"
     grep happy texts.txt | python predict.py --model outputs/minilm
 
 Without a text or --file, lines are read from standard input; empty ones are skipped. Texts that begin with a dash come
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 BAR = 24  # characters of a probability of 1
 SHOWN = 12  # labels shown of each text, besides those that are given to it
 LINES_AT_A_TIME = 1000
+UNTRAINED = 0.5  # threshold of a label that no threshold was chosen for
 
 
 @dataclass
@@ -39,6 +41,9 @@ class PredictArguments:
     model: str = option(None, "folder of a finished run, or its name on the Hub")
     file: str | None = option(None, "file with a text in every line")
     json: bool = option(False, "a line of JSON for each text: text, labels, probabilities")
+    labels: list[str] | None = option(
+        None, "labels to ask for instead of the run's own, also untrained ones; for runs with --ask_labels"
+    )
     batch_size: int = option(32, "texts predicted at a time")
     skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
     check_weights: bool = option(False, "read the weights whole to check them, not their size and header alone")
@@ -55,6 +60,8 @@ class PredictArguments:
         for number, text in enumerate(self.texts, start=1):
             if not text.strip():
                 raise UserError(f"text {number} on the command line is empty: leave it out")
+        if self.labels and len(set(self.labels)) < len(self.labels):
+            raise UserError("--labels names a label twice")
         if self.batch_size < 1:
             raise UserError(f"--batch_size {self.batch_size}: must be 1 or more")
 
@@ -162,11 +169,13 @@ def read_lines(args: PredictArguments) -> Iterator[str]:
 def main(args: PredictArguments) -> None:
     """Load the run, predict, print."""
     from utils.hub.pull import local_folder
-    from utils.runs.folder import load_task
+    from utils.runs.folder import load_arguments, load_task
 
     # Refuse what is not there
     folder = local_folder(args.model, args.skip_checks, args.check_weights)
     load_task(folder)
+    if args.labels and not load_arguments(folder).get("ask_labels"):
+        raise UserError("--labels is for runs that were trained with --ask_labels: leave it out")
     if args.file and not Path(args.file).exists():
         raise UserError(f"--file {args.file}: no such file")
 
@@ -179,9 +188,13 @@ def main(args: PredictArguments) -> None:
     from utils.scoring.thresholds import Thresholds
 
     transformers.utils.logging.disable_progress_bar()
-    run = load_run(folder, args.trust_remote_code)
+    run: Any = load_run(folder, args.trust_remote_code)
+    thresholds = Thresholds.load(run.name, run.task.labels).values
+    if args.labels:
+        trained = dict(zip(run.task.labels, thresholds))
+        run.ask(args.labels)
+        thresholds = np.array([trained.get(label, UNTRAINED) for label in args.labels])
     task = run.task
-    thresholds = Thresholds.load(run.name, task.labels).values
     terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():
         terminal.reconfigure(errors="replace")  # a question mark for each sign that it does not have

@@ -165,11 +165,16 @@ def _tuned(folder):
     return plain_scores(run.predictions.truth, run.decisions["_tuned"])["f1_macro"]
 
 
-def test_report_of_a_comparison(trained, tmp_path):
+def test_report_of_a_comparison(trained, tmp_path, refused):
     good = copy_run(trained, tmp_path / "good", guesses(0, 1.2), learning_rate=1.0)
     seeds = [copy_run(trained, tmp_path / f"s<{seed}>", guesses(seed, 1), seed=seed) for seed in (1, 2)]
     half = copy_run(trained, tmp_path / "half", rows=range(60), learning_rate=7.0)
-    target = tmp_path / "comparison.html"
+    target, picture = tmp_path / "comparison.html", tmp_path / "comparison.png"
+    assert "scored on the same rows" in refused(compare_runs.main, good, half, "--html", target, "--picture", picture)
+    assert not target.exists()
+    assert "must end in .png" in refused(compare_runs.main, good, "--picture", tmp_path / "comparison.jpg")
+    compare_runs.main([*map(str, (good, *seeds)), "--picture", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
     compare_runs.main([*map(str, (good, *seeds, half, tmp_path)), "--html", str(target)])
     page = check_page(target)
     assert page.headings == [

@@ -5,7 +5,7 @@ Trainer's own flags are in `utils.training.arguments`.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,17 @@ class ModelArguments(ModelConfig):
     )
     lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
     use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
-    pooling: str = option("last", "what a decoder's head sees: last real token, or mean", choices=["last", "mean"])
+    pooling: str | None = option(
+        None,
+        "what the head sees: the first token (encoders), the last real token (decoders), or the mean over the real "
+        "tokens; left out: first or last",
+        choices=["first", "last", "mean"],
+    )
+    attention: str = option(
+        "own",
+        "what a decoder's tokens see: those before them, as it was trained, or all tokens",
+        choices=["own", "bidirectional"],
+    )
     trust_remote_code: bool = option(
         False, "run the code that the repository of the base model brings; read it first. The code of a run never is"
     )
@@ -68,7 +78,8 @@ class GeneratorModelArguments(ModelArguments):
     """The same for a language model that writes labels: there is no head, and nothing to pool."""
 
     lora_task_type: str = option("CAUSAL_LM", "kind of model that LoRA is put on", choices=["CAUSAL_LM"])
-    pooling: str = field(default="last", init=False)
+    pooling: str | None = field(default=None, init=False)
+    attention: str = field(default="own", init=False)
 
 
 @dataclass
@@ -239,6 +250,35 @@ class GenerationArguments:
                 raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 1")
         if self.max_nodes < 1:
             raise UserError(f"--max_nodes {self.max_nodes}: must be 1 or more")
+
+
+@dataclass
+class QuestionArguments:
+    """One question per label instead of one column of the head."""
+
+    _argument_group_name = "one question per label"
+
+    ask_labels: bool = option(
+        False, "put a short question for each label behind the text, all in one pass, and share one logit's head"
+    )
+    question: str = option("{label}?", "words of a label's question; {label} stands for its name or description")
+    label_descriptions: str | None = option(None, "YAML file with lines `label: description`, for the questions")
+    question_head: str = option(
+        "linear",
+        "how the shared head starts: at random, or as yes minus no of the language head",
+        choices=["linear", "yes_no"],
+    )
+    labels_at_once: int = option(64, "labels asked for in one pass; more take several passes over the text")
+
+    def __post_init__(self):
+        if not self.ask_labels:
+            changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+            if changed:
+                raise UserError(f"--{changed[0]} is for --ask_labels: add it, or leave both out")
+        if "{label}" not in self.question:
+            raise UserError(f'--question "{self.question}" must hold {{label}}, where the name of the label goes')
+        if self.labels_at_once < 1:
+            raise UserError(f"--labels_at_once {self.labels_at_once}: must be 1 or more")
 
 
 @dataclass

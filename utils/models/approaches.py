@@ -102,6 +102,8 @@ def approach_of(arguments: dict[str, Any]) -> type[Approach]:
 def describe_approach(arguments: dict[str, Any]) -> str:
     """How a run was made, from its run_args.json: `head, LoRA`, `label generation, QLoRA`, ..."""
     what, _ = APPROACHES[arguments["script"]]
+    if arguments.get("ask_labels"):
+        what = "questions"
     if arguments.get("eval_only"):
         return f"{what}, zero-shot"
     if not arguments.get("use_peft"):

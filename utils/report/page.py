@@ -272,6 +272,13 @@ def write_comparison_report(
     write_text(path, render("Comparison of runs", f"{' and '.join(counts)}, the best first.", sections))
 
 
+def scores_picture(board: Board) -> Figure:
+    """Macro-F1 of the runs of a board with intervals."""
+    scores = [entry.headline_score for entry in board.entries]
+    values, low, high = ([getattr(score, part) for score in scores] for part in ("value", "low", "high"))
+    return pictures.score_intervals([entry.name for entry in board.entries], values, low, high)
+
+
 def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: float) -> list[Section]:
     """The sections of runs that were scored on the same rows.
 
@@ -286,13 +293,8 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
     sections = [Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held))]
     if len(entries) == 1:
         return sections
-    scores = [entry.headline_score for entry in entries]
-    figure = pictures.score_intervals(
-        [entry.name for entry in entries],
-        *([getattr(score, part) for score in scores] for part in ("value", "low", "high")),
-    )
     text = "Whether intervals overlap does not say whether two runs differ: the paired comparison below does."
-    sections[-1].pictures = [Picture(pictures.data_uri(figure), "Macro-F1", text)]
+    sections[-1].pictures = [Picture(pictures.data_uri(scores_picture(board)), "Macro-F1", text)]
     note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
     sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
     header = ["label", "support", *(entry.name for entry in entries)]

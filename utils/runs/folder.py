@@ -77,6 +77,7 @@ RUN_FILES = (
     _needed("*.model", "the tokenizer's, SentencePiece"),
     _needed("chat_template.jinja", "the tokenizer's"),
     _needed("generation.json", "of a label generator: prompt, order of the labels, how answers are scored"),
+    _needed("questions.json", "of a head that is asked for its labels one by one: the words of the questions"),
     _needed("thresholds.json", "threshold of each label, and how they were chosen"),
     _needed(RESULTS_FILE, "all scores"),
     _needed(MANIFEST_FILE, "size and hash of each file; written last, so a folder with it is complete"),
