@@ -133,6 +133,14 @@ class DataArguments:
     max_length: int = option(
         256, "tokens of a text that the model sees; with a label generator of prompt, text and answer together"
     )
+    long_texts: str = option(
+        "cut",
+        "what is done with longer texts: cut their end off, keep beginning and end (middle), or read them in windows "
+        "of --max_length, which a label generator cannot",
+        choices=["cut", "middle", "windows"],
+    )
+    window_pooling: str = option("mean", "how the logits of a text's windows become one", choices=["mean", "max"])
+    window_overlap: int = option(32, "tokens that a window shares with the one before it")
     max_train_samples: int | None = option(None, "take the first so many training rows, for a dry run")
     max_eval_samples: int | None = option(None, "take the first so many validation rows, for a dry run")
 
@@ -149,6 +157,9 @@ class DataArguments:
             )
         if self.label_delimiter == "":
             raise UserError("--label_delimiter is empty: leave it out, or name a delimiter")
+        fits = 0 <= self.window_overlap < self.max_length - 2  # special tokens stand around each window
+        if self.long_texts == "windows" and not fits:
+            raise UserError(f"--window_overlap {self.window_overlap}: must be 0 or more, and less than --max_length")
         self.csv_separator = as_separator(self.csv_separator)
         check_column_names(self.column_names)
         self.text_separator = self.text_separator.replace("\\n", "\n").replace("\\t", "\t")

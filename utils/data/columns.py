@@ -138,6 +138,9 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         csv_quoting=data_args.csv_quoting,
         normalize_users=data_args.normalize_users,
         normalize_urls=data_args.normalize_urls,
+        long_texts=data_args.long_texts,
+        window_pooling=data_args.window_pooling,
+        window_overlap=data_args.window_overlap,
     )
 
 

@@ -26,7 +26,10 @@ class Task:
         csv_quoting: whether quotes enclose cells, where the user said so.
         normalize_users: whether mentions are replaced by `@user`.
         normalize_urls: whether links are replaced by `http`.
-        max_length: tokens that a text is cut to.
+        long_texts: what is done with longer texts than `max_length`: `cut`, `middle` or `windows`.
+        window_pooling: how the logits of a text's windows become one: `mean` or `max`.
+        window_overlap: tokens that a window shares with the one before it.
+        max_length: tokens of a text that the model sees at a time.
         train_rows: number of training rows.
         train_positives: training rows of each label, `[L]`.
         data_sha256: hash of all rows before the split, the same for every seed and fold.
@@ -43,6 +46,9 @@ class Task:
     csv_quoting: str | None = None
     normalize_users: bool = False
     normalize_urls: bool = False
+    long_texts: str = "cut"
+    window_pooling: str = "mean"
+    window_overlap: int = 32
     max_length: int = 256
     train_rows: int = 0
     train_positives: list[int] = field(default_factory=list)
@@ -74,9 +80,11 @@ class Task:
             raise ValueError("there must be two labels or more, with names of their own")
         if task.label_columns != task.labels and len(task.label_columns) != 1:
             raise ValueError("label_columns are neither the labels nor one column of lists")
-        counts = [task.max_length, task.train_rows, *task.train_positives]
+        counts = [task.max_length, task.window_overlap, task.train_rows, *task.train_positives]
         if not all(type(count) is int and count >= 0 for count in counts) or task.max_length < 1:
             raise ValueError("numbers of rows and tokens must be whole")
+        if task.long_texts not in ("cut", "middle", "windows") or task.window_pooling not in ("mean", "max"):
+            raise ValueError("long_texts or window_pooling is none that a run knows")
         if not all(isinstance(text, str) for text in texts) or len(task.train_positives) != len(task.labels):
             raise ValueError("columns must have names, and each label a number of rows")
         if not all(isinstance(part, bool) for part in (task.normalize_users, task.normalize_urls, task.label_codes)):

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from utils.core.bounds import bounded
 from utils.core.errors import UserError
 from utils.data.examples import Examples, cache_key
-from utils.models.encoding import first_position, map_rows, rounded_up, tokenizer_key
+from utils.models.encoding import first_position, map_rows, rounded_up, shorten, tokenizer_key
 from utils.models.generator.label_text import SEPARATOR, LabelText
 
 IGNORED = -100  # label id of a token that does not count in the loss
@@ -248,6 +248,7 @@ def encode_conversations(
     answers: AnswerTokens,
     columns: list[int],
     budget: int,
+    long_texts: str = "cut",
 ) -> datasets.Dataset:
     """Tokenize texts with prompt and answer, once: the result is cached.
 
@@ -258,6 +259,7 @@ def encode_conversations(
         answers: tokens of the labels.
         columns: column of each label in the written order, `[L]`.
         budget: tokens that a text is cut to.
+        long_texts: from where: `cut`, its end, or `middle`.
 
     Returns:
         data set with input_ids, `labels` (the answer's ids, IGNORED before it), `length` (tokens) and `full_length`
@@ -267,7 +269,7 @@ def encode_conversations(
     def tokenize(batch: dict[str, list]) -> dict[str, list]:
         texts = text_ids(batch["text"], tokenizer)
         replies = [answers.write(np.asarray(row)[columns]) for row in batch["labels"]]
-        prompts = [prompt.head + ids[:budget] + prompt.tail for ids in texts]
+        prompts = [prompt.head + shorten(ids, budget, long_texts) + prompt.tail for ids in texts]
         lengths = [len(asked) + len(reply) for asked, reply in zip(prompts, replies)]
         return {
             "input_ids": [asked + reply for asked, reply in zip(prompts, replies)],
@@ -280,6 +282,7 @@ def encode_conversations(
     ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
     features = datasets.Features({"input_ids": ids, "labels": ids, "length": count, "full_length": count})
     options = tokenizer_key(tokenizer) | asdict(prompt) | asdict(answers) | {"columns": columns, "budget": budget}
+    options["long_texts"] = long_texts
     key = cache_key(rows._fingerprint, options, sys.modules[__name__])
     return map_rows(rows, tokenize, key, remove_columns=rows.column_names, features=features)
 
