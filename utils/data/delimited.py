@@ -237,7 +237,8 @@ def _split(sample: str, separator: str, quoting: int, most: int) -> list[list[st
 def _find_separator(sample: str, kind: str, layout: Layout) -> str:
     """What separates the cells: what the file's name says, unless its rows agree on another only."""
     own = SEPARATORS[kind]
-    wanted = len(layout.column_names) if layout.column_names and not layout.optional_names else None
+    wanted = len(layout.column_names) if layout.column_names and not layout.optional_names else 0
+    wanted = wanted if wanted > 1 else None  # any sign divides a line into one cell
     widths = {}
     for separator in {own: None} | dict.fromkeys(OTHER_SEPARATORS):
         rows = _split(sample, separator, _quoting(kind, separator, layout), SAMPLE_ROWS)

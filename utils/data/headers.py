@@ -118,9 +118,12 @@ def _example_names(rows: Sequence[Sequence[str]]) -> list[str]:
     """Names that the columns may be given: the longest cells are texts, different ones ids, others labels."""
     columns = [[row[i] for row in rows if i < len(row)] for i in range(len(rows[0]))]
     text = max(range(len(columns)), key=lambda i: sum(map(len, columns[i])))
+    different = [i for i, cells in enumerate(columns) if i != text and len(set(cells)) == len(cells) > 2]
+    words = [i for i in different if not all(_NUMBERS.fullmatch(cell.strip()) for cell in columns[i])]
+    ids = (words or different)[:1]
     names, used = [], {"text": 0, "id": 0, "labels": 0}
-    for i, cells in enumerate(columns):
-        kind = "text" if i == text else "id" if len(set(cells)) == len(cells) > 2 else "labels"
+    for i in range(len(columns)):
+        kind = "text" if i == text else "id" if i in ids else "labels"
         used[kind] += 1
         names.append(kind if used[kind] == 1 else f"{kind}{used[kind]}")
     if used["labels"] > 1:  # a 0/1 column for each label, say
