@@ -29,6 +29,9 @@ class CompareArguments:
     truth: str | None = option(None, "file of ids and true labels of test rows: score on these")
     test_file: str | None = option(None, "with --truth: the test rows, for runs to predict")
     column_names: list[str] | None = option(None, "names of the test file's columns, if it has no header")
+    unknown_labels: bool = option(
+        False, "take label cells of --truth that are blank or -1 for not annotated: they count in no score"
+    )
     csv_quoting: str | None = option(
         None, "whether quotes enclose cells of the test file; left out: as in training", choices=["standard", "none"]
     )
@@ -50,6 +53,8 @@ class CompareArguments:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {least} or more")
         if not 0 < self.power < 1:
             raise UserError(f"--power {self.power}: a difference in macro-F1, between 0 and 1")
+        if self.unknown_labels and not self.truth:
+            raise UserError("--unknown_labels is for --truth: name the file with the true labels too")
         if self.test_file and not self.truth:
             raise UserError("--test_file is for --truth: name the file with the true labels too")
 
@@ -89,7 +94,9 @@ def main(args: CompareArguments) -> None:
 
         names = tuple(args.column_names) if args.column_names else None
         files = (args.truth, args.test_file, Layout(args.csv_quoting, column_names=names))
-        entries, left_out = score_on_held_labels(runs, submissions, *files, args.per_device_eval_batch_size)
+        entries, left_out = score_on_held_labels(
+            runs, submissions, *files, args.per_device_eval_batch_size, args.unknown_labels
+        )
     else:
         entries, left_out = validation_entries(runs)
     for message in left_out:

@@ -122,8 +122,6 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
     else:
         labels, delimiter = find_listed_labels(table, listed, data_args.label_delimiter, names)
         label_columns = [listed]
-    if len(labels) == 1:
-        raise UserError(f'{table.name} has one label only, "{labels[0]}": at least two labels are needed')
     if (id_column or "id") in labels:
         raise UserError(f'{table.name}: a label has the name of the id column, "{id_column or "id"}": rename one')
     return Task(
@@ -141,6 +139,7 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         long_texts=data_args.long_texts,
         window_pooling=data_args.window_pooling,
         window_overlap=data_args.window_overlap,
+        unknown_labels=table.unknown_labels,
     )
 
 
@@ -219,9 +218,10 @@ def _find_label_columns(
     nearly = [name for name in others if name not in (listed, *binary) and _looks_nearly_binary(table, name)]
     if nearly:
         cells = sorted(set(table.strings(nearly[0]).to_pylist()) - {""})
+        hint = "; if -1 is not annotated, pass --unknown_labels" if {"-1", "-1.0"} & set(cells) else ""
         raise UserError(
             f'{table.name}, column "{quote(nearly[0])}" holds {join_names(cells, 6)}: if it is a label, write 0 and 1; '
-            "if it is not, name the columns that are by --label_columns"
+            f"if it is not, name the columns that are by --label_columns{hint}"
         )
     if binary and listed:
         raise UserError(
@@ -255,15 +255,14 @@ def read_ids(table: Table, task: Task) -> list[str]:
     """
     if task.id_column is None:
         return [str(table.start + i) for i in range(len(table.rows))]
-    column = table.require(task.id_column, "id")
-    if pa.types.is_floating(table.column(column).type):
-        raise UserError(
-            f'{table.name}, column "{quote(column)}" holds floating-point numbers, which are no ids as they '
-            "were written: save the ids as text or whole numbers"
-        )
-    ids = table.strings(column).to_pylist()
+    name = table.require(task.id_column, "id")
+    column = table.column(name)
+    if pa.types.is_floating(column.type):  # as Python writes them into CSV and JSON; Arrow would write 1 for 1.0
+        ids = ["" if np.isnan(number) else str(number) for number in column.to_numpy()]
+    else:
+        ids = table.strings(name).to_pylist()
     if "" in ids:
-        raise UserError(f"{table.where(ids.index(''), column)} is empty: give every row an id")
+        raise UserError(f"{table.where(ids.index(''), name)} is empty: give every row an id")
     return ids
 
 

@@ -34,14 +34,14 @@ class DelimitedFile:
         layout: what the user says of it.
         separator: between cells.
         header: names of the columns.
-        shapes: of the cells of columns, as far as they were asked for.
+        known: what is known of the cells of columns, as far as it was asked for.
     """
 
     source: Source
     layout: Layout
     separator: str
     header: Header
-    shapes: dict[tuple[int, str], set[str]] = field(default_factory=dict)
+    known: dict[tuple[int, str], tuple[set[str], bool]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, source: Source, layout: Layout) -> DelimitedFile:
@@ -168,7 +168,8 @@ class DelimitedFile:
             suspects = pc.and_(pc.match_substring_regex(cells, "[\r\n]"), pc.match_substring(cells, self.separator))
             for row in np.flatnonzero(suspects.to_numpy()):
                 swallowed = self._swallowed_cells(cells[int(row)].as_py(), column, len(names))
-                if swallowed and all(_shape(text) in self._shapes(rows, start, names[i]) for i, text in swallowed):
+                fits = [self._fit(rows, start, names[i], text) for i, text in swallowed]
+                if all(fits) and "surely" in fits:
                     raise UserError(
                         f"{self._where(start + int(row), name)} has swallowed the next row because it begins with a "
                         "quote: pass --csv_quoting none if quotes are ordinary characters in this file, otherwise "
@@ -189,16 +190,30 @@ class DelimitedFile:
         ends = [(column + 1 + i, text) for i, text in enumerate(after[len(after) - (columns - column - 1) :])]
         return [*enumerate(before[:column]), *ends]
 
-    def _shapes(self, rows: pa.Table, start: int, name: str) -> set[str]:
-        """The shapes of the cells of a column; see `_shape`."""
-        if (start, name) not in self.shapes:
-            self.shapes[start, name] = set(map(_shape, rows.column(name).to_pylist()))
-        return self.shapes[start, name]
+    def _fit(self, rows: pa.Table, start: int, name: str, text: str) -> str:
+        """Whether a text could be a cell of a column: `surely`, `perhaps`, or not (empty).
+
+        In a column of few values it must be one of them. Elsewhere only shapes are compared: those of numbers and
+        ids tell something, while nearly any word looks like another.
+        """
+        if (start, name) not in self.known:
+            cells = [_bare(cell) for cell in rows.column(name).to_pylist()]
+            few = len(cells) >= 4 and len(set(cells)) <= len(cells) / 2
+            self.known[start, name] = set(cells) if few else set(map(_shape, cells)), few
+        known, few = self.known[start, name]
+        if few:
+            return "surely" if _bare(text) in known else ""
+        shape = _shape(text)
+        return "" if shape not in known else "surely" if "0" in shape and " " not in shape else "perhaps"
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip('"')
 
 
 def _shape(text: str) -> str:
     """A text with its runs of digits as one, and of letters as another: `tweet-0017` and `tweet-3` have one shape."""
-    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text.strip().strip('"')))[:200]
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", _bare(text)))[:200]
 
 
 def _quoting(kind: str, separator: str, layout: Layout) -> int:

@@ -6,6 +6,7 @@ Parsers of tables would guess types: ids beyond 64 bits would lose digits, and 1
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -20,6 +21,7 @@ from utils.data.sources import Source
 
 Path: TypeAlias = tuple[str, ...]  # of a value in objects in objects
 MOST_PARTS = 200  # of an object that becomes columns; one with more names is a table of its own
+TYPES = {"list": pa.list_(pa.string()), "lists": pa.binary(), "object": pa.binary(), "mixed": pa.binary()}
 
 
 def json_chunks(source: Source, rows_per_chunk: int) -> Iterator[pa.Table]:
@@ -36,21 +38,22 @@ def json_chunks(source: Source, rows_per_chunk: int) -> Iterator[pa.Table]:
         UserError: for a line that is no such object.
     """
     kinds: dict[Path, str] = {}
-    for row in _rows(source):
-        for path, value in _fields(row):
-            kind, known = _kind(value), kinds.get(path, "")
-            kinds[path] = "mixed" if kind and known and kind != known else known or kind
-    paths = _columns(kinds)
-    names = [".".join(path) for path in paths]
-    check_names(source.name, names)
-    types = {"list": pa.list_(pa.string()), "lists": pa.binary(), "object": pa.binary(), "mixed": pa.binary()}
-    schema = pa.schema(
-        pa.field(name, types.get(kinds[path], pa.string()), metadata=NESTED if len(path) > 1 else None)
-        for name, path in zip(names, paths)
-    )
-    rows = _rows(source)
-    while part := [dict(_fields(row)) for row in islice(rows, rows_per_chunk)]:
-        yield _as_table(source, [[fields.get(path) for fields in part] for path in paths], schema)
+    lengths, lines = [], _rows(source)
+    # The types are known after the last line only. Every line is parsed once all the same: the parts wait in a file.
+    with tempfile.TemporaryFile() as waiting:
+        while rows := [dict(_fields(row)) for row in islice(lines, rows_per_chunk)]:
+            of_part = _kinds(rows)
+            part = _as_table(source, rows, of_part)
+            with pa.ipc.new_stream(waiting, part.schema) as writer:
+                writer.write_table(part)
+            lengths.append(len(rows))
+            for path, kind in of_part.items():
+                kinds[path] = _joined(kind, kinds.get(path, ""))
+        columns = {path: _field(".".join(path), kinds[path], nested=len(path) > 1) for path in _columns(kinds)}
+        check_names(source.name, [field.name for field in columns.values()])
+        waiting.seek(0)
+        for length in lengths:
+            yield _widened(pa.ipc.open_stream(waiting).read_all(), length, columns)
 
 
 def _fields(row: dict[str, Any], above: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -66,6 +69,10 @@ def _columns(kinds: dict[Path, str]) -> list[Path]:
     parts = Counter(path[:-1] for path in kinds)
     opened = {path for path, kind in kinds.items() if kind == "object" and 0 < parts[path] <= MOST_PARTS}
     return [path for path in kinds if path not in opened and all(path[:i] in opened for i in range(1, len(path)))]
+
+
+def _field(name: str, kind: str, nested: bool = False) -> pa.Field:
+    return pa.field(name, TYPES.get(kind, pa.string()), metadata=NESTED if nested else None)
 
 
 def _rows(source: Source) -> Iterator[dict[str, Any]]:
@@ -116,28 +123,49 @@ def _object(source: Source, row: Any, number: int) -> dict[str, Any]:
     return row
 
 
+def _kinds(rows: list[dict[Path, Any]]) -> dict[Path, str]:
+    """The kind of each path: `text`, `list`, `lists` (of lists or objects), `object`, or empty where no row says."""
+    kinds = dict.fromkeys((path for row in rows for path in row), "")
+    for path in kinds:
+        cells = [row.get(path) for row in rows]
+        if set(map(type, cells)) <= {str, bool, type(None)}:  # most columns
+            kinds[path] = "text" if any(cell is not None and cell != "" for cell in cells) else ""
+        else:
+            for cell in cells:
+                kinds[path] = _joined(_kind(cell), kinds[path])
+    return kinds
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "lists" if any(isinstance(item, list | dict) for item in value) else "list"
-    return "object" if isinstance(value, dict) else "text" if value else ""
+    return "object" if isinstance(value, dict) else "" if value is None or value == "" else "text"
 
 
-def _as_table(source: Source, columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
-    arrays = []
-    for field, values in zip(schema, columns):
+def _joined(kind: str, other: str) -> str:
+    return "mixed" if kind and other and kind != other else kind or other
+
+
+def _as_table(source: Source, rows: list[dict[Path, Any]], kinds: dict[Path, str]) -> pa.Table:
+    """Rows with a column for each path, under a name that is its own also where names have points in them."""
+    columns, schema = [], pa.schema([_field(json.dumps(path), kind) for path, kind in kinds.items()])
+    for path, field in zip(kinds, schema):
+        cells = [row.get(path) for row in rows]
+        if not pa.types.is_string(field.type) or bool in set(map(type, cells)):
+            cells = [_cell(cell, field.type) for cell in cells]
         try:
-            arrays.append(pa.array([_cell(value, field) for value in values], type=field.type))
+            columns.append(pa.array(cells, type=field.type))
         except (UnicodeEncodeError, pa.ArrowException) as error:
-            name = quote(field.name)
+            name = quote(".".join(path))
             raise UserError(f'{source.name}, column "{name}" holds text that is not Unicode: {error}') from error
-    return pa.table(arrays, schema=schema)
+    return pa.table(columns, schema=schema)
 
 
-def _cell(value: Any, field: pa.Field) -> Any:
-    if value is None or (value == "" and not pa.types.is_string(field.type)):
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    if value is None or (value == "" and not pa.types.is_string(kind)):
         return None
-    if pa.types.is_binary(field.type):
-        return json.dumps(value).encode()
+    if pa.types.is_binary(kind):
+        return value if isinstance(value, bytes) else json.dumps(value).encode()
     if isinstance(value, list):
         return [None if item is None else _text(item) for item in value]
     return _text(value)
@@ -145,3 +173,24 @@ def _cell(value: Any, field: pa.Field) -> Any:
 
 def _text(value: Any) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _widened(part: pa.Table, length: int, columns: dict[Path, pa.Field]) -> pa.Table:
+    """A part of `_as_table` with the columns and types of the whole file.
+
+    Args:
+        part: some rows.
+        length: their number, also where they hold nothing.
+        columns: of the whole file, by the paths of their values.
+    """
+    arrays = []
+    for path, field in columns.items():
+        name = json.dumps(path)
+        if name not in part.column_names:
+            arrays.append(pa.nulls(length, field.type))
+        elif part.schema.field(name).type == field.type:
+            arrays.append(part.column(name))
+        else:  # other rows hold lists or objects
+            cells = part.column(name).to_pylist()
+            arrays.append(pa.array([_cell(cell, field.type) for cell in cells], type=field.type))
+    return pa.table(arrays, schema=pa.schema(list(columns.values())))

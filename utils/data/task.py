@@ -29,9 +29,13 @@ class Task:
         long_texts: what is done with longer texts than `max_length`: `cut`, `middle` or `windows`.
         window_pooling: how the logits of a text's windows become one: `mean` or `max`.
         window_overlap: tokens that a window shares with the one before it.
+        single_label: whether each text has exactly one label (softmax, the likeliest label is given), instead of any
+            number of them (a probability and a threshold for each label).
+        unknown_labels: whether label cells may be blank or -1, for not annotated.
         max_length: tokens of a text that the model sees at a time.
         train_rows: number of training rows.
         train_positives: training rows of each label, `[L]`.
+        train_annotated: training rows in which each label is known, `[L]`; empty where that is all of them.
         data_sha256: hash of all rows before the split, the same for every seed and fold.
     """
 
@@ -49,15 +53,24 @@ class Task:
     long_texts: str = "cut"
     window_pooling: str = "mean"
     window_overlap: int = 32
+    single_label: bool = False
+    unknown_labels: bool = False
     max_length: int = 256
     train_rows: int = 0
     train_positives: list[int] = field(default_factory=list)
+    train_annotated: list[int] = field(default_factory=list)
     data_sha256: str = ""
 
     @property
     def labels_are_columns(self) -> bool:
         """Whether each label has its own 0/1 column."""
         return self.label_columns == self.labels
+
+    @property
+    def train_rates(self) -> list[float]:
+        """Share of the training rows with each label, among those in which it is known: `[L]`; empty without any."""
+        annotated = self.train_annotated or [self.train_rows] * len(self.labels)
+        return [count / max(1, of) for count, of in zip(self.train_positives, annotated)] if self.train_rows else []
 
     def save(self, folder: str | Path) -> None:
         """Write `task.json` into `folder`."""
@@ -76,17 +89,20 @@ class Task:
         texts += [text for text in (task.id_column, task.label_delimiter, task.csv_quoting) if text]
         if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):
             raise TypeError("names of labels and columns must be lists of texts")
-        if len(set(task.labels)) != len(task.labels) or len(task.labels) < 2 or "" in task.labels:
-            raise ValueError("there must be two labels or more, with names of their own")
+        if len(set(task.labels)) != len(task.labels) or len(task.labels) < 1 + task.single_label or "" in task.labels:
+            raise ValueError("there must be labels, two or more where each text has one, with names of their own")
         if task.label_columns != task.labels and len(task.label_columns) != 1:
             raise ValueError("label_columns are neither the labels nor one column of lists")
-        counts = [task.max_length, task.window_overlap, task.train_rows, *task.train_positives]
+        counts = [task.max_length, task.window_overlap, task.train_rows, *task.train_positives, *task.train_annotated]
         if not all(type(count) is int and count >= 0 for count in counts) or task.max_length < 1:
             raise ValueError("numbers of rows and tokens must be whole")
         if task.long_texts not in ("cut", "middle", "windows") or task.window_pooling not in ("mean", "max"):
             raise ValueError("long_texts or window_pooling is none that a run knows")
         if not all(isinstance(text, str) for text in texts) or len(task.train_positives) != len(task.labels):
             raise ValueError("columns must have names, and each label a number of rows")
-        if not all(isinstance(part, bool) for part in (task.normalize_users, task.normalize_urls, task.label_codes)):
-            raise TypeError("normalize_users, normalize_urls and label_codes must be true or false")
+        if len(task.train_annotated) not in (0, len(task.labels)):
+            raise ValueError("train_annotated must have a number for each label, or none")
+        flags = ("normalize_users", "normalize_urls", "label_codes", "single_label", "unknown_labels")
+        if not all(isinstance(getattr(task, flag), bool) for flag in flags):
+            raise TypeError(f"{', '.join(flags)} must be true or false")
         return task

@@ -81,6 +81,7 @@ class PushArguments:
         for name in ("hub_model_id", "hub_private_repo", "base_model"):
             value = getattr(self, name)
             words += [f"--{name}", str(value)] if value is not None else []
+        words += ["--skip_checks"] if self.skip_checks else []
         return f"`{shlex.join(words)}`"
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 import torch
-from scipy.special import expit
+from scipy.special import expit, softmax
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -105,7 +105,7 @@ class Classifier:
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, ONE_LOGIT if questions else task.labels, tokenizer)
+        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer)
         check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
@@ -128,7 +128,7 @@ class Classifier:
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
         questions = Questions.load(folder) if arguments.get("ask_labels") else None
-        model = load_with_head(model_args, ONE_LOGIT if questions else task.labels, tokenizer, new_head=adapted)
+        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer, new_head=adapted)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
@@ -189,8 +189,14 @@ class Classifier:
                 logits[torch.as_tensor(rows, device=device)] = output.float()
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
-        pooled = _pool(logits.double().cpu().numpy(), np.array(owner), self.task.window_pooling)
-        return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=expit(pooled))
+        probabilities = self.probabilities(
+            _pool(logits.double().cpu().numpy(), np.array(owner), self.task.window_pooling)
+        )
+        return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
+        return softmax(logits, axis=1) if self.task.single_label else expit(logits)
 
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
@@ -234,7 +240,7 @@ class Classifier:
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
         """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(to_merge(self.model_args), self.task.labels, self.tokenizer, on_cpu=True)
+        base = load_with_head(to_merge(self.model_args), self.task, self.tokenizer, on_cpu=True)
         merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -258,6 +264,7 @@ class Classifier:
             "pipeline_tag": "text-classification",
             "use_template": "model_card_use_classifier.md.jinja",
             "loss_description": f"loss {arguments['loss']}, pos_weight {arguments['pos_weight']}",
+            "problem_type": f"{'single' if task.single_label else 'multi'}_label_classification",
             "head_parts": HEAD_PARTS,
         }
 
@@ -270,21 +277,26 @@ def _pool(logits: np.ndarray, owner: np.ndarray, pooling: str) -> np.ndarray:
     return np.add.reduceat(logits, starts) / np.diff(starts, append=len(owner))[:, None]
 
 
+def _asked_of_head(task: Task, questions: Questions | None) -> Task:
+    """The task as the head sees it: one logit serves all labels that are asked for one by one."""
+    return task if questions is None else replace(task, labels=ONE_LOGIT)
+
+
 def load_with_head(
     model_args: ModelArguments,
-    labels: list[str],
+    task: Task,
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a multi-label head.
+    """Load a model with a head for the labels of a task.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
 
     Args:
         model_args: which model, in how many bits.
-        labels: names of the labels, `[L]`.
+        task: its labels, and whether a text has one of them or any number.
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
@@ -295,8 +307,10 @@ def load_with_head(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    config.problem_type = "multi_label_classification"
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    # Plain transformers' pipelines take softmax or sigmoid by it.
+    config.problem_type = f"{'single' if task.single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     if model_args.attention == "bidirectional":
         config.is_causal = False  # saved with a model trained in full, and with a merged one

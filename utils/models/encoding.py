@@ -15,6 +15,8 @@ from utils.core.errors import UserError
 from utils.data.examples import Examples, cache_key
 from utils.data.task import Task
 
+# Label of a cell that is not known, in a batch: what Trainer leaves out when it counts the cells of the global batch.
+UNKNOWN = -100.0
 # Below this many rows starting more processes costs more than it saves.
 ROWS_PER_PROCESS = 20_000
 
@@ -203,19 +205,26 @@ class Collator:
         self.multiple_of = 8 if on_gpu else None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """The tensors of a batch."""
+        """The tensors of a batch; labels that are not known (NaN) are UNKNOWN in it."""
         if not len(rows[0]["input_ids"]) or np.ndim(rows[0]["input_ids"][0]) == 0:
             return self._padded(rows)
         windows = [window for row in rows for window in row["input_ids"]]
         owner = [i for i, row in enumerate(rows) for _ in row["input_ids"]]
         batch = self._padded([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in windows])
         # In front, as Trainer takes the number of rows from what comes first.
-        labels = {"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {}
+        labels = {"labels": _known(torch.tensor([row["labels"] for row in rows]))} if "labels" in rows[0] else {}
         return {**labels, **batch, "windows": torch.arange(len(rows))[:, None] == torch.tensor(owner)[None, :]}
 
     def _padded(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.pad.pad_to_multiple_of = rounded_up(self.multiple_of, [row["input_ids"] for row in rows])
-        return self.pad(rows)
+        batch: Any = self.pad(rows)
+        if "labels" in batch:
+            batch["labels"] = _known(batch["labels"])
+        return batch
+
+
+def _known(labels: torch.Tensor) -> torch.Tensor:
+    return labels.nan_to_num(nan=UNKNOWN)
 
 
 def rounded_up(multiple_of: int | None, ids: Sequence[Sized]) -> int | None:

@@ -48,6 +48,12 @@ def load_tasks(folders: list[str]) -> list[Task]:
                 f"{folders[0]} and {folder} have different labels ({', '.join(tasks[0].labels)} and "
                 f"{', '.join(task.labels)}): average runs of the same labels only"
             )
+        if task.single_label != tasks[0].single_label:
+            one, several = (folders[0], folder) if tasks[0].single_label else (folder, folders[0])
+            raise UserError(
+                f"{one} gives each text one label, {several} any number of them, and their probabilities mean other "
+                "things: average runs of one kind only"
+            )
     return tasks
 
 
@@ -88,9 +94,16 @@ def combine_runs(
         UserError: for runs that do not go together, or weights that do not fit them.
     """
     stored = [Thresholds.load(folder, labels) for folder in folders]
+    if any(one.rule.gives_one_label for one in stored) and (strategy is not None or shrinkage is not None):
+        flag = "strategy" if strategy is not None else "shrinkage"
+        raise UserError(
+            f"--threshold_{flag}: {folders[0]} gives each text its likeliest label, without thresholds: leave it out"
+        )
     refit = shrinkage is not None or strategy not in (None, stored[0].rule.strategy)
     if len(stored) == 1 and not refit:
         text = f"thresholds of {folders[0]} ({stored[0].rule.strategy})"
+        if stored[0].rule.gives_one_label:
+            text = "each text is given its likeliest label"
         return Combination(np.ones(1), stored[0], text)
     rule = _common_rule(folders, [thresholds.rule for thresholds in stored], strategy, shrinkage)
 
@@ -193,6 +206,8 @@ def _describe(runs: list[FinishedRun], ensemble: Ensemble, ways: list[Together],
     what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
     if len(ensemble.members) == 1:
         what = "probabilities"
+    if rule.gives_one_label:
+        return f"{text}\n\neach text is given its likeliest label".strip()
     text += f"\n\nthresholds chosen on the {what} of {ensemble.chosen_on.sum():,} validation rows ({rule.strategy})"
     return text.strip()
 
@@ -323,7 +338,8 @@ def with_ids_of(table: Table, task: Task, sample_file: str | None) -> Task:
 
 
 def submission_format(test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int) -> SubmissionFormat:
-    """Columns, ids and order of the submission: the sample file's where given, else the id and one column a label.
+    """Columns, ids and order of the submission: the sample file's where given, else the id and one column a label, or
+    the one column of training where that names the one label of each text.
 
     Args:
         test: the rows to predict.
@@ -336,7 +352,8 @@ def submission_format(test: RowsToPredict, task: Task, sample_file: str | None, 
     """
     id_name = task.id_column or "id"
     if sample_file is None:
-        return SubmissionFormat([id_name, *task.labels], id_name)
+        names = task.label_columns if task.single_label else task.labels
+        return SubmissionFormat([id_name, *names], id_name)
 
     def sample_chunks() -> Iterator[Table]:
         return read_chunks(sample_file, chunk_rows)
@@ -498,11 +515,11 @@ class SubmissionWriter:
         task = self.task
         shares = [
             # A model scored as it is was not trained on any rows.
-            [label, f"{predicted / self.rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
-            for label, predicted, count in zip(task.labels, self.positives, task.train_positives)
+            [label, f"{predicted / self.rows:.1%}", f"{rate:.1%}" if task.train_rates else ""]
+            for label, predicted, rate in zip(task.labels, self.positives, task.train_rates or task.train_positives)
         ]
-        without = ["(no label)", f"{self.without_label / self.rows:.1%}", ""]
-        return format_table(["label", "predicted", "training"], [*shares, without])
+        without = [] if task.single_label else [["(no label)", f"{self.without_label / self.rows:.1%}", ""]]
+        return format_table(["label", "predicted", "training"], shares + without)
 
 
 def submission_frame(form: SubmissionFormat, task: Task, part: Part, predictions: np.ndarray) -> pd.DataFrame:

@@ -23,11 +23,11 @@ from utils.models.parameters import costs
 from utils.report.card import expected_pictures, render_card
 from utils.report.page import write_run_report
 from utils.report.tracking import check_trackers, log_finished_run
+from utils.runs.checkpoints import STATE_FILE
 from utils.runs.folder import (
     ARGUMENTS_FILE,
     CARD_FILE,
     MERGED_FOLDER,
-    STATE_FILE,
     abandon_run,
     begin_run,
     check_same_run,
@@ -255,7 +255,7 @@ class Experiment:
             train_metrics | eval_metrics,
             name=self.output_dir.rstrip("/").split("/")[-1],
             address=self.output_dir,
-            pictures=expected_pictures(self.run_args.report, log_history),
+            pictures=expected_pictures(self.run_args.report, log_history, self.task),
             merged=self.run_args.merge_adapter,
         )
         write_text(staging / CARD_FILE, card)

@@ -54,7 +54,7 @@ class LabelGenerator:
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
-        self.form = build_format(generation, task.labels, tokenizer, self.max_length)
+        self.form = build_format(generation, task.labels, tokenizer, self.max_length, task.single_label)
         self.form.long_texts = task.long_texts
         self.unknown_words: Counter[str] = Counter()  # in the free answers to the texts answered last
 
@@ -173,19 +173,18 @@ class LabelGenerator:
     def preflight_rows(self) -> list[list[str]]:
         """What the preflight says of this approach: names and texts."""
         prompt, answers, generation = self.form.prompt, self.form.answers, self.form.generation
+        which = f"in the order {', '.join(generation.order)}; {generation.no_label!r} for no label"
+        if self.task.single_label:
+            which = "exactly one label each"
         return [
             ["prompt tokens", f"{len(prompt.head)} before a text, run once for all rows, and {len(prompt.tail)} after"],
-            [
-                "answers",
-                f"up to {answers.longest} tokens, in the order {', '.join(generation.order)}; {generation.no_label!r} "
-                "for no label",
-            ],
+            ["answers", f"up to {answers.longest} tokens, {which}"],
         ]
 
     def show_prompt(self, text: str, labels: np.ndarray) -> str:
         """The prompt of a text, and in brackets its answer, the labels of a 0/1 row `[L]`."""
         prompt, form = self.form.prompt, self.form
-        answer = self.tokenizer.decode(form.answers.write(labels[form.label_text.columns]))
+        answer = self.tokenizer.decode(form.answers.write(labels[form.label_text.columns] >= 0.5))
         return f"{prompt.before}{text}{prompt.after}[{answer}]"
 
     def as_text(self, row: np.ndarray) -> str:
@@ -212,7 +211,8 @@ class LabelGenerator:
             task: its task.json.
         """
         made = "used as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
-        form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
+        tokenizer = load_tokenizer(str(folder))
+        form = build_format(Generation.load(folder), task.labels, tokenizer, task.max_length, task.single_label)
         return {
             "made": f"{made} to write labels",
             "pipeline_tag": "text-generation",
