@@ -104,6 +104,18 @@ def test_a_text_file_with_semicolons(tmp_path):
     assert examples.texts == [line.split(";")[0] for line in lines]
 
 
+def test_quotes_that_enclose_nothing(tmp_path, capsys):
+    """As in GoEmotions: read as they are written, and said."""
+    path = tmp_path / "d.tsv"
+    path.write_text('id\ttext\tjoy\tfear\n1\t"so it is" they said\t1\t0\n2\t"all of it"\t0\t1\n3\t"open\t1\t1\n')
+    assert read(path)[0].texts == ['"so it is" they said', '"all of it"', '"open']
+    assert "quotes are ordinary characters" in capsys.readouterr().err
+    # Where they enclose cells, lines end within them.
+    path.write_text('id\ttext\tjoy\tfear\n1\t"so\n""it is"" they said"\t1\t0\n2\t"all of it"\t0\t1\n')
+    assert read(path)[0].texts == ['so\n"it is" they said', "all of it"]
+    assert "ordinary" not in capsys.readouterr().err
+
+
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r", exclude_categories=["Cs"]), max_size=12)
 
 

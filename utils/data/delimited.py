@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ OTHER_SEPARATORS = (",", ";", "\t", "|")
 SHOWN = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a |"}
 # A sample of the file says what separates its cells and whether it has a header.
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 2**18, 1000
+_TEXT_BEHIND_QUOTE = re.compile(r'(?:^|\t)"[^"\t\r\n]+"[^"\t\r\n]', re.MULTILINE)
 UNREADABLE = (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError, OverflowError)
 
 
@@ -33,14 +34,18 @@ class DelimitedFile:
         source: the file.
         layout: what the user says of it.
         separator: between cells.
+        quoting: whether quotes enclose cells, as the csv module has it.
         header: names of the columns.
+        remarks: what to say of how the file is read.
         known: what is known of the cells of columns, as far as it was asked for.
     """
 
     source: Source
     layout: Layout
     separator: str
+    quoting: Literal[0, 3]
     header: Header
+    remarks: list[str] = field(default_factory=list)
     known: dict[tuple[int, str], tuple[set[str], bool]] = field(default_factory=dict)
 
     @classmethod
@@ -52,8 +57,18 @@ class DelimitedFile:
         """
         sample = _read_sample(source)
         separator = layout.separator or _find_separator(sample, source.kind, layout)
-        rows = _split(sample, separator, _quoting(source.kind, separator, layout), SAMPLE_ROWS)
-        file = cls(source, layout, separator, Header([], in_file=True))
+        quoting = _quoting(source.kind, separator, layout)
+        ordinary = quoting != csv.QUOTE_NONE and layout.quoting is None and _quotes_are_ordinary(sample, separator)
+        quoting = csv.QUOTE_NONE if ordinary else quoting
+        rows = _split(sample, separator, quoting, SAMPLE_ROWS)
+        file = cls(source, layout, separator, quoting, Header([], in_file=True))
+        if separator != SEPARATORS[source.kind] and not layout.separator:
+            file.remarks.append(f"{source.name}: its cells are separated by {SHOWN[separator]}")
+        if ordinary:
+            file.remarks.append(
+                f"{source.name}: quotes are ordinary characters, as words stand behind closing ones "
+                "(--csv_quoting standard: they enclose cells)"
+            )
         if not rows or not any(cell.strip() for row in rows for cell in row):
             raise UserError(f"{source.name} has no rows: add rows")
         file.header = find_header(source.name, rows, layout)
@@ -63,17 +78,9 @@ class DelimitedFile:
         return file
 
     @property
-    def remark(self) -> str | None:
-        """What to say of how the file is read."""
-        if self.separator == SEPARATORS[self.source.kind] or self.layout.separator:
-            return None
-        return f"{self.source.name}: its cells are separated by {SHOWN[self.separator]}"
-
-    @property
     def options(self) -> dict[str, Any]:
         """Options of `pandas.read_csv` for this file."""
-        quoting = _quoting(self.source.kind, self.separator, self.layout)
-        return {"sep": self.separator, "quoting": quoting, "keep_default_na": False, "na_filter": False}
+        return {"sep": self.separator, "quoting": self.quoting, "keep_default_na": False, "na_filter": False}
 
     def _read_names(self) -> list[str]:
         """The names in the first row, as pandas reads them.
@@ -139,7 +146,7 @@ class DelimitedFile:
             return False
         csv.field_size_limit(2**31 - 1)  # texts may be longer than the default of 128 KiB
         with open(self.source.path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=self.separator, quoting=self.options["quoting"])
+            reader = csv.reader(file, delimiter=self.separator, quoting=self.quoting)
             for number, row in enumerate((row for row in reader if row), start=1):
                 if len(row) < len(names):
                     whose = "its header" if self.header.in_file else "--column_names"
@@ -160,7 +167,7 @@ class DelimitedFile:
         Raises:
             UserError: for the first such cell.
         """
-        if self.options["quoting"] == csv.QUOTE_NONE or self.layout.quoting is not None:
+        if self.quoting == csv.QUOTE_NONE or self.layout.quoting is not None:
             return
         names = self.header.names
         for column, name in enumerate(names):
@@ -216,10 +223,18 @@ def _shape(text: str) -> str:
     return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", _bare(text)))[:200]
 
 
-def _quoting(kind: str, separator: str, layout: Layout) -> int:
+def _quoting(kind: str, separator: str, layout: Layout) -> Literal[0, 3]:
     """Whether quotes enclose cells, as the csv module has it."""
     quoting = layout.quoting or ("none" if kind == ".txt" and separator == "\t" else "standard")
     return csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+
+
+def _quotes_are_ordinary(sample: str, separator: str) -> bool:
+    """Whether no quote encloses a cell of a tab-separated file: words stand behind a closing one, which no program
+    writes that encloses cells, and each line is a row."""
+    if separator != "\t" or not _TEXT_BEHIND_QUOTE.search(sample):
+        return False
+    return _agree([len(row) for row in _split(sample, separator, csv.QUOTE_NONE, SAMPLE_ROWS)], None)
 
 
 def _read_sample(source: Source) -> str:

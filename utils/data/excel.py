@@ -80,11 +80,11 @@ class Workbook:
             raise UserError(f"{self.source.name} cannot be read as a workbook: {error}: save it as .csv") from error
 
     @property
-    def remark(self) -> str | None:
+    def remarks(self) -> list[str]:
         """What to say of how the file is read."""
         if len(self.sheets) == 1:
-            return None
-        return f'{self.source.name}: the first of its sheets is read, "{quote(self.sheets[0])}"'
+            return []
+        return [f'{self.source.name}: the first of its sheets is read, "{quote(self.sheets[0])}"']
 
     def _text(self, cell: Any) -> str:
         """A cell as a text: whole numbers without a point, dates as in ISO 8601."""

@@ -8,7 +8,7 @@ stays as it is and a label cell that is not 0 or 1 is noticed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
@@ -127,14 +127,14 @@ class _File:
         chunks: called with the number of rows in each chunk.
         columns: names of its columns and how they were found, for the cache; None where the file says it all.
         first_row: number of its first row of data.
-        remark: what to say of how it is read.
+        remarks: what to say of how it is read.
     """
 
     source: Source
     chunks: Callable[[int], Iterator[pa.Table]]
     columns: str = ""
     first_row: int = 1
-    remark: str | None = None
+    remarks: Sequence[str] = ()
 
 
 def _open(path: str | Path, layout: Layout) -> _File:
@@ -147,12 +147,12 @@ def _open(path: str | Path, layout: Layout) -> _File:
     if source.kind in SEPARATORS or source.kind == ".xlsx":
         table = Workbook(source, layout) if source.kind == ".xlsx" else DelimitedFile.open(source, layout)
         columns = f"{table.header} {getattr(table, 'options', '')}"
-        file = _File(source, table.chunks, columns, table.header.first_row, table.remark)
+        file = _File(source, table.chunks, columns, table.header.first_row, table.remarks)
     else:
         chunks = _parquet_chunks if source.kind == ".parquet" else json_tables.json_chunks
         file = _File(source, partial(chunks, source))
-    if file.remark:
-        _log_once(file.remark)
+    for remark in file.remarks:
+        _log_once(remark)
     return file
 
 
