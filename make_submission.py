@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from utils.core.arguments import as_separator, check_column_names
 from utils.core.errors import UserError
+from utils.core.log import say
 from utils.core.parser import option, script
 
 
@@ -89,7 +90,7 @@ class SubmissionArguments:
             raise UserError(f"--weights: there are {len(values)} for {len(self.model)} runs: give one for each --model")
 
 
-@script(__doc__, [SubmissionArguments])
+@script(__doc__, [SubmissionArguments], quiet=True)
 def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
     from utils.core.files import check_file, check_targets
@@ -106,13 +107,18 @@ def main(args: SubmissionArguments) -> None:
         check_file(file)
 
     # Imported here because they load pandas and datasets, and what is refused above should not.
+    import numpy as np
+
+    from utils.data.columns import read_texts
     from utils.data.headers import Layout
     from utils.data.tables import read_chunks
+    from utils.doctor.drift import NewRows
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
         check_rows,
         combine_runs,
+        compare_with_training,
         load_tasks,
         predict_runs,
         submission_format,
@@ -147,9 +153,14 @@ def main(args: SubmissionArguments) -> None:
         for part in form.parts(test, task):
             probabilities = average.read(part.rows)
             writer.add(part, probabilities, how.thresholds.apply(probabilities))
-    print(f"{writer.rates_table()}\n")
-    print(how.text)
-    print(f"{writer.rows} rows written to {args.output_file}")
+    new = NewRows(len(test))  # all of them, also where the sample file has fewer
+    for chunk in chunks():
+        rows = np.arange(chunk.start, chunk.start + len(chunk.rows))
+        new.add(read_texts(chunk, task), how.thresholds.apply(average.read(rows)))
+    say(f"{writer.rates_table()}\n")
+    say(how.text)
+    say(compare_with_training(folders[0], how.reference, new))
+    say(f"{writer.rows} rows written to {args.output_file}")
 
 
 if __name__ == "__main__":

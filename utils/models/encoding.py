@@ -12,6 +12,7 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from utils.core.errors import UserError
+from utils.core.progress import show_progress_of
 from utils.data.examples import Examples, cache_key
 from utils.data.task import Task
 
@@ -154,6 +155,7 @@ def map_rows(rows: datasets.Dataset, function: Callable, key: str, **options: An
             every use.
         options: of `Dataset.map`.
     """
+    show_progress_of(datasets.utils.tqdm)
     processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
     return rows.map(
         function,

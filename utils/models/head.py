@@ -29,6 +29,20 @@ def get_head(model: PreTrainedModel) -> tuple[str, nn.Module]:
     raise UserError(f"{type(model).__name__} has no head named {' or '.join(HEAD_NAMES)}: it is not supported")
 
 
+def compute_without_autocast(module: nn.Module) -> None:
+    """Make a part of the head compute in the dtype of its weights, fp32, also where the rest is in 16 bit.
+
+    bf16 knows 128 numbers between 1 and 2: probabilities would have steps of 0.004, ties among them, and thresholds
+    between two steps.
+    """
+    module.forward = types.MethodType(_forward_without_autocast, module)  # one that copies of the module take along
+
+
+def _forward_without_autocast(self: nn.Module, *inputs: Any, **kwargs: Any) -> Any:
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return type(self).forward(self, *inputs, **kwargs)
+
+
 def check_pooling(model: PreTrainedModel, pooling: str | None, attention: str = "own") -> None:
     """Refuse a pooling or an attention that is another architecture's.
 
@@ -71,31 +85,32 @@ def pool_windows(model: PreTrainedModel, pooling: str) -> None:
         model: whose forward may have been changed already.
         pooling: `mean` or `max`.
     """
-    inner: Any = model.forward
+    pooled: Any = model  # attributes that copies of the model take along
+    pooled.forward_of_windows, pooled.window_pooling = model.forward, pooling
+    model.forward = types.MethodType(_forward_with_windows, model)
 
-    def forward(
-        self: PreTrainedModel,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        windows: torch.Tensor | None = None,
-        **inputs: Any,
-    ) -> Any:
-        inputs |= {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
-        if windows is None:
-            return inner(**inputs)
-        # Without gradients at most as many windows at a time as there are texts, so that memory does not grow.
-        size = windows.shape[1] if torch.is_grad_enabled() else len(windows)
-        # Trainer and PEFT hand on other things too: a number of rows, None.
-        of_windows = [name for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim]
-        parts = []
-        for start in range(0, windows.shape[1], size):
-            part = {name: inputs[name][start : start + size] for name in of_windows}
-            parts.append(inner(**{**inputs, **part}))
-        output = parts[0]
-        output.logits = pooled_logits(torch.cat([part.logits for part in parts]), windows, pooling)
-        return output
 
-    model.forward = types.MethodType(forward, model)
+def _forward_with_windows(
+    self: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    windows: torch.Tensor | None = None,
+    **inputs: Any,
+) -> Any:
+    inputs |= {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
+    if windows is None:
+        return self.forward_of_windows(**inputs)
+    # Without gradients at most as many windows at a time as there are texts, so that memory does not grow.
+    size = windows.shape[1] if torch.is_grad_enabled() else len(windows)
+    # Trainer and PEFT hand on other things too: a number of rows, None.
+    of_windows = [name for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim]
+    parts = []
+    for start in range(0, windows.shape[1], size):
+        part = {name: inputs[name][start : start + size] for name in of_windows}
+        parts.append(self.forward_of_windows(**{**inputs, **part}))
+    output = parts[0]
+    output.logits = pooled_logits(torch.cat([part.logits for part in parts]), windows, self.window_pooling)
+    return output
 
 
 def pooled_logits(logits: torch.Tensor, windows: torch.Tensor, pooling: str) -> torch.Tensor:
