@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,7 +110,10 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
     if len(set(named_labels)) < len(named_labels):
         raise UserError(f"--label_columns {' '.join(named_labels)}: a column is named twice")
     id_column, text_column = _find_id_and_text(table, data_args, named_labels)
-    binary, listed = _find_label_columns(table, named_labels, id_column, text_column)
+    weights = data_args.weight_column and _find_named(table, "--weight_column", data_args.weight_column)
+    if weights is not None and weights in (id_column, text_column, *named_labels):
+        raise UserError(f"--weight_column {weights}: {table.name} has its ids, texts or labels there")
+    binary, listed = _find_label_columns(table, named_labels, id_column, text_column, weights)
     if listed is None:
         labels, label_columns, delimiter = binary, binary, None
     else:
@@ -126,6 +130,8 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         normalize_users=data_args.normalize_users,
         normalize_urls=data_args.normalize_urls,
         unknown_labels=table.unknown_labels,
+        soft_labels=table.soft_labels,
+        weight_column=weights,
     )
 
 
@@ -150,7 +156,7 @@ def _find_id_and_text(table: Table, data_args: DataArguments, named_labels: Coll
 
 
 def _find_label_columns(
-    table: Table, named_labels: list[str], id_column: str | None, text_column: str
+    table: Table, named_labels: list[str], id_column: str | None, text_column: str, weights: str | None
 ) -> tuple[list[str], str | None]:
     """Where the labels are: `(0/1 columns, None)` or `([], column of label lists)`.
 
@@ -159,6 +165,7 @@ def _find_label_columns(
         named_labels: columns that the user named: several 0/1 columns, or one of either kind.
         id_column: column of the ids, if there is one.
         text_column: column of the texts.
+        weights: column of the rows' weights, if there is one.
 
     Raises:
         UserError: if both kinds are found, or neither.
@@ -168,7 +175,7 @@ def _find_label_columns(
     if named_labels:
         return named_labels, None
     index = {name for name in table.rows.column_names if name.lower() in ("", "unnamed: 0")}  # written by pandas
-    others = [name for name in table.rows.column_names if name not in {id_column, text_column} | index]
+    others = [name for name in table.rows.column_names if name not in {id_column, text_column, weights} | index]
     # A column with a few cells that are not 0/1 is a label column with mistakes, and must not be dropped silently.
     binary = [name for name in others if looks_binary(table, name)]
     listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
@@ -191,9 +198,11 @@ def _find_label_columns(
             "say which are the labels with --label_columns"
         )
     if not binary and not listed:
+        soft = [name for name in others if looks_binary(replace(table, soft_labels=True), name)]
+        hint = f"; if {join_names(soft)} hold shares from 0 to 1, pass --soft_labels" if soft else ""
         raise UserError(
             f"{table.name} has no label column: none of {join_names(others) or 'its columns'} holds 0 and 1; "
-            "name a column of label lists with --label_columns"
+            f"name a column of label lists with --label_columns{hint}"
         )
     return binary, listed
 

@@ -69,7 +69,7 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: i
         data set with the columns of `tokenize` and labels.
     """
     rows = examples.rows
-    drop = [name for name in rows.column_names if name != "labels"]
+    drop = [name for name in rows.column_names if name not in ("labels", "weight")]
     key = cache_key(rows._fingerprint, tokenizer_key(tokenizer) | {"max_length": max_length}, sys.modules[__name__])
 
     def tokenize_batch(batch: dict[str, list]) -> dict[str, list]:
