@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from shutil import get_terminal_size
 
 from utils.core.errors import UserError
+from utils.core.log import log, say
 from utils.core.parser import option, script
 
 
@@ -63,7 +64,7 @@ def main(args: CompareArguments) -> None:
     """Read, score, compare, show, write."""
     # Imported here because they load pandas and scikit-learn, and --help should not.
     from utils.core.files import check_targets, write_text
-    from utils.core.shown import escape_markdown, printable
+    from utils.core.shown import escape_markdown
     from utils.report.tables import comparison_tables, write_csv
     from utils.runs.comparison import make_boards, validation_entries
     from utils.runs.finished import read_runs
@@ -74,7 +75,7 @@ def main(args: CompareArguments) -> None:
 
     def note(message):
         notes.append(message)
-        print(printable(message), file=sys.stderr)
+        log(message)
 
     # Read
     submissions = [name for name in args.runs if name.lower().endswith(".csv")] if args.truth else []
@@ -111,7 +112,7 @@ def main(args: CompareArguments) -> None:
 
     # Show and write
     held, width = bool(args.truth), get_terminal_size().columns if sys.stdout.isatty() else None
-    print(comparison_tables(boards, held, args.resamples, width=width, gap=args.power))
+    say(comparison_tables(boards, held, args.resamples, width=width, gap=args.power))
     if args.markdown:
         tables = comparison_tables(boards, held, args.resamples, markdown=True, gap=args.power)
         write_text(args.markdown, "\n\n".join([tables, *(f"- {escape_markdown(message)}" for message in notes)]) + "\n")
@@ -127,8 +128,8 @@ def main(args: CompareArguments) -> None:
 
         save_png(scores_picture(boards[0]), args.picture)
     for path in filter(None, targets.values()):
-        print(f"\nwritten: {path}", end="")
-    print()
+        say(f"\nwritten: {path}", end="")
+    say()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ processes share the work, each with the whole model.
 from dataclasses import dataclass
 
 from utils.core.errors import UserError
+from utils.core.log import say
 from utils.core.parser import option, script
 
 
@@ -80,7 +81,7 @@ class SubmissionArguments:
             raise UserError(f"--weights: there are {len(values)} for {len(self.model)} runs: give one for each --model")
 
 
-@script(__doc__, [SubmissionArguments])
+@script(__doc__, [SubmissionArguments], quiet=True)
 def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
     from utils.core.files import check_file, check_targets
@@ -97,13 +98,15 @@ def main(args: SubmissionArguments) -> None:
         check_file(file)
 
     # Imported here because they load pandas and datasets, and what is refused above should not.
-    from utils.data.columns import read_ids
+    from utils.data.columns import read_ids, read_texts
     from utils.data.tables import read_chunks
+    from utils.doctor.drift import NewRows
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
         check_rows,
         combine_runs,
+        compare_with_training,
         load_tasks,
         predict_runs,
         submission_columns,
@@ -128,14 +131,18 @@ def main(args: SubmissionArguments) -> None:
         return  # the main process has the probabilities, and writes
 
     # Write
+    new = NewRows(len(test))
     with SubmissionWriter(args.output_file, args.probabilities_file, columns, task) as writer:
         for chunk in chunks():
             ids = read_ids(chunk, task)
             probabilities = average.read(chunk.start, len(ids))
-            writer.add(ids, probabilities, how.thresholds.apply(probabilities))
-    print(f"{writer.rates_table()}\n")
-    print(how.text)
-    print(f"{len(test)} rows written to {args.output_file}")
+            predictions = how.thresholds.apply(probabilities)
+            writer.add(ids, probabilities, predictions)
+            new.add(read_texts(chunk, task), predictions)
+    say(f"{writer.rates_table()}\n")
+    say(how.text)
+    say(compare_with_training(folders[0], how.reference, new))
+    say(f"{len(test)} rows written to {args.output_file}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.core.log import log
 from utils.core.processes import local_main_first
+from utils.core.progress import show_progress_of
 from utils.data import columns, label_cells, text
 from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
 from utils.data.label_cells import read_labels, read_weights
@@ -159,6 +160,7 @@ def read_examples(table: Table, task: Task) -> Examples:
             yield table.chunk(start, rows[start : start + ROWS_AT_A_TIME])
 
     check_unique_ids(chunks, task)
+    show_progress_of(datasets.utils.tqdm)
     examples = rows.map(
         _read_rows,
         with_indices=True,

@@ -23,9 +23,17 @@ from utils.core.arguments import ModelArguments, QuestionArguments
 from utils.core.errors import UserError
 from utils.core.files import read_json_object
 from utils.core.processes import this_process
+from utils.core.progress import Progress, off_with_transformers
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
+from utils.models.adapters import (
+    add_lora,
+    dtype_of_merged,
+    load_adapter,
+    merge_adapter,
+    name_base_on_hub,
+    to_merge,
+)
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
 from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
@@ -175,13 +183,15 @@ class Classifier:
         # Rows of other processes stay 0, so that the sum over all processes is the whole.
         logits = torch.zeros(len(texts), len(self.task.labels), device=device)
         autocast = torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        bar = Progress("classifying", len(texts), "texts", **off_with_transformers())
+        with torch.inference_mode(), autocast, bar:
             for rows in batches[state.process_index :: state.num_processes]:
                 batch: Any = collate(
                     [{"input_ids": ids[row], "attention_mask": np.ones_like(ids[row])} for row in rows]
                 )
                 output = self.model(**batch.to(device)).logits
                 logits[torch.as_tensor(rows, device=device)] = output.float()
+                bar.update(min(len(rows) * state.num_processes, len(texts) - bar.n))
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
         probabilities = self.probabilities(logits.double().cpu().numpy())
@@ -190,6 +200,10 @@ class Classifier:
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
         return softmax(logits, axis=1) if self.task.single_label else expit(logits)
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
 
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
@@ -231,10 +245,17 @@ class Classifier:
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(to_merge(self.model_args), self.task, self.tokenizer, on_cpu=True)
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
+        base = load_with_head(to_merge(self.model_args, dtype), self.task, self.tokenizer, on_cpu=True)
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from utils.core.progress import show_progress_of
 from utils.data.examples import Examples, cache_key
 
 # Label of a cell that is not known, in a batch: what Trainer leaves out when it counts the cells of the global batch.
@@ -88,6 +89,7 @@ def map_rows(rows: datasets.Dataset, function: Callable, key: str, **options: An
             every use.
         options: of `Dataset.map`.
     """
+    show_progress_of(datasets.utils.tqdm)
     processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
     return rows.map(
         function,

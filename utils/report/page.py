@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 from utils.core.files import read_json, write_text
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
+from utils.doctor.baselines import baseline_table
+from utils.doctor.finding import Diagnosis
+from utils.doctor.mislabelled import find_suspects
 from utils.models.approaches import describe_approach
 from utils.report import pictures
 from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
@@ -29,11 +32,12 @@ from utils.scoring.bootstrap import (
     possible_resamples,
     resample_each,
 )
-from utils.scoring.notes import choice_note, ends_of_intervals, leak_note
+from utils.scoring.notes import choice_note, ends_of_intervals, leak_note, time_note
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import TUNED, known_cells, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
+SUSPECTS = 30
 
 
 @dataclass
@@ -123,7 +127,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
             "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
         )
     paragraphs += left_out_notes(metrics)
-    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results])])
+    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results]), time_note(run.results)])
     return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
@@ -236,6 +240,49 @@ def _mistakes_section(run: FinishedRun) -> Section:
     return Section("Most confident mistakes", [note], header, rows, kind="prose")
 
 
+def _doctor_sections(diagnosis: Diagnosis) -> list[Section]:
+    """What the doctor says of a run, and how it compares with simple methods."""
+    findings = [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    header = ["what is wrong", "how bad", "what to do"]
+    sections = [Section("What the doctor says", [diagnosis.headline], header, findings, kind="prose")]
+    if diagnosis.baselines:
+        note = (
+            "Labels given without reading the text, as many as do best for each score, and a linear model that was "
+            "trained on the same rows in seconds. In brackets: 95 % bootstrap interval of the difference."
+        )
+        sections.append(Section("Against simple methods", [note], *baseline_table(diagnosis.baselines)))
+    return sections
+
+
+def suspect_rows(predictions: Predictions, most: int = SUSPECTS) -> list[list[str]]:
+    """The cells that look most like mistakes: `[text, what the label says, probability of what it says, id]`.
+
+    Args:
+        predictions: N rows with texts and truth, predicted by a model that has not seen them.
+        most: cells to return at most.
+    """
+    suspects = find_suspects(predictions.truth, predictions.probabilities)
+    rows = []
+    for row, column, confidence in list(zip(suspects.rows, suspects.columns, suspects.confidence))[:most]:
+        says = f"{predictions.labels[column]}: {'yes' if predictions.truth[row, column] else 'no'}"
+        rows.append([predictions.texts[row], says, f"{confidence:.3f}", predictions.ids[row]])
+    return rows
+
+
+def _suspects_section(run: FinishedRun) -> Section:
+    """The cells of the validation rows that look most like mistakes."""
+    rows = suspect_rows(run.predictions)
+    note = "No label looks like a mistake."
+    if rows:
+        note = (
+            f"The {len(rows)} labels of which the model, which has not seen these rows, is most confidently of another "
+            "mind (confident learning: Northcutt, Jiang and Chuang, 2021). Some are the model's mistakes, some the "
+            "labels'; only reading tells."
+        )
+    header = ["text", "the label says", "probability of that", "id"]
+    return Section("Labels that look like mistakes", [note], header, rows, kind="prose")
+
+
 def write_run_report(folder: str | Path) -> Path:
     """Write `report.html` and `pictures/*.png` of a finished run into its folder, from what is in it.
 
@@ -261,11 +308,16 @@ def write_run_report(folder: str | Path) -> Path:
     }
     lead = f"{model_name(run.arguments)}, {describe_approach(run.arguments)}; "
     lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
+    diagnosis = Diagnosis.load(folder)
+    checks = [[check.title, check.seen] for check in diagnosis.checks] if diagnosis else []
     sections = [
+        *(_doctor_sections(diagnosis) if diagnosis else []),
         _score_section(run, drawn),
         _label_section(run, drawn),
         Section("Pictures", pictures=images),
         _mistakes_section(run),
+        _suspects_section(run),
+        *([Section("What was looked at", header=["check", "seen"], rows=checks, kind="pairs")] if checks else []),
         Section("Arguments", header=["argument", "value"], rows=arguments, kind="pairs"),
     ]
     path = Path(folder) / REPORT_FILE

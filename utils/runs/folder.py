@@ -24,6 +24,7 @@ from utils.core.files import (
 )
 from utils.core.log import log
 from utils.data.task import TASK_FILE, Task
+from utils.doctor.finding import DOCTOR_FILE
 from utils.models.approaches import ADAPTER_FILE, APPROACHES
 from utils.runs.checkpoints import (
     FILES_FILE,
@@ -39,6 +40,7 @@ ARGUMENTS_FILE = "run_args.json"
 DATA_PATHS = ("train_file", "validation_file")
 RESULTS_FILE = "all_results.json"
 MANIFEST_FILE = "manifest.json"
+LOG_FILE = "run.log"
 CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
@@ -86,8 +88,10 @@ RUN_FILES = (
     _needed("chat_template.jinja", "the tokenizer's"),
     _needed("generation.json", "of a label generator: prompt, order of the labels, how answers are scored"),
     _needed("questions.json", "of a head that is asked for its labels one by one: the words of the questions"),
+    _needed("model.onnx", "an exported model with its weights (export.py)"),
     _needed("thresholds.json", "threshold of each label, and how they were chosen"),
     _needed(RESULTS_FILE, "all scores"),
+    _needed(DOCTOR_FILE, "what the doctor says of the run, and the figures that new texts are compared with"),
     _needed(MANIFEST_FILE, "size and hash of each file; written last, so a folder with it is complete"),
     RunFile(CARD_FILE, "model card", pushed=True),
     RunFile(f"{PICTURES_FOLDER}/*.png", "pictures of the report", pushed=True),
@@ -98,6 +102,7 @@ RUN_FILES = (
     RunFile("train_results.json", "as Trainer users know it"),
     RunFile("eval_results.json", "as Trainer users know it"),
     RunFile(STATE_FILE, "Trainer's log and best checkpoint"),
+    RunFile(LOG_FILE, "what libraries printed, which is kept from the terminal"),
     RunFile(REPORT_FILE, "all of it to look at; `python -m utils.report` makes it again"),
     RunFile(f"{MERGED_FOLDER}/*", "a plain 16-bit model with the adapter merged in (--merge_adapter)"),
 )
@@ -226,7 +231,7 @@ def abandon_run(output_dir: str | Path) -> None:
     for folder in checkpoints(output_dir):
         remove_checkpoint(folder)
     with suppress(OSError):
-        for name in (TASK_FILE, ARGUMENTS_FILE):
+        for name in (LOG_FILE, TASK_FILE, ARGUMENTS_FILE):
             (output_dir / name).unlink(missing_ok=True)
         output_dir.rmdir()  # if it is empty
 

@@ -13,10 +13,14 @@ import transformers
 from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.core.files import remove_if_empty, remove_temporary_files, write_text
-from utils.core.log import log
+from utils.core.log import log, say
+from utils.core.noise import end_noise, keep_noise_in
 from utils.core.processes import this_process
 from utils.core.shown import printable
 from utils.data.task import Task
+from utils.doctor.baselines import baseline_text
+from utils.doctor.examine import Training, examine
+from utils.doctor.finding import Diagnosis
 from utils.hub.push import check_push, push_run, take_push
 from utils.models.approaches import Approach
 from utils.models.parameters import costs
@@ -27,6 +31,7 @@ from utils.runs.checkpoints import STATE_FILE
 from utils.runs.folder import (
     ARGUMENTS_FILE,
     CARD_FILE,
+    LOG_FILE,
     MERGED_FOLDER,
     abandon_run,
     begin_run,
@@ -51,11 +56,13 @@ from utils.training.arguments import (
     fill_in,
 )
 from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
+from utils.training.log import training_curves
 from utils.training.loop import release, train_to_the_end
 from utils.training.preflight import Preflight
 from utils.training.space import check_space
 
 if TYPE_CHECKING:
+    from utils.data.examples import Examples
     from utils.training.batches import LengthGroupedBatches
 
 
@@ -142,6 +149,7 @@ class Experiment:
             begin_run(self.output_dir, self.arguments, task, resuming=bool(self.checkpoint))
         self.state.wait_for_everyone()
         check_shared_folder(Path(self.output_dir) / ARGUMENTS_FILE)
+        keep_noise_in(Path(self.output_dir) / LOG_FILE)
 
     def _check_folder_again(self) -> None:
         """Loading a model takes minutes, in which the same command may have finished elsewhere."""
@@ -156,8 +164,9 @@ class Experiment:
     def train(self, trainer: LengthGroupedBatches) -> dict[str, float]:
         """Train to the end, from the checkpoint of an interrupted run if there is one; returns Trainer's metrics."""
         try:
-            metrics = train_to_the_end(trainer, self.checkpoint, self.run_args.early_stopping_patience)
+            metrics = train_to_the_end(trainer, self.checkpoint, self.run_args)
         except UserError:
+            end_noise()
             if self.state.is_main_process:
                 abandon_run(self.output_dir)  # if there is nothing to go on from
                 self.lock.release()
@@ -172,8 +181,9 @@ class Experiment:
         train_metrics: dict[str, float] | None = None,
         trainer: LengthGroupedBatches | None = None,
         preflight: Preflight | None = None,
+        rows: tuple[Examples, Examples] | None = None,
     ) -> None:
-        """Save, show and push the run. Called by all processes.
+        """Save, look over, show and push the run. Called by all processes.
 
         Args:
             approach: what was trained.
@@ -181,16 +191,26 @@ class Experiment:
             train_metrics: of `train`; None where nothing was trained.
             trainer: that has trained, likewise.
             preflight: what trackers get to see, likewise.
+            rows: for training and for validation, likewise.
         """
         if trainer is not None:
             trainer.save_model(str(staging_folder(self.output_dir)))
         if self.state.is_main_process:
-            results = self._publish(approach, evaluation, train_metrics, trainer)
+            results, diagnosis = self._publish(approach, evaluation, train_metrics, trainer, rows)
             self._write_report()
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
             metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
             tables = (summary_table(metrics), label_table(metrics, self.task.labels))
-            print("", tables[0], *score_notes(results), tables[1], sep="\n\n", end="\n\n")
+            curves = training_curves(trainer.state.log_history) if trainer is not None else ""
+            parts = [
+                curves,
+                tables[0],
+                *score_notes(results),
+                tables[1],
+                baseline_text(diagnosis.baselines),
+                diagnosis.text(),
+            ]
+            say("", *filter(None, parts), sep="\n\n", end="\n\n")
         if trainer is not None:
             trainer.end()
         self._complete(approach, trainer)
@@ -209,14 +229,15 @@ class Experiment:
             write_run_report(self.output_dir)
 
     def _complete(self, approach: Approach, trainer: LengthGroupedBatches | None = None) -> None:
-        if not self.state.is_main_process:
-            return
-        if self.run_args.merge_adapter:  # late, as it needs the most memory
+        if self.run_args.merge_adapter and self.state.is_main_process:  # late, as it needs the most memory
             release(approach, trainer)
             self._merge(approach)
+        end_noise()
+        if not self.state.is_main_process:
+            return
         write_manifest(self.output_dir)  # from here on the run is finished
         self.lock.release()
-        print(f"run folder: {printable(self.output_dir)}")
+        say(f"run folder: {printable(self.output_dir)}")
         if self.push:  # last of all: the run is complete if the Hub refuses it
             push_run(self.output_dir, self.push)
 
@@ -226,8 +247,13 @@ class Experiment:
         evaluation: Evaluation,
         train_metrics: dict[str, float] | None,
         trainer: LengthGroupedBatches | None,
-    ) -> dict[str, Any]:
-        """Write all that makes the run complete, beside the model; the parts appear together. Returns the results."""
+        rows: tuple[Examples, Examples] | None,
+    ) -> tuple[dict[str, Any], Diagnosis]:
+        """Write all that makes the run complete, beside the model; the parts appear together.
+
+        Returns:
+            its results, and what the doctor says of it.
+        """
         staging = staging_folder(self.output_dir)
         staging.mkdir(exist_ok=True)
         approach.save(staging)
@@ -248,11 +274,18 @@ class Experiment:
                 chosen_by = str(self.training_args.metric_for_best_model)
                 eval_metrics |= choice_figures(trainer.state.log_history, chosen_by)
         log_history = trainer.state.log_history if trainer is not None else []
+        training = None
+        if trainer is not None and rows is not None:
+            training = Training.of(*rows, trainer, train_metrics, approach.max_length)
+        results = train_metrics | eval_metrics
+        diagnosis = examine(evaluation, results, approach.tokenizer, training, self.run_args.baseline)
+        diagnosis.save(staging)
         card = render_card(
             staging,
             self.arguments,
             self.task,
-            train_metrics | eval_metrics,
+            results,
+            diagnosis,
             name=self.output_dir.rstrip("/").split("/")[-1],
             address=self.output_dir,
             pictures=expected_pictures(self.run_args.report, log_history, self.task),
@@ -261,7 +294,7 @@ class Experiment:
         write_text(staging / CARD_FILE, card)
         save_results(staging, train_metrics, eval_metrics)
         publish(self.output_dir, self.run_args.keep_checkpoints)
-        return train_metrics | eval_metrics
+        return results, diagnosis
 
     def _merge(self, approach: Approach) -> None:
         staging, merged = staging_folder(self.output_dir), Path(self.output_dir) / MERGED_FOLDER

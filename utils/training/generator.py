@@ -109,6 +109,8 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         eval_coverage: probability of the answers to reach then.
     """
 
+    evaluation_cost = 4.0  # the loss, and the search over answers
+
     def __init__(
         self,
         generator: LabelGenerator,
