@@ -54,7 +54,7 @@ def main(
         trainer_args: Trainer's arguments, not loaded yet.
     """
     from utils.core.log import log
-    from utils.training.start import check_start
+    from utils.training.start import check_answers_are_labels, check_start
 
     # Refuse what cannot work and read the data, before torch is loaded
     eval_only = generation_args.eval_only
@@ -64,6 +64,7 @@ def main(
             "one list of labels for the whole text; pass middle or cut"
         )
     check_start(model_args, data_args, run_args, trainer_args, eval_only)
+    check_answers_are_labels(data_args, eval_only)
 
     import datasets
 

@@ -125,6 +125,14 @@ class DataArguments:
     unknown_labels: bool = option(
         False, "take label cells that are blank or -1 for not annotated: they count neither in the loss nor in scores"
     )
+    soft_labels: bool = option(
+        False,
+        "take label cells between 0 and 1 for shares, of annotators or a teacher's: they are the targets of the loss; "
+        "scores take those of 0.5 or more for true",
+    )
+    weight_column: str | None = option(
+        None, "column of the rows' weights in the loss; scores and validation rows are not weighted"
+    )
     label_delimiter: str | None = option(None, "what divides the names in a label list; left out: comma, ; or |")
     label_names: str | None = option(
         None, "file with the name of a label in each line, that of number 0 first, where label cells hold numbers"
@@ -245,12 +253,20 @@ class LossArguments:
             if not 0 < weight < math.inf:
                 raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
 
-    def suit(self, single_label: bool) -> None:
+    def suit(self, single_label: bool, soft_labels: bool = False) -> None:
         """Take the loss for one label per text where that is the task.
+
+        Args:
+            single_label: whether each text has one label.
+            soft_labels: whether label cells are shares.
 
         Raises:
             UserError: for a loss that is for yes and no.
         """
+        if soft_labels and self.loss not in ("bce", CROSS_ENTROPY):
+            raise UserError(
+                f"--loss {self.loss} is for yes and no, and --soft_labels for shares: leave one of them out"
+            )
         if single_label:
             if self.loss not in ("bce", CROSS_ENTROPY):
                 raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,7 +117,11 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         raise UserError(f"--label_columns {' '.join(named_labels)}: a column is named twice")
     names = read_label_names(data_args.label_names) if data_args.label_names else None
     id_column, text_columns = _find_id_and_texts(table, data_args, named_labels)
-    binary, listed = _find_label_columns(table, named_labels, {id_column, *text_columns}, coded=names is not None)
+    weights = data_args.weight_column and _find_named(table, "--weight_column", data_args.weight_column)
+    if weights is not None and weights in (id_column, *text_columns, *named_labels):
+        raise UserError(f"--weight_column {weights}: {table.name} has its ids, texts or labels there")
+    taken = {id_column, weights, *text_columns}
+    binary, listed = _find_label_columns(table, named_labels, taken, coded=names is not None)
     if listed is None:
         labels, label_columns, delimiter = binary, binary, None
     else:
@@ -140,6 +145,8 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         window_pooling=data_args.window_pooling,
         window_overlap=data_args.window_overlap,
         unknown_labels=table.unknown_labels,
+        soft_labels=table.soft_labels,
+        weight_column=weights,
     )
 
 
@@ -184,7 +191,7 @@ def _find_label_columns(
     Args:
         table: the training table.
         named_labels: columns that the user named: several 0/1 columns, or one of either kind.
-        taken: columns of ids and texts.
+        taken: columns of ids, texts and weights.
         coded: whether the labels are known to be numbers in a column of lists.
 
     Raises:
@@ -229,9 +236,11 @@ def _find_label_columns(
             "say which are the labels with --label_columns"
         )
     if not binary and not listed:
+        soft = [name for name in others if looks_binary(replace(table, soft_labels=True), name)]
+        hint = f"; if {join_names(soft)} hold shares from 0 to 1, pass --soft_labels" if soft else ""
         raise UserError(
             f"{table.name} has no label column: none of {join_names(others) or 'its columns'} holds 0 and 1; "
-            "name a column of label lists with --label_columns"
+            f"name a column of label lists with --label_columns{hint}"
         )
     return binary, listed
 

@@ -12,12 +12,14 @@ import json
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -71,24 +73,29 @@ def binary_codes(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def cell_values(table: Table, name: str) -> np.ndarray:
-    """What the cells of a label column say: 0, 1, NaN for unknown ones where there may be such, -1 for what is none of
-    these. Float array `[N]`.
+    """What the cells of a label column say: 0, 1, a share between them and NaN for unknown where there may be such, -1
+    for what is none of these. Float array `[N]`.
     """
     values = binary_codes(table.column(name)).astype(np.float32)
+    if table.soft_labels and is_plain(table.column(name).type):
+        shares = pd.to_numeric(table.strings(name).to_pandas(), errors="coerce").to_numpy(dtype=np.float32)
+        values = np.where((values < 0) & (shares >= 0) & (shares <= 1), shares, values)
     if table.unknown_labels and is_plain(table.column(name).type):
         values[pc.is_in(pc.utf8_lower(table.strings(name)), value_set=pa.array(UNKNOWN_CELLS)).to_numpy()] = np.nan
     return values
 
 
 def looks_binary(table: Table, name: str) -> bool:
-    """Whether more than half of the cells that are neither empty nor unknown are 0 or 1: a label column, perhaps with
-    mistakes in it."""
+    """Whether more than half of the cells that are neither empty nor unknown are 0 or 1, or shares where there may be
+    such: a label column, perhaps with mistakes in it."""
     if not is_plain(table.column(name).type):
         return False
     values = cell_values(table, name)
     filled = pc.not_equal(table.strings(name), "").to_numpy() & ~np.isnan(values)
     if not filled.any() or (values[filled] >= 0).mean() <= 0.5:
         return False
+    if table.soft_labels:
+        return True
     cells = distinct_cells(table, name)
     return bool(cells & set(BINARY_CELLS)) or any(yes in cells and no in cells for yes, no in YES_AND_NO)
 
@@ -258,7 +265,7 @@ def find_listed_labels(
 
 
 def read_labels(table: Table, task: Task) -> np.ndarray:
-    """Labels of the rows, `[N, L]` in the task's order: 0 and 1, NaN for unknown cells where the table may have such.
+    """Labels of the rows, `[N, L]` in the task's order: 0 and 1; shares and NaN (unknown) where a table may have such.
 
     Raises:
         UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
@@ -278,11 +285,14 @@ def _read_label_columns(table: Table, columns: list[str]) -> np.ndarray:
         name = columns[column]
         value = table.column(name)[row].as_py()
         shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
-        hint = ""
-        if not table.unknown_labels and table.strings(name)[row].as_py().lower() in UNKNOWN_CELLS:
+        cell, hint = table.strings(name)[row].as_py().lower(), ""
+        if not table.unknown_labels and cell in UNKNOWN_CELLS:
             hint = "; if such cells are not annotated, pass --unknown_labels"
-        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells){hint}")
-    return values if np.isnan(values).any() else values.astype(np.int8)
+        elif not table.soft_labels and cell_values(replace(table, soft_labels=True), name)[row] >= 0:
+            hint = "; if such cells are shares, pass --soft_labels"
+        must = "a share from 0 to 1" if table.soft_labels else "0 or 1"
+        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be {must} ({len(bad)} such cells){hint}")
+    return values.astype(np.int8) if ((values == 0) | (values == 1)).all() else values
 
 
 def _read_label_lists(table: Table, column: str, task: Task) -> np.ndarray:
@@ -303,3 +313,21 @@ def _read_label_lists(table: Table, column: str, task: Task) -> np.ndarray:
                 )
             labels[row, index[name]] = 1
     return labels
+
+
+def read_weights(table: Table, task: Task) -> np.ndarray:
+    """Weights of the rows, float32 array `[N]`; 1 for all in a table that lacks their column, as validation rows may.
+
+    Raises:
+        UserError: for a cell that is no number from 0 on.
+    """
+    name = task.weight_column
+    if name is None or name not in table.rows.column_names:
+        return np.ones(len(table.rows), dtype=np.float32)
+    weights = pd.to_numeric(table.strings(name).to_pandas(), errors="coerce").to_numpy(dtype=np.float32)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        row = int(bad[0])
+        cell = quote(table.strings(name)[row].as_py())
+        raise UserError(f'{table.where(row, name)} is "{cell}": a weight must be a number of 0 or more')
+    return weights

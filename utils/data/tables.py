@@ -42,6 +42,7 @@ class Table:
         first_row: number of the file's first row of data: 2 below a header line, as a spreadsheet counts.
         start: how many rows of the file come before this chunk.
         unknown_labels: whether label cells may be blank or -1, for not annotated.
+        soft_labels: whether they may be shares between 0 and 1.
     """
 
     rows: datasets.Dataset
@@ -49,6 +50,7 @@ class Table:
     first_row: int
     start: int = 0
     unknown_labels: bool = False
+    soft_labels: bool = False
 
     def where(self, row: int, column: str | None = None) -> str:
         """Name the place of a row or cell for an error message; `row` counts from 0 in this chunk."""

@@ -32,6 +32,8 @@ class Task:
         single_label: whether each text has exactly one label (softmax, the likeliest label is given), instead of any
             number of them (a probability and a threshold for each label).
         unknown_labels: whether label cells may be blank or -1, for not annotated.
+        soft_labels: whether they may be shares between 0 and 1.
+        weight_column: column of the rows' weights in the loss; None where all count the same.
         max_length: tokens of a text that the model sees at a time.
         train_rows: number of training rows.
         train_positives: training rows of each label, `[L]`.
@@ -55,6 +57,8 @@ class Task:
     window_overlap: int = 32
     single_label: bool = False
     unknown_labels: bool = False
+    soft_labels: bool = False
+    weight_column: str | None = None
     max_length: int = 256
     train_rows: int = 0
     train_positives: list[int] = field(default_factory=list)
@@ -98,11 +102,12 @@ class Task:
             raise ValueError("numbers of rows and tokens must be whole")
         if task.long_texts not in ("cut", "middle", "windows") or task.window_pooling not in ("mean", "max"):
             raise ValueError("long_texts or window_pooling is none that a run knows")
+        texts += [task.weight_column] if task.weight_column is not None else []
         if not all(isinstance(text, str) for text in texts) or len(task.train_positives) != len(task.labels):
             raise ValueError("columns must have names, and each label a number of rows")
         if len(task.train_annotated) not in (0, len(task.labels)):
             raise ValueError("train_annotated must have a number for each label, or none")
-        flags = ("normalize_users", "normalize_urls", "label_codes", "single_label", "unknown_labels")
+        flags = ("normalize_users", "normalize_urls", "label_codes", "single_label", "unknown_labels", "soft_labels")
         if not all(isinstance(getattr(task, flag), bool) for flag in flags):
             raise TypeError(f"{', '.join(flags)} must be true or false")
         return task

@@ -62,19 +62,20 @@ def training_rows(rows: int, labels: int, mean_letters: float) -> np.ndarray:
     return some_rows(rows, max(500, most))
 
 
-def frequent_labels(train_labels: np.ndarray, score: str) -> np.ndarray:
+def frequent_labels(train_labels: np.ndarray, score: str, most: int | None = None) -> np.ndarray:
     """The most frequent labels, as many as score best on the training rows if every text is given them: 0/1 `[L]`.
 
     Args:
         train_labels: 0/1 array `[M, L]`.
         score: one of SCORES.
+        most: how many labels a text may be given; None for any number.
     """
     counts = train_labels.sum(axis=0)
     order = np.argsort(-counts, kind="stable")
     best, chosen = -1.0, np.zeros(len(counts), dtype=np.int8)
     sizes = train_labels.sum(axis=1)
     hits = np.zeros(len(train_labels))
-    for number, label in enumerate(order, start=1):
+    for number, label in enumerate(order[:most], start=1):
         hits += train_labels[:, label]
         among = order[:number]
         if score == "f1_macro":
@@ -111,8 +112,10 @@ def compare_with_baselines(
         The first is the model itself.
     """
     truth, groups = predictions.truth, predictions.near_duplicates
+    most = 1 if rule.gives_one_label else None
+    frequent = {name: frequent_labels(train_labels, name, most) for name in SCORES}
     methods: dict[str, Any] = {
-        FREQUENT: {name: np.repeat(frequent_labels(train_labels, name)[None], len(truth), axis=0) for name in SCORES}
+        FREQUENT: {name: np.repeat(one[None], len(truth), axis=0) for name, one in frequent.items()}
     }
     if train_texts is not None:
         probabilities = predict_linearly(train_texts, train_labels, predictions.texts)

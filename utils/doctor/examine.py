@@ -16,7 +16,7 @@ from utils.doctor.predicted import check_chance, check_given, check_spread, chec
 from utils.doctor.progress import check_learning, check_progress
 from utils.doctor.rows import check_cut, check_leaks, check_rates, check_texts, check_unknown
 from utils.doctor.texts import MOST_TEXTS, TextFigures, Unknown, find_unknown
-from utils.scoring.scores import AT_HALF, TUNED
+from utils.scoring.scores import AT_HALF, TUNED, known_cells, on_known_cells
 
 if TYPE_CHECKING:  # loading these takes torch
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -95,16 +95,17 @@ def examine(
     decided = evaluation.decisions[kind][:, chosen]
     truth, probabilities, thresholds = predictions.truth, predictions.probabilities, evaluation.thresholds
     right = _jaccard(truth, decided[0])
+    train_truth: Any = None if training is None else training.rows.truth(thresholds.rule.gives_one_label)
+    if not (known_cells(truth).all() and (train_truth is None or known_cells(train_truth).all())):
+        return _examine_texts(everything, predictions, training, right, tokenizer)
     ranking = rank(truth, probabilities)
-    known = (truth.sum(axis=0), len(truth))
-    if training is not None:
-        known = (training.rows.labels.sum(axis=0), len(training.rows))
+    known = (truth.sum(axis=0), len(truth)) if train_truth is None else (train_truth.sum(axis=0), len(train_truth))
 
     spread, same = check_spread(labels, probabilities, known)
     checks = [spread, check_chance(labels, ranking, same), check_swapped(labels, truth, probabilities)]
     baselines = []
     if training is not None:
-        texts, train_labels = _training_sample(training.rows) if with_linear else (None, training.rows.labels)
+        texts, train_labels = _training_sample(training.rows, train_truth) if with_linear else (None, train_truth)
         baselines = compare_with_baselines(predictions, decided, thresholds.rule, texts, train_labels)
         checks.append(check_baselines(baselines))
     if training is not None:
@@ -125,6 +126,7 @@ def examine(
     }
     if training is not None:
         leaked = None if training.leaked is None else training.leaked[chosen]
+        checks.append(check_rates(labels, known, (everything.truth.sum(axis=0), len(everything))))
         figures, more = _check_rows(training, everything, predictions, right, leaked, tokenizer)
         checks += more
         reference["texts"] = asdict(figures)
@@ -157,10 +159,8 @@ def _check_rows(
     unknown, _ = find_unknown(predictions.texts, tokenizer)
     has_unknown = np.isin(np.arange(len(predictions)), unknown.rows)
     described = Unknown(np.arange(0), figures.unknown_signs).describe()
-    train_rates, rates = ((of.sum(axis=0), len(of)) for of in (rows.labels, everything.truth))
     number = int(everything.figures.get("leaked_rows", 0))
     return figures, [
-        check_rates(predictions.labels, train_rates, rates),
         check_texts(figures, validation),
         check_leaks(leaked, number, len(everything), right),
         check_cut(training.lengths, training.full_lengths, training.max_length),
@@ -168,16 +168,47 @@ def _check_rows(
     ]
 
 
-def _training_sample(rows: Examples) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of the training rows that the linear model sees."""
+def _examine_texts(
+    everything: Predictions,
+    predictions: Predictions,
+    training: Training | None,
+    right: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Diagnosis:
+    """Look at the texts alone, where some label cells are not annotated.
+
+    The checks of labels count rows with and without each label, and would take cells that are not known for no.
+
+    Args:
+        everything: all validation rows.
+        predictions: those that are looked at.
+        training: what was trained; None for a model that is used as it is.
+        right: Jaccard index of these, `[N]`.
+        tokenizer: of the model.
+    """
+    labels = predictions.labels
+    checks = [Check("labels", "not looked at, as some label cells are not annotated")]
+    reference: dict[str, Any] = {"labels": labels, "rows": len(predictions), "given": [0] * len(labels)}
+    reference |= {"train_positives": [0] * len(labels), "train_rows": 0, "texts": None}
+    if training is not None:
+        checks.append(check_learning(int(training.metrics.get("unchanged_tensors", 0)), None))
+        figures, more = _check_rows(training, everything, predictions, right, None, tokenizer)
+        checks += more
+        reference["texts"] = asdict(figures)
+    return Diagnosis(checks, [], reference)
+
+
+def _training_sample(rows: Examples, labels: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Texts and labels of the training rows that the linear model sees; `labels` are 0/1, `[N, L]`."""
     first = [rows.rows[int(i)]["text"] for i in some_rows(len(rows), 1000)]
-    chosen = training_rows(len(rows), rows.labels.shape[1], float(np.mean([len(text) for text in first])))
-    return rows.rows.select(chosen)["text"][:], rows.labels[chosen]
+    chosen = training_rows(len(rows), labels.shape[1], float(np.mean([len(text) for text in first])))
+    return rows.rows.select(chosen)["text"][:], labels[chosen]
 
 
 def _jaccard(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
     """Jaccard index of each row, 1 where nothing is true and nothing given: `[N]`."""
-    both, either = ((truth != 0) & (decided != 0)).sum(axis=1), ((truth != 0) | (decided != 0)).sum(axis=1)
+    truth, decided = on_known_cells(truth, decided)
+    both, either = (truth & decided).sum(axis=1), (truth | decided).sum(axis=1)
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 

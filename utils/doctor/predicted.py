@@ -156,7 +156,7 @@ def check_given(
     """
     rows, level = len(truth), each_of(len(labels))
     given, thresholds = chosen.apply(probabilities).sum(axis=0), chosen.values
-    true = truth.sum(axis=0)
+    true, one_label = truth.sum(axis=0), chosen.rule.gives_one_label
     findings, told = [], set(left_out)
     for kind, count, word in (("never_given", 0, "never"), ("always_given", rows, "always")):
         found = [
@@ -168,8 +168,8 @@ def check_given(
             continue
         names = [labels[i] for i in found]
         examples = "; ".join(
-            f"{labels[i]} {true[i]:,} rows, threshold {thresholds[i]:.3f}, probabilities "
-            f"{probabilities[:, i].min():.3f} to {probabilities[:, i].max():.3f}"
+            f"{labels[i]} {true[i]:,} rows, {'' if one_label else f'threshold {thresholds[i]:.3f}, '}"
+            f"probabilities {probabilities[:, i].min():.3f} to {probabilities[:, i].max():.3f}"
             for i in found[:3]
         )
         findings.append(
@@ -180,8 +180,9 @@ def check_given(
                 if word == "never"
                 else f"{name_labels(names, len(labels))} {'is' if len(names) == 1 else 'are'} given to every one of "
                 f"{rows:,} validation rows (true: {examples})",
-                "with --threshold_strategy fixed choose another strategy; else the model does not tell such texts "
-                "apart: train longer, weigh rare labels more (--pos_weight balanced), or bring more rows of them",
+                f"{'' if one_label else 'with --threshold_strategy fixed choose another strategy; else '}the model "
+                "does not tell such texts apart: train longer, weigh rare labels more (--pos_weight balanced), or "
+                "bring more rows of them",
                 WARNING,
                 {f"true/{labels[i]}": float(true[i]) for i in found},
                 names,
@@ -190,7 +191,8 @@ def check_given(
         told |= set(names)
     fewest, most = int(given.argmin()), int(given.argmax())
     seen = f"from {given[fewest]:,} ({labels[fewest]}) to {given[most]:,} ({labels[most]}) of {rows:,} rows"
-    return [Check("labels given", seen, findings), _check_edges(labels, probabilities, thresholds, told)]
+    edges = [] if one_label else [_check_edges(labels, probabilities, thresholds, told)]
+    return [Check("labels given", seen, findings), *edges]
 
 
 def _check_edges(labels: list[str], probabilities: np.ndarray, thresholds: np.ndarray, told: set[str]) -> Check:

@@ -134,7 +134,7 @@ def encode(
         data set with the columns of `tokenize` and labels.
     """
     rows = examples.rows
-    drop = [name for name in rows.column_names if name != "labels"]
+    drop = [name for name in rows.column_names if name not in ("labels", "weight")]
     how = [] if task is None else [task.long_texts, task.window_overlap]
     options = tokenizer_key(tokenizer) | {"max_length": max_length, "long_texts": how}
     key = cache_key(rows._fingerprint, options, sys.modules[__name__])
@@ -214,8 +214,10 @@ class Collator:
         owner = [i for i, row in enumerate(rows) for _ in row["input_ids"]]
         batch = self._padded([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in windows])
         # In front, as Trainer takes the number of rows from what comes first.
-        labels = {"labels": _known(torch.tensor([row["labels"] for row in rows]))} if "labels" in rows[0] else {}
-        return {**labels, **batch, "windows": torch.arange(len(rows))[:, None] == torch.tensor(owner)[None, :]}
+        own = {name: torch.tensor([row[name] for row in rows]) for name in ("labels", "weight") if name in rows[0]}
+        if "labels" in own:
+            own["labels"] = _known(own["labels"])
+        return {**own, **batch, "windows": torch.arange(len(rows))[:, None] == torch.tensor(owner)[None, :]}
 
     def _padded(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.pad.pad_to_multiple_of = rounded_up(self.multiple_of, [row["input_ids"] for row in rows])

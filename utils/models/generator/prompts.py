@@ -304,10 +304,12 @@ def encode_conversations(
     rows = examples.rows
     ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
     features = datasets.Features({"input_ids": ids, "labels": ids, "length": count, "full_length": count})
+    weight = {"weight": rows.features["weight"]} if "weight" in rows.column_names else {}
     options = tokenizer_key(tokenizer) | asdict(prompt) | asdict(answers) | {"columns": columns, "budget": budget}
     options["long_texts"] = long_texts
     key = cache_key(rows._fingerprint, options, sys.modules[__name__])
-    return map_rows(rows, tokenize, key, remove_columns=rows.column_names, features=features)
+    drop = [name for name in rows.column_names if name not in weight and name != "labels"]
+    return map_rows(rows, tokenize, key, remove_columns=drop, features=datasets.Features(features | weight))
 
 
 def left_padded(
@@ -348,14 +350,16 @@ class AnswerCollator:
 
         Returns:
             `input_ids`, `attention_mask` and `position_ids` `[N, T]`; `labels` `[N, 1 + A]` for answers of A tokens at
-            most: of the last token before the longest of them, and of the A behind it.
+            most: of the last token before the longest of them, and of the A behind it; `weight` `[N]` where rows have
+            weights.
         """
         ids = [row["input_ids"] for row in rows]
         input_ids, attention_mask = left_padded(ids, self.pad_id, rounded_up(self.multiple_of, ids))
         labels, _ = left_padded([row["labels"] for row in rows], IGNORED)
         longest = int((labels != IGNORED).sum(dim=1).max())
         positions = self.first_position + (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        return {
+        batch = {
             "input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions,
             "labels": labels[:, -longest - 1 :],
         }  # fmt: skip
+        return batch | ({"weight": torch.tensor([row["weight"] for row in rows])} if "weight" in rows[0] else {})
