@@ -30,6 +30,19 @@ class SubmissionArguments:
         None,
         "weight of each --model in the mean of probabilities, or fit: fitted, if that gains more than noise",
     )
+    submission: str = option(
+        "auto",
+        "what the cells say; auto: probabilities where cells of --sample_submission have a decimal point, else labels",
+        choices=["auto", "labels", "probabilities"],
+    )
+    calibrate: bool = option(
+        False, "make probabilities say how often they are right, by a curve of each label; labels stay as they are"
+    )
+    best_by: str | None = option(
+        None,
+        "the score that thresholds, and weights to fit, are chosen for; left out: as the runs were trained",
+        choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
+    )
     threshold_strategy: str | None = option(
         None, "left out: as the runs were trained", choices=["fixed", "global", "per_label", "calibrated"]
     )
@@ -84,6 +97,7 @@ class SubmissionArguments:
 def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
     from utils.core.files import check_file, check_targets
+    from utils.core.log import log
     from utils.hub.pull import local_folder
     from utils.runs.folder import load_task
 
@@ -99,20 +113,34 @@ def main(args: SubmissionArguments) -> None:
     # Imported here because they load pandas and datasets, and what is refused above should not.
     from utils.data.columns import read_ids
     from utils.data.tables import read_chunks
+    from utils.runs.combination import Wanted, combine_runs
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
         check_rows,
-        combine_runs,
         load_tasks,
         predict_runs,
         submission_columns,
+        wants_probabilities,
     )
 
     # Runs
     tasks = load_tasks(folders)
     task = tasks[0]
-    how = combine_runs(folders, task.labels, args.weights, args.threshold_strategy, args.threshold_shrinkage)
+    as_probabilities = args.submission == "probabilities"
+    if args.submission == "auto" and wants_probabilities(args.sample_submission, task):
+        as_probabilities = True
+        log(f"{args.sample_submission} has cells with a decimal point: probabilities are written (--submission labels)")
+    if args.calibrate and not as_probabilities and not args.probabilities_file:
+        raise UserError(
+            "--calibrate changes probabilities alone: add --submission probabilities or --probabilities_file"
+        )
+    if as_probabilities and not args.sample_submission and not task.labels_are_columns:
+        raise UserError(
+            "--submission probabilities needs a column for each label: give a --sample_submission that has them"
+        )
+    of_thresholds = (args.threshold_strategy, args.threshold_shrinkage, args.best_by)
+    how = combine_runs(folders, task.labels, Wanted(args.weights, *of_thresholds, as_probabilities, args.calibrate))
 
     # Test rows
     def chunks():
@@ -120,6 +148,8 @@ def main(args: SubmissionArguments) -> None:
 
     test = RowsToPredict(args.test_file, chunks, check_rows(chunks, tasks), whole=not args.max_test_samples)
     columns = submission_columns(test, task, args.sample_submission, args.chunk_rows)
+    if as_probabilities and not set(task.labels) <= set(columns):
+        raise UserError("--submission probabilities: the sample has one column of labels: add --submission labels")
 
     # Predict
     batch_size, code = args.per_device_eval_batch_size, args.trust_remote_code
@@ -128,11 +158,13 @@ def main(args: SubmissionArguments) -> None:
         return  # the main process has the probabilities, and writes
 
     # Write
-    with SubmissionWriter(args.output_file, args.probabilities_file, columns, task) as writer:
+    calibration = how.thresholds.calibration if args.calibrate else None
+    with SubmissionWriter(args.output_file, args.probabilities_file, columns, task, as_probabilities) as writer:
         for chunk in chunks():
             ids = read_ids(chunk, task)
             probabilities = average.read(chunk.start, len(ids))
-            writer.add(ids, probabilities, how.thresholds.apply(probabilities))
+            shown = probabilities if calibration is None else calibration.apply(probabilities)
+            writer.add(ids, shown, how.thresholds.apply(probabilities))
     print(f"{writer.rates_table()}\n")
     print(how.text)
     print(f"{len(test)} rows written to {args.output_file}")

@@ -14,6 +14,8 @@ from utils.report.pictures import has_training_curves
 from utils.runs.folder import PICTURES_FOLDER
 from utils.scoring.evaluation import label_table, summary_table
 from utils.scoring.notes import score_notes
+from utils.scoring.scores import by_name
+from utils.scoring.thresholds import thresholds_are_for
 
 # Files of `utils.report` and what they show.
 PICTURES = {
@@ -71,6 +73,7 @@ def render_card(
         keep_trailing_newline=True,
     )
     environment.filters["markdown"] = escape_markdown
+    best_by = arguments.get("best_by", "f1_macro")
     metrics = {name.removeprefix("eval_"): value for name, value in results.items() if name.startswith("eval_")}
     return environment.get_template("model_card.md.jinja").render(
         name=name,
@@ -85,7 +88,8 @@ def render_card(
         results=results,
         tuned=arguments["threshold_strategy"] != "fixed",
         score_notes=score_notes(results),
-        summary_table=summary_table(metrics, markdown=True),
+        chosen_for=by_name(thresholds_are_for(best_by)).title,
+        summary_table=summary_table(metrics, markdown=True, first=best_by),
         label_table=label_table(metrics, task.labels, markdown=True),
         label_counts=list(zip(task.labels, task.train_positives)),
         **approach_of(arguments).card_facts(folder, arguments, task),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,12 +19,12 @@ from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, r
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
 from utils.runs.folder import load_task
-from utils.scoring.notes import choice_note
-from utils.scoring.thresholds import ThresholdRule, Thresholds
+
+# Rows of a sample submission whose cells say whether it asks for probabilities, and how these are written.
+SAMPLE_ROWS = 1000
+LOOKS_LIKE_FLOAT = re.compile(r"\d*\.\d+([eE][+-]?\d+)?|\d+\.\d*|\d+[eE][+-]?\d+")
 
 if TYPE_CHECKING:  # loading it takes torch
-    from utils.runs.ensembles import Ensemble, Together
-    from utils.runs.finished import FinishedRun
     from utils.runs.inference import ProbabilityFile
 
 
@@ -45,152 +46,6 @@ def load_tasks(folders: list[str]) -> list[Task]:
                 f"{', '.join(task.labels)}): average runs of the same labels only"
             )
     return tasks
-
-
-# How several runs become one
-
-
-@dataclass
-class Combination:
-    """How runs become one submission.
-
-    Args:
-        weights: of the runs in the mean of their probabilities, `[R]`.
-        thresholds: for that mean.
-        text: what to say of it on the terminal.
-    """
-
-    weights: np.ndarray
-    thresholds: Thresholds
-    text: str
-
-
-def combine_runs(
-    folders: list[str], labels: list[str], weights: list[str] | None, strategy: str | None, shrinkage: float | None
-) -> Combination:
-    """Decide how runs become one.
-
-    One run keeps its thresholds, unless others are asked for; for several they are chosen on the weighted mean of their
-    validation predictions.
-
-    Args:
-        folders: of R finished runs.
-        labels: names of the labels, `[L]`.
-        weights: a number for each run, `["fit"]`, or None for equal weights.
-        strategy: how to choose thresholds; None: as the runs were trained.
-        shrinkage: likewise.
-
-    Raises:
-        UserError: for runs that do not go together, or weights that do not fit them.
-    """
-    stored = [Thresholds.load(folder, labels) for folder in folders]
-    refit = shrinkage is not None or strategy not in (None, stored[0].rule.strategy)
-    if len(stored) == 1 and not refit:
-        text = f"thresholds of {folders[0]} ({stored[0].rule.strategy})"
-        return Combination(np.ones(1), stored[0], text)
-    rule = _common_rule(folders, [thresholds.rule for thresholds in stored], strategy, shrinkage)
-
-    from utils.runs.ensembles import gather_members, join_members
-    from utils.runs.finished import read_run
-
-    runs = [read_run(folder) for folder in folders]
-    ensemble = join_members(gather_members(runs))
-    given = None if weights in (None, ["fit"]) else np.array([float(weight) for weight in weights])
-    ways, note = _fit_or_equal(ensemble, rule) if weights == ["fit"] else ([_as_given(ensemble, given, rule)], "")
-    rows, member_weights = ensemble.chosen_on, ways[-1].weights
-    thresholds = rule.fit(ensemble.mean(member_weights)[rows], ensemble.truth[rows])
-    run_weights = _run_weights(ensemble, member_weights, given, len(runs))
-    return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note))
-
-
-def _common_rule(
-    folders: list[str], rules: list[ThresholdRule], strategy: str | None, shrinkage: float | None
-) -> ThresholdRule:
-    """The rule that all runs have, or what the flags say instead.
-
-    Raises:
-        UserError: where the runs have several and no flag says which.
-    """
-    strategies = {strategy or rule.strategy for rule in rules}
-    if len(strategies) > 1:
-        raise UserError(f"the runs {', '.join(folders)} choose thresholds differently: pass --threshold_strategy")
-    chosen = strategies.pop()
-    if shrinkage is not None or any(rule.strategy != chosen for rule in rules):
-        return ThresholdRule(chosen, shrinkage)
-    if len({rule.shrinkage for rule in rules}) > 1:
-        raise UserError(f"the runs {', '.join(folders)} shrink thresholds differently: pass --threshold_shrinkage")
-    return rules[0]
-
-
-def _as_given(ensemble: Ensemble, given: np.ndarray | None, rule: ThresholdRule) -> Together:
-    """The mean with the weights `[R]` of the runs, or with equal ones of the members.
-
-    The folds of one training are one member, as each has held out other rows; they share its weight.
-    """
-    from utils.runs.ensembles import weigh
-
-    members = ensemble.members
-    each = np.ones(len(members)) if given is None else [given[member.runs].sum() for member in members]
-    return weigh(ensemble, rule, each)
-
-
-def _fit_or_equal(ensemble: Ensemble, rule: ThresholdRule) -> tuple[list[Together], str]:
-    """Fitted and equal weights, the ones to take last, and what to say of them.
-
-    Fitted weights are taken if they gain more than one standard error on rows that they were not fitted on.
-    """
-    from utils.runs.ensembles import PARTITIONS, gain, is_beyond_noise, weigh, weigh_by_fit
-
-    fitted = weigh_by_fit(ensemble, rule)
-    equal = weigh(ensemble, rule, np.ones(len(ensemble.members)), PARTITIONS)
-    equal.name = "together, equal"
-    more = gain(ensemble, fitted.decisions[-1], [equal.decisions[-1]], rule)
-    each = ", ".join(f"{weight:.2f}" for weight in fitted.weights)
-    what = f"fitted ones ({each}) score {more.value:+.3f} against equal ones, standard error {more.standard_error:.3f}"
-    note = "Together, fitted: each row predicted with weights and thresholds that were fitted without it.\n"
-    if is_beyond_noise(more):
-        return [equal, fitted], f"{note}Weights: fitted, as {what}."
-    return [fitted, equal], f"{note}Weights: equal, as {what}: no more than noise."
-
-
-def _run_weights(ensemble: Ensemble, member_weights: np.ndarray, given: np.ndarray | None, runs: int) -> np.ndarray:
-    """Weights of the runs with sum 1, `[R]`.
-
-    Args:
-        ensemble: whose members consist of the runs.
-        member_weights: `[K]`; the runs of a member share its weight, unless each was given its own.
-        given: weights of the runs `[R]`, or None.
-        runs: R.
-    """
-    if given is not None:
-        return given / given.sum()
-    weights = np.empty(runs)
-    for member, weight in zip(ensemble.members, member_weights):
-        weights[member.runs] = weight / len(member.runs)
-    return weights / weights.sum()
-
-
-def _describe(runs: list[FinishedRun], ensemble: Ensemble, ways: list[Together], rule: ThresholdRule, note: str) -> str:
-    """What the terminal says of a combination: scores of several runs, and what thresholds were chosen on.
-
-    Args:
-        runs: that are combined.
-        ensemble: of them.
-        ways: of averaging, the one that is taken last.
-        rule: how thresholds are chosen.
-        note: on the weights.
-    """
-    from utils.runs.ensembles import averaging_note, score_table
-
-    text = ""
-    if len(runs) > 1:
-        notes = [note, choice_note([run.results for run in runs]), averaging_note(ensemble, runs, rule)]
-        text = "\n".join([score_table(ensemble, rule, ways), *filter(None, notes)])
-    what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
-    if len(ensemble.members) == 1:
-        what = "probabilities"
-    text += f"\n\nthresholds chosen on the {what} of {ensemble.chosen_on.sum():,} validation rows ({rule.strategy})"
-    return text.strip()
 
 
 # The test file
@@ -278,6 +133,15 @@ def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None,
     return names
 
 
+def wants_probabilities(sample_file: str | None, task: Task) -> bool:
+    """Whether a sample submission asks for probabilities: a cell of a label is written with a decimal point."""
+    if sample_file is None:
+        return False
+    sample = next(read_chunks(sample_file, SAMPLE_ROWS))
+    labels = [label for label in task.labels if label in sample.rows.column_names]
+    return any(LOOKS_LIKE_FLOAT.fullmatch(cell) for label in labels for cell in sample.strings(label).to_pylist())
+
+
 def _refuse_extra_ids(
     here: str, there: str, chunks: Callable[[], Iterator[Table]], task: Task, extra: np.ndarray
 ) -> None:
@@ -355,10 +219,18 @@ class SubmissionWriter:
         probabilities_file: path of a .csv or .parquet file for the probabilities, or None.
         columns: of the submission.
         task: of the runs.
+        as_probabilities: whether its cells are probabilities instead of 0 and 1.
     """
 
-    def __init__(self, submission: str, probabilities_file: str | None, columns: list[str], task: Task):
-        self.columns, self.task = columns, task
+    def __init__(
+        self,
+        submission: str,
+        probabilities_file: str | None,
+        columns: list[str],
+        task: Task,
+        as_probabilities: bool = False,
+    ):
+        self.columns, self.task, self.as_probabilities = columns, task, as_probabilities
         self.paths = {"submission": submission} | ({"probabilities": probabilities_file} if probabilities_file else {})
         self.stack = ExitStack()
         self.parquet: Any = None  # its writer, from the first rows on
@@ -382,7 +254,8 @@ class SubmissionWriter:
         """
         # To the end of the file; the header above the first chunk only.
         appending: dict[str, Any] = {"mode": "a", "header": self.rows == 0, "index": False}
-        submission_frame(self.columns, self.task, ids, predictions).to_csv(self.files["submission"], **appending)
+        cells = probabilities if self.as_probabilities else predictions
+        submission_frame(self.columns, self.task, ids, cells).to_csv(self.files["submission"], **appending)
         if "probabilities" in self.files:
             id_name = self.task.id_column or "id"
             frame = pd.DataFrame({id_name: ids} | dict(zip(self.task.labels, probabilities.T)))
@@ -415,18 +288,18 @@ class SubmissionWriter:
         return format_table(["label", "predicted", "training"], [*shares, without])
 
 
-def submission_frame(columns: list[str], task: Task, ids: list[str], predictions: np.ndarray) -> pd.DataFrame:
+def submission_frame(columns: list[str], task: Task, ids: list[str], cells: np.ndarray) -> pd.DataFrame:
     """Rows of a submission.
 
     Args:
         columns: of the submission.
         task: of the runs.
         ids: `[N]`.
-        predictions: 0/1 array `[N, L]`.
+        cells: 0 and 1, or probabilities where there is a column for each label, `[N, L]`.
     """
-    values = {task.id_column or "id": ids} | {label: predictions[:, i] for i, label in enumerate(task.labels)}
+    values: dict[str, Any] = {task.id_column or "id": ids} | {label: cells[:, i] for i, label in enumerate(task.labels)}
     if not task.labels_are_columns:
         delimiter = task.label_delimiter or ","
-        names = [[label for label, yes in zip(task.labels, row) if yes] for row in predictions]
+        names = [[label for label, yes in zip(task.labels, row) if yes] for row in cells]
         values[task.label_columns[0]] = [delimiter.join(row) for row in names]
     return pd.DataFrame({name: values[name] for name in columns})

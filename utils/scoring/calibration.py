@@ -20,9 +20,11 @@ NEARLY = 1e-6
 # The logarithm of a probability of 0 is that of this.
 LEAST = 1e-300
 # Fits on many rows: width in logits of the intervals that rows are gathered in, and nodes of each. A curve of slope 4
-# is interpolated with an error of 3e-9 there, one of slope 1 of 5e-14.
+# is interpolated with an error of 3e-9 there, one of slope 1 of 5e-14. The number of rows from which on
+# this is done.
 INTERVAL = 0.25
 NODES = 8
+MANY_ROWS = 10_000
 
 
 def finite_logit(probabilities: np.ndarray | float) -> np.ndarray:
@@ -58,7 +60,12 @@ def fit_platt(probabilities: np.ndarray, truth: np.ndarray, ridge: float = RIDGE
     """
     truth = np.asarray(truth)
     x, y = finite_logit(probabilities).T, truth.T.astype(float)
-    curves = platt_coefficients(x, y, np.ones((1, truth.shape[1], truth.shape[0])), ridge)[0]
+    counted = np.ones((1, *x.shape))
+    if len(truth) >= MANY_ROWS:
+        order = np.argsort(-x, axis=1)
+        x, y = (np.take_along_axis(array, order, axis=1) for array in (x, y))
+        x, y, counted = gather_at_nodes(x, y, order, np.ones((1, len(truth)), dtype=bool))
+    curves = platt_coefficients(x, y, counted, ridge)[0]
     return Platt(curves[:, 0], curves[:, 1])
 
 

@@ -56,7 +56,7 @@ class MultiLabelTrainer(LengthGroupedBatches):
                 compute_loss_func=loss,
                 compute_metrics=partial(_compute_metrics, evaluate, order) if evaluate else None,
             )
-        use_readable_log(self)
+        use_readable_log(self, evaluate.rule.best_by if evaluate else "f1_macro")
 
     def predict_in_order(self, tokens: datasets.Dataset) -> np.ndarray:
         """Probabilities `[N, L]` of encoded examples, in their order, with any number of processes."""

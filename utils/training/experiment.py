@@ -189,7 +189,7 @@ class Experiment:
             self._write_report()
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
             metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
-            tables = (summary_table(metrics), label_table(metrics, self.task.labels))
+            tables = (summary_table(metrics, first=self.rule.best_by), label_table(metrics, self.task.labels))
             print("", tables[0], *score_notes(results), tables[1], sep="\n\n", end="\n\n")
         if trainer is not None:
             trainer.end()

@@ -6,22 +6,30 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from utils.scoring.scores import DECODED, SCORES, TUNED
+from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, by_name
 
-LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_macro")
+HOW = {AT_HALF: "at 0.5", TUNED: "tuned", DECODED: "of the answers"}
 
 
-def describe_logs(logs: dict[str, float]) -> str | None:
-    """One line for the terminal: losses and scores, without the figures of each label; None for other entries."""
+def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | None:
+    """One line for the terminal: losses and scores, without the figures of each label; None for other entries.
+
+    Args:
+        logs: an entry of Trainer's log.
+        best_by: the score that stands first, of every kind of predictions and with half of its 95 % interval.
+    """
     if "eval_loss" in logs:
-        macro = f"{logs['eval_f1_macro']:.4f} at 0.5"
-        for kind, how in ((TUNED, "tuned"), (DECODED, "of the answers")):
-            if f"eval_f1_macro{kind}" in logs:
-                macro += f", {logs[f'eval_f1_macro{kind}']:.4f} {how}"
+        main = by_name(best_by)
+        kinds = {kind: how for kind, how in HOW.items() if f"eval_{best_by}{kind}" in logs}
+        values = [
+            f"{logs[f'eval_{best_by}{kind}']:.4f} {'' if main.of_probabilities else how}" for kind, how in kinds.items()
+        ]
+        first = f"{main.title} {', '.join(value.strip() for value in values)}"
         if "eval_half_width" in logs:
-            macro += f" (each ± {logs['eval_half_width']:.3f} over the rows)"
-        more = "".join(f", {score.title} {logs[f'eval_{score.name}']:.4f}" for score in LOGGED)
-        return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, macro-F1 {macro}{more}"
+            first += f" ({'each ' if len(kinds) > 1 else ''}± {logs['eval_half_width']:.3f} over the rows)"
+        others = [score for score in SCORES if score.logged and score is not main]
+        more = "".join(f", {score.title} {logs[f'eval_{score.name}']:.4f}" for score in others)
+        return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, {first}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
         return (
@@ -31,10 +39,14 @@ def describe_logs(logs: dict[str, float]) -> str | None:
 
 
 class LogWithProgressBar(ProgressCallback):
-    """Trainer's progress bar; the log as readable lines above it."""
+    """Trainer's progress bar; the log as readable lines above it, `best_by` first."""
+
+    def __init__(self, best_by: str):
+        super().__init__()
+        self.best_by = best_by
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        line = describe_logs(logs)
+        line = describe_logs(logs, self.best_by)
         if line and state.is_world_process_zero and self.training_bar is not None:
             self.training_bar.write(line)
 
@@ -42,13 +54,17 @@ class LogWithProgressBar(ProgressCallback):
 class LogWithoutProgressBar(PrinterCallback):
     """The log as readable lines, for `--disable_tqdm`."""
 
+    def __init__(self, best_by: str):
+        super().__init__()
+        self.best_by = best_by
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        line = describe_logs(logs)
+        line = describe_logs(logs, self.best_by)
         if line and state.is_world_process_zero:
             print(line, flush=True)
 
 
-def use_readable_log(trainer: Trainer) -> None:
-    """Replace the callback that prints Trainer's dictionaries."""
+def use_readable_log(trainer: Trainer, best_by: str = "f1_macro") -> None:
+    """Replace the callback that prints Trainer's dictionaries; the score that all is chosen for stands first."""
     trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
-    trainer.add_callback(LogWithoutProgressBar if trainer.args.disable_tqdm else LogWithProgressBar)
+    trainer.add_callback((LogWithoutProgressBar if trainer.args.disable_tqdm else LogWithProgressBar)(best_by))
