@@ -111,13 +111,15 @@ def main(args: SubmissionArguments) -> None:
         check_file(file)
 
     # Imported here because they load pandas and datasets, and what is refused above should not.
-    from utils.data.columns import read_ids
+    from utils.data.columns import read_ids, read_texts
     from utils.data.tables import read_chunks
+    from utils.doctor.drift import NewRows
     from utils.runs.combination import Wanted, combine_runs
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
         check_rows,
+        compare_with_training,
         load_tasks,
         predict_runs,
         submission_columns,
@@ -135,10 +137,6 @@ def main(args: SubmissionArguments) -> None:
         raise UserError(
             "--calibrate changes probabilities alone: add --submission probabilities or --probabilities_file"
         )
-    if as_probabilities and not args.sample_submission and not task.labels_are_columns:
-        raise UserError(
-            "--submission probabilities needs a column for each label: give a --sample_submission that has them"
-        )
     of_thresholds = (args.threshold_strategy, args.threshold_shrinkage, args.best_by)
     how = combine_runs(folders, task.labels, Wanted(args.weights, *of_thresholds, as_probabilities, args.calibrate))
 
@@ -147,7 +145,7 @@ def main(args: SubmissionArguments) -> None:
         return read_chunks(args.test_file, args.chunk_rows, args.csv_quoting, args.max_test_samples)
 
     test = RowsToPredict(args.test_file, chunks, check_rows(chunks, tasks), whole=not args.max_test_samples)
-    columns = submission_columns(test, task, args.sample_submission, args.chunk_rows)
+    columns = submission_columns(test, task, args.sample_submission, args.chunk_rows, as_probabilities)
     if as_probabilities and not set(task.labels) <= set(columns):
         raise UserError("--submission probabilities: the sample has one column of labels: add --submission labels")
 
@@ -159,14 +157,17 @@ def main(args: SubmissionArguments) -> None:
 
     # Write
     calibration = how.thresholds.calibration if args.calibrate else None
+    new = NewRows(len(test))
     with SubmissionWriter(args.output_file, args.probabilities_file, columns, task, as_probabilities) as writer:
         for chunk in chunks():
             ids = read_ids(chunk, task)
             probabilities = average.read(chunk.start, len(ids))
-            shown = probabilities if calibration is None else calibration.apply(probabilities)
-            writer.add(ids, shown, how.thresholds.apply(probabilities))
+            predictions = how.thresholds.apply(probabilities)
+            writer.add(ids, probabilities if calibration is None else calibration.apply(probabilities), predictions)
+            new.add(read_texts(chunk, task), predictions)
     print(f"{writer.rates_table()}\n")
     print(how.text)
+    print(compare_with_training(folders[0], how.reference, new))
     print(f"{len(test)} rows written to {args.output_file}")
 
 

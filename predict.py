@@ -6,7 +6,8 @@
     grep happy texts.txt | python predict.py --model outputs/minilm
 
 Without a text or --file, lines are read from standard input; empty ones are skipped. Texts that begin with a dash come
-last, after `--`. A label is given where its probability reaches the run's threshold for it.
+last, after `--`. A label is given where its probability reaches the run's threshold for it; where each text has one
+label, the likeliest is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 BAR = 24  # characters of a probability of 1
 SHOWN = 12  # labels shown of each text, besides those that are given to it
 LINES_AT_A_TIME = 1000
+FEWEST_COMPARED = 50  # texts that are compared with those of the training; fewer were chosen for a reason
 UNTRAINED = 0.5  # threshold of a label that no threshold was chosen for
 
 
@@ -71,17 +73,32 @@ class PredictArguments:
             raise UserError(f"--batch_size {self.batch_size}: must be 1 or more")
 
 
+def given_labels(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Which labels a text is given, `[L]` of booleans; with thresholds of NaN, as `Thresholds` has them where each text
+    has one label, the likeliest alone.
+
+    Args:
+        probabilities: `[L]`.
+        thresholds: `[L]`.
+    """
+    if any(threshold != threshold for threshold in thresholds):
+        return probabilities.argmax() == range(len(probabilities))
+    return probabilities >= thresholds
+
+
 def bar(probability: float, threshold: float, size: int = BAR) -> str:
     """A probability as a bar, its threshold as a thin line in it.
 
     Args:
         probability: from 0 to 1.
-        threshold: likewise.
+        threshold: likewise; NaN for no line.
         size: characters of a probability of 1.
     """
-    full, at = round(probability * size), min(size - 1, int(threshold * size))
+    full = round(probability * size)
     cells = ["█" if i < full else "·" for i in range(size)]
-    cells[at] = "▏" if at >= full else "▉"
+    if threshold == threshold:
+        at = min(size - 1, int(threshold * size))
+        cells[at] = "▏" if at >= full else "▉"
     return "".join(cells)
 
 
@@ -104,6 +121,7 @@ def show(
         columns: width of the terminal; names too long for it are cut, and bars are shortened.
     """
     labels = [printable(label) for label in labels]
+    behind = [f"  threshold {t:.3f}" if t == t else "" for t in thresholds]
     order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
     order = [i for rank, i in enumerate(order) if rank < SHOWN or given[i]]
     width, size = max(len(labels[i]) for i in order), BAR
@@ -114,7 +132,7 @@ def show(
     names = [label if len(label) <= width else label[: width - 1] + "…" for label in labels]
     lines = [
         f"  {'✓' if given[i] else ' '} {names[i].ljust(width)}  {probabilities[i]:.3f}  "
-        f"{bar(probabilities[i], thresholds[i], size)}  threshold {thresholds[i]:.3f}"
+        f"{bar(probabilities[i], thresholds[i], size)}{behind[i]}"
         for i in order
     ]
     return "\n".join([printable(text), *lines, ""])
@@ -194,6 +212,7 @@ def main(args: PredictArguments) -> None:
     import transformers
 
     from utils.data.text import normalize
+    from utils.doctor.drift import NewRows, Reference, compare, drift_text
     from utils.runs.inference import load_run
     from utils.scoring.thresholds import Thresholds
 
@@ -204,30 +223,38 @@ def main(args: PredictArguments) -> None:
     if args.labels:
         trained = dict(zip(run.task.labels, thresholds))
         run.ask(args.labels)
-        thresholds = np.array([trained.get(label, UNTRAINED) for label in args.labels])
+        untrained = np.nan if run.task.single_label else UNTRAINED
+        thresholds = np.array([trained.get(label, untrained) for label in args.labels])
     task, calibrate, marks = run.task, np.asarray, thresholds
     if args.calibrate:
         if stored.calibration is None:
-            raise UserError(f"--calibrate: {args.model} has no curves in its thresholds.json: train it again")
+            raise UserError(f"--calibrate: {args.model} has no curves in its thresholds.json")
         calibrate = stored.calibration.apply
         marks = calibrate(thresholds)
     terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():
         terminal.reconfigure(errors="replace")  # a question mark for each sign that it does not have
     columns = get_terminal_size().columns if terminal is not None and terminal.isatty() else None
-    lines = read_lines(args)
+    lines, new = read_lines(args), NewRows()
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
-        for text, probabilities in zip(texts, run.predict(normalized, args.batch_size).probabilities):
+        predicted = run.predict(normalized, args.batch_size).probabilities
+        new.add(normalized, (predicted >= thresholds).astype(np.int8))
+        for text, probabilities in zip(texts, predicted):
             if np.isnan(probabilities).any():
                 raise UserError(
                     f"{args.model} gives a probability that is NaN for {quote(text)}: its weights are broken"
                 )
-            given, probabilities = probabilities >= thresholds, calibrate(probabilities)
+            given, probabilities = given_labels(probabilities, thresholds), calibrate(probabilities)
             if args.json:
                 print(json_line(text, task.labels, probabilities, given))
             else:
                 print(show(text, task.labels, probabilities, marks, given, columns))
+    reference = None if args.labels else Reference.load(folder, task.labels)
+    if reference is not None and new.rows >= FEWEST_COMPARED:
+        findings = compare(reference, new, run.tokenizer)
+        if findings:
+            print(drift_text(findings, new.rows), file=sys.stderr)
 
 
 if __name__ == "__main__":

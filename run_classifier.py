@@ -69,6 +69,8 @@ def main(
     if trainer_args.disable_tqdm:
         datasets.disable_progress_bars()
     train, validation, task = read_training_data(data_args, trainer_args.seed)
+    loss_args.suit(task.single_label)
+    threshold_args.suit(task.single_label)
     log(f"{len(train)} training rows, {len(validation)} validation rows; two of them:")
     log_samples(train, task.labels, trainer_args.seed)
 
@@ -97,7 +99,7 @@ def main(
 
     # Check and show what will be trained
     loss = make_loss(loss_args, train.labels)
-    preflight = Preflight(classifier, train_tokens, training_args, loss.pos_weight.numpy())
+    preflight = Preflight(classifier, train_tokens, training_args, train, loss.pos_weight.numpy())
     log(preflight.summary())
     if run_args.preflight_only:
         return
@@ -112,7 +114,7 @@ def main(
 
     # Evaluate, save, show, push
     evaluation = evaluate(trainer.predict_in_order(validation_tokens))
-    experiment.finish(classifier, evaluation, train_metrics, trainer, preflight)
+    experiment.finish(classifier, evaluation, train_metrics, trainer, preflight, (train, validation))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import compare_runs
 from conftest import run_script
 from finished_runs import copy_run, guesses
 from utils.core.files import read_json, write_json
+from utils.doctor.finding import Diagnosis
 from utils.report import __main__ as report
 from utils.report import pictures
 from utils.report.page import MISTAKES, mistakes_rows, write_run_report
@@ -101,8 +102,23 @@ def run_page(trained, tmp_path_factory):
 
 def test_report_of_a_run(run_page):
     folder, page = run_page
-    assert page.headings == ["Scores", "Labels", "Pictures", "Most confident mistakes", "Arguments"]
-    scores, labels, mistakes, arguments = page.tables
+    assert page.headings == [
+        "What the doctor says",
+        "Against simple methods",
+        "Scores",
+        "Labels",
+        "Pictures",
+        "Most confident mistakes",
+        "Labels that look like mistakes",
+        "What was looked at",
+        "Arguments",
+    ]
+    findings, methods, scores, labels, mistakes, suspects, checks, arguments = page.tables
+    diagnosis = Diagnosis.load(folder)
+    assert page.paragraphs[1] == diagnosis.headline
+    assert findings[1:] == [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    assert [row[0] for row in methods[1:]] == ["this model", "the frequent labels, always"]
+    assert [row[0] for row in checks[1:]] == [check.title for check in diagnosis.checks]
     run = read_run(folder)
     assert [row[0] for row in labels[1:]] == run.task.labels
     assert labels[1][-1] == f"{run.thresholds.values[0]:.3f}"
@@ -120,15 +136,18 @@ def test_report_of_a_run(run_page):
     assert len(mistakes) == MISTAKES + 1
     # On a phone, where the header is not shown, each cell says what it is.
     named = [attributes["data-name"] for _, attributes, _ in page.tags if "data-name" in attributes]
-    assert named == mistakes[0] * MISTAKES
+    assert named == [*findings[0] * (len(findings) - 1), *mistakes[0] * MISTAKES, *suspects[0] * (len(suspects) - 1)]
 
 
 def test_texts_are_escaped(run_page):
     _, page = run_page
-    assert page.tables[2][1][0] == NASTY
-    assert page.tables[2][1][3].endswith("wrongly given at 1.00")
+    mistakes, suspects = page.tables[4:6]
+    assert mistakes[1][0] == suspects[1][0] == NASTY
+    assert mistakes[1][3].endswith("wrongly given at 1.00")
+    assert suspects[1][1].endswith(": no")
+    assert suspects[1][2] == "0.001"
     assert "<script" not in page.source
-    assert "49" not in page.tables[2][1][0]
+    assert "49" not in mistakes[1][0]
 
 
 def test_pictures_are_saved(run_page):
@@ -147,13 +166,15 @@ def test_pictures_are_saved(run_page):
 
 def test_run_without_a_log(trained, tmp_path):
     folder = copy_run(trained, tmp_path / "old")
-    (folder / "trainer_state.json").unlink()
+    for name in ("trainer_state.json", "doctor.json"):
+        (folder / name).unlink()
     results = read_json(folder / "all_results.json")
     write_json(
         folder / "all_results.json", {name: value for name, value in results.items() if "parameters" not in name}
     )
     page = check_page(write_run_report(folder))
-    assert len(page.tables) == 4
+    assert page.headings[0] == "Scores"
+    assert len(page.tables) == 5
     # The predictions and their texts are all that cross-fitting takes.
     assert _tuned(folder) == pytest.approx(results["eval_f1_macro_tuned"])
     assert sum(tag == "img" for tag, _, _ in page.tags) == 4

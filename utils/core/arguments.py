@@ -14,6 +14,9 @@ from trl import ModelConfig
 from utils.core.errors import UserError
 from utils.core.parser import option
 
+# What the scripts take with one label per text, instead of what `--loss` and `--threshold_strategy` name.
+CROSS_ENTROPY, ARGMAX = "cross_entropy", "argmax"
+
 
 @dataclass
 class ModelArguments(ModelConfig):
@@ -116,6 +119,11 @@ class DataArguments:
     )
     normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
     normalize_urls: bool = option(False, "replace links by http")
+    task: str = option(
+        "auto",
+        "whether a text has any number of labels, or exactly one; auto: one where each of 100 rows or more has one",
+        choices=["auto", "multi_label", "single_label"],
+    )
     max_length: int = option(
         256, "tokens of a text that the model sees; with a label generator of prompt, text and answer together"
     )
@@ -147,11 +155,15 @@ class LossArguments:
 
     _argument_group_name = "loss"
 
-    loss: str = option("bce", "binary cross-entropy, focal or asymmetric loss", choices=["bce", "focal", "asl"])
+    loss: str = option(
+        "bce",
+        "binary cross-entropy (with one label per text cross-entropy), focal or asymmetric loss",
+        choices=["bce", "focal", "asl"],
+    )
     pos_weight: str = option(
         None,
         "weight of the positive cells: none, sqrt (of negatives / positives), balanced (negatives / positives) or a "
-        "number; left out: sqrt with bce, none with the others",
+        "number; left out: sqrt with bce, none with the others; with one label per text of each label's rows",
     )
     max_pos_weight: float = option(20.0, "cap of sqrt and balanced weights")
     focal_gamma: float = option(2.0, "focal loss: how much cells that are right already are played down")
@@ -176,6 +188,20 @@ class LossArguments:
                 weight = math.nan
             if not 0 < weight < math.inf:
                 raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
+
+    def suit(self, single_label: bool) -> None:
+        """Take the loss for one label per text where that is the task.
+
+        Raises:
+            UserError: for a loss that is for yes and no.
+        """
+        if single_label:
+            if self.loss not in ("bce", CROSS_ENTROPY):
+                raise UserError(
+                    f"--loss {self.loss} is for yes and no of each label, and each text has one label: leave it out, "
+                    "or pass --task multi_label"
+                )
+            self.loss = CROSS_ENTROPY
 
 
 @dataclass
@@ -269,6 +295,11 @@ class ThresholdArguments:
         if self.threshold_shrinkage is not None and not 0 <= self.threshold_shrinkage < math.inf:
             raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
 
+    def suit(self, single_label: bool) -> None:
+        """With one label per text the likeliest is given, so that there are no thresholds to choose."""
+        if single_label:
+            self.threshold_strategy, self.threshold_shrinkage = ARGMAX, None
+
 
 @dataclass
 class RunArguments:
@@ -280,6 +311,7 @@ class RunArguments:
     merge_adapter: bool = option(False, "also write OUTPUT_DIR/merged, a 16-bit model with the adapter merged in")
     overwrite: bool = option(False, "train again in an --output_dir that holds a finished or other run")
     report: bool = option(True, "write pictures and report.html into the folder of the run")
+    baseline: bool = option(True, "also train a linear model on TF-IDF, in seconds, whose scores are shown beside")
     keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
     early_stopping_patience: int | None = option(
         None, "stop after so many evaluations without a better score; left out: never"

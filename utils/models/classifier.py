@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 import torch
-from scipy.special import expit
+from scipy.special import expit, softmax
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,7 +25,14 @@ from utils.core.files import read_json_object
 from utils.core.processes import this_process
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
+from utils.models.adapters import (
+    add_lora,
+    dtype_of_merged,
+    load_adapter,
+    merge_adapter,
+    name_base_on_hub,
+    to_merge,
+)
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
 from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
@@ -103,7 +110,8 @@ class Classifier:
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, ONE_LOGIT if questions else task.labels, tokenizer)
+        labels = ONE_LOGIT if questions else task.labels
+        model = load_with_head(model_args, labels, tokenizer, single_label=task.single_label)
         check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
@@ -126,7 +134,8 @@ class Classifier:
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
         questions = Questions.load(folder) if arguments.get("ask_labels") else None
-        model = load_with_head(model_args, ONE_LOGIT if questions else task.labels, tokenizer, new_head=adapted)
+        labels, single = ONE_LOGIT if questions else task.labels, task.single_label
+        model = load_with_head(model_args, labels, tokenizer, new_head=adapted, single_label=single)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
@@ -184,8 +193,16 @@ class Classifier:
                 logits[torch.as_tensor(rows, device=device)] = output.float()
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
-        probabilities = expit(logits.double().cpu().numpy())
+        probabilities = self.probabilities(logits.double().cpu().numpy())
         return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
+        return softmax(logits, axis=1) if self.task.single_label else expit(logits)
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
 
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
@@ -227,10 +244,23 @@ class Classifier:
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(to_merge(self.model_args), self.task.labels, self.tokenizer, on_cpu=True)
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
+        base = load_with_head(
+            to_merge(self.model_args, dtype),
+            self.task.labels,
+            self.tokenizer,
+            on_cpu=True,
+            single_label=self.task.single_label,
+        )
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -253,6 +283,7 @@ class Classifier:
             "pipeline_tag": "text-classification",
             "use_template": "model_card_use_classifier.md.jinja",
             "loss_description": f"loss {arguments['loss']}, pos_weight {arguments['pos_weight']}",
+            "problem_type": f"{'single' if task.single_label else 'multi'}_label_classification",
             "head_parts": HEAD_PARTS,
         }
 
@@ -263,8 +294,9 @@ def load_with_head(
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
+    single_label: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a multi-label head.
+    """Load a model with a classification head.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
@@ -275,6 +307,8 @@ def load_with_head(
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
+        single_label: whether a text has one label instead of any number: the configuration says so, and plain
+            transformers' pipelines take softmax or sigmoid by it.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -283,7 +317,7 @@ def load_with_head(
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    config.problem_type = "multi_label_classification"
+    config.problem_type = f"{'single' if single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     if model_args.attention == "bidirectional":
         config.is_causal = False  # saved with a model trained in full, and with a merged one

@@ -12,12 +12,16 @@ from matplotlib.figure import Figure
 
 from utils.core.files import read_json, write_text
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
+from utils.doctor.baselines import baseline_table
+from utils.doctor.finding import Diagnosis
+from utils.doctor.mislabelled import find_suspects
 from utils.models.approaches import describe_approach
 from utils.report import pictures
 from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
+from utils.runs.checkpoints import STATE_FILE
 from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
-from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE, STATE_FILE
+from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE
 from utils.runs.manifest import renew_entries
 from utils.scoring.bootstrap import (
     OF_LABELS,
@@ -34,6 +38,7 @@ from utils.scoring.reliability import calibrate_out_of_sample, reliability
 from utils.scoring.scores import TUNED, by_name, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
+SUSPECTS = 30
 
 
 @dataclass
@@ -130,16 +135,25 @@ def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
 def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
     """Scores of each label with their intervals."""
     support = run.predictions.truth.sum(axis=0)
-    how = "tuned thresholds, cross-fitted" if run.headline == TUNED else "threshold 0.5"
     metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
     metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
     rows = []
     for i, label in enumerate(run.task.labels):
-        scores = [with_interval(metrics, f"{name}/{label}") for name in OF_LABELS]
-        rows.append([label, *scores, int(support[i]), float(run.thresholds.values[i])])
-    header = ["label", "precision", "recall", "F1", "support", "threshold"]
-    note = f"Precision, recall and F1 at {how}. The threshold is the one for new rows ({run.thresholds.rule.strategy})."
+        rows.append([label, *(with_interval(metrics, f"{name}/{label}") for name in OF_LABELS), int(support[i])])
+    header = ["label", "precision", "recall", "F1", "support"]
+    note = f"Precision, recall and F1 {_how_decided(run)}."
+    if not run.task.single_label:
+        rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
+        header.append("threshold")
+        note += f" The threshold is the one for new rows ({run.thresholds.rule.strategy})."
     return Section("Labels", [note], header, rows)
+
+
+def _how_decided(run: FinishedRun) -> str:
+    """How probabilities became the predictions that a run is judged by, in words."""
+    if run.task.single_label:
+        return "where each text is given its likeliest label"
+    return "at tuned, cross-fitted thresholds" if run.headline == TUNED else "at threshold 0.5"
 
 
 def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, tuple[Figure, str, str]]:
@@ -150,6 +164,12 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
     main, groups = by_name(run.thresholds.rule.best_by), run.predictions.near_duplicates
     weighted = " Training with pos_weight moves them up on purpose."
+    out_of_sample = (
+        " Calibrated: what --calibrate of make_submission.py and predict.py makes of them, each row by curves that "
+        "were fitted without it."
+    )
+    calibrated = None if run.task.single_label else calibrate_out_of_sample(probabilities, truth, groups)
+    decided = run.decisions[run.headline][0]
     drawn = {
         "label_f1": (
             pictures.label_f1(labels, f1, low, high, truth.sum(axis=0)),
@@ -162,24 +182,36 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             ),
             "Precision and recall",
             "AP is the area under the curve, ± half of its 95 % interval; dotted, the share of true rows, which is the "
-            "precision of guessing. The thresholds were chosen on these rows, so their diamonds are a little too good.",
-        ),
-        "co_occurrence": (
-            pictures.co_occurrence(labels, truth, run.decisions[run.headline][0]),
-            "Labels together",
-            "A cell and its mirror image across the diagonal should hold the same number.",
+            "precision of guessing."
+            + (
+                " The thresholds were chosen on these rows, so their diamonds are a little too good."
+                if not run.task.single_label
+                else ""
+            ),
         ),
         "calibration": (
             pictures.calibration(
                 reliability(truth, probabilities, groups),
-                reliability(truth, calibrate_out_of_sample(probabilities, truth, groups), groups),
+                None if calibrated is None else reliability(truth, calibrated, groups),
             ),
             "Calibration",
-            "Points below the dotted line: probabilities too high. Calibrated: what --calibrate of make_submission.py "
-            "and predict.py makes of them, each row by curves that were fitted without it."
-            + (weighted if run.arguments.get("pos_weight", "none") != "none" else ""),
+            "Points below the dotted line: probabilities too high."
+            + (weighted if run.arguments.get("pos_weight", "none") != "none" else "")
+            + (out_of_sample if calibrated is not None else ""),
         ),
     }
+    if run.task.single_label:
+        drawn["confusion"] = (
+            pictures.confusion(labels, truth, decided),
+            "Labels taken for each other",
+            "Rows of the picture are true labels, columns the ones given: what is off the diagonal is wrong.",
+        )
+    elif len(labels) > 1:
+        drawn["co_occurrence"] = (
+            pictures.co_occurrence(labels, truth, decided),
+            "Labels together",
+            "A cell and its mirror image across the diagonal should hold the same number.",
+        )
     state_file = Path(run.folder) / STATE_FILE
     state = read_json(state_file) if state_file.is_file() else {}
     if pictures.has_training_curves(state.get("log_history", [])):
@@ -204,16 +236,58 @@ def _save_pictures(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.n
 
 def _mistakes_section(run: FinishedRun) -> Section:
     """The most confident mistakes; of cross-fitted predictions those of the first partition."""
-    how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
     rows = mistakes_rows(run.predictions, run.decisions[run.headline][0])
     note = "There are none."
     if rows:
         note = (
-            f"The {len(rows)} validation rows with the most confident mistakes, at {how}: the label decided wrongly "
-            "with the probability farthest from the truth."
+            f"The {len(rows)} validation rows with the most confident mistakes, {_how_decided(run)}: the label decided "
+            "wrongly with the probability farthest from the truth."
         )
     header = ["text", "true", "predicted", "surest mistake"]
     return Section("Most confident mistakes", [note], header, rows, kind="prose")
+
+
+def _doctor_sections(diagnosis: Diagnosis) -> list[Section]:
+    """What the doctor says of a run, and how it compares with simple methods."""
+    findings = [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    header = ["what is wrong", "how bad", "what to do"]
+    sections = [Section("What the doctor says", [diagnosis.headline], header, findings, kind="prose")]
+    if diagnosis.baselines:
+        note = (
+            "Labels given without reading the text, as many as do best for each score, and a linear model that was "
+            "trained on the same rows in seconds. In brackets: 95 % bootstrap interval of the difference."
+        )
+        sections.append(Section("Against simple methods", [note], *baseline_table(diagnosis.baselines)))
+    return sections
+
+
+def suspect_rows(predictions: Predictions, most: int = SUSPECTS) -> list[list[str]]:
+    """The cells that look most like mistakes: `[text, what the label says, probability of what it says, id]`.
+
+    Args:
+        predictions: N rows with texts and truth, predicted by a model that has not seen them.
+        most: cells to return at most.
+    """
+    suspects = find_suspects(predictions.truth, predictions.probabilities)
+    rows = []
+    for row, column, confidence in list(zip(suspects.rows, suspects.columns, suspects.confidence))[:most]:
+        says = f"{predictions.labels[column]}: {'yes' if predictions.truth[row, column] else 'no'}"
+        rows.append([predictions.texts[row], says, f"{confidence:.3f}", predictions.ids[row]])
+    return rows
+
+
+def _suspects_section(run: FinishedRun) -> Section:
+    """The cells of the validation rows that look most like mistakes."""
+    rows = suspect_rows(run.predictions)
+    note = "No label looks like a mistake."
+    if rows:
+        note = (
+            f"The {len(rows)} labels of which the model, which has not seen these rows, is most confidently of another "
+            "mind (confident learning: Northcutt, Jiang and Chuang, 2021). Some are the model's mistakes, some the "
+            "labels'; only reading tells."
+        )
+    header = ["text", "the label says", "probability of that", "id"]
+    return Section("Labels that look like mistakes", [note], header, rows, kind="prose")
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -241,11 +315,16 @@ def write_run_report(folder: str | Path) -> Path:
     }
     lead = f"{model_name(run.arguments)}, {describe_approach(run.arguments)}; "
     lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
+    diagnosis = Diagnosis.load(folder)
+    checks = [[check.title, check.seen] for check in diagnosis.checks] if diagnosis else []
     sections = [
+        *(_doctor_sections(diagnosis) if diagnosis else []),
         _score_section(run, drawn),
         _label_section(run, drawn),
         Section("Pictures", pictures=images),
         _mistakes_section(run),
+        _suspects_section(run),
+        *([Section("What was looked at", header=["check", "seen"], rows=checks, kind="pairs")] if checks else []),
         Section("Arguments", header=["argument", "value"], rows=arguments, kind="pairs"),
     ]
     path = Path(folder) / REPORT_FILE

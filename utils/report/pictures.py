@@ -243,18 +243,44 @@ def co_occurrence(labels: Sequence[str], truth: np.ndarray, predictions: np.ndar
     true, predicted = truth.T @ truth, predictions.T @ predictions
     counts = (np.tril(true, -1) + np.triu(predicted, 1)).astype(float)
     np.fill_diagonal(counts, np.nan)
-    names = [_short(labels[i], 14) for i in shown]
+    title = f"rows with both; below the diagonal true, above predicted\n{_which(len(shown), len(labels))}"
+    figure = _matrix([labels[i] for i in shown], counts, title)
+    figure.axes[0].plot([-0.5, len(shown) - 0.5], [-0.5, len(shown) - 0.5], color=GREY, linewidth=0.8)
+    return figure
+
+
+def confusion(labels: Sequence[str], truth: np.ndarray, predictions: np.ndarray) -> Figure:
+    """Number of rows with each true label (down) that were given each label (across).
+
+    Args:
+        labels: names, `[L]`.
+        truth: 0/1 with a 1 in each row, `[N, L]`.
+        predictions: likewise.
+    """
+    shown = most_frequent(truth, MOST_LABELS_IN_MATRIX)
+    truth, predictions = (np.asarray(array)[:, shown].astype(np.int64) for array in (truth, predictions))
+    title = f"rows by true label (down) and label given (across)\n{_which(len(shown), len(labels))}"
+    return _matrix([labels[i] for i in shown], (truth.T @ predictions).astype(float), title)
+
+
+def _matrix(labels: Sequence[str], counts: np.ndarray, title: str) -> Figure:
+    """A picture of counts of pairs of labels.
+
+    Args:
+        labels: names, `[K]`.
+        counts: `[K, K]`; NaN cells stay empty.
+        title: above it.
+    """
+    names = [_short(label, 14) for label in labels]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(1.5 + 0.27 * len(shown))
+        figure, axes = _figure(1.5 + 0.27 * len(names))
         axis = axes[0, 0]
         _counts(axis, counts)
-        axis.plot([-0.5, len(shown) - 0.5], [-0.5, len(shown) - 0.5], color=GREY, linewidth=0.8)
-        axis.set_xticks(range(len(shown)), names, rotation=60, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(len(shown)), names)
+        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(names)), names)
         axis.tick_params(length=0)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
-        title = f"rows with both; below the diagonal true, above predicted\n{_which(len(shown), len(labels))}"
         figure.suptitle(title, fontsize=9)
     return figure
 
@@ -276,23 +302,25 @@ def _counts(axis: Axes, counts: np.ndarray) -> None:
             )
 
 
-def calibration(before: Reliability, after: Reliability) -> Figure:
-    """Reliability diagram of all cells, as predicted and calibrated, with the number of cells in each bin below it."""
+def calibration(before: Reliability, after: Reliability | None = None) -> Figure:
+    """Reliability diagram of all cells, as predicted and calibrated, and the number of cells in each bin."""
+    shown = [(before, "as predicted", BLUE, "o-")]
+    if after is not None:
+        shown.append((after, "calibrated", ORANGE, "D--"))
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.8, 2, 1, sharex=True, height_ratios=[3, 1])
         upper, lower = axes[:, 0]
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=":", label="as it should be")
-        for of, name, colour, form in ((before, "as predicted", BLUE, "o-"), (after, "calibrated", ORANGE, "D--")):
+        for of, name, colour, form in shown:
             filled = of.counts > 0
             bars = _wilson_intervals(of.true[filled], of.counts[filled])
             upper.vlines(of.predicted[filled], *bars, color=colour, lw=1)
             style = {"color": colour, "markersize": 4.5, "lw": 1.3, "clip_on": False}
             upper.plot(of.predicted[filled], of.true[filled], form, label=f"{name}, 95 %", **style)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of them true")
-        errors = [f"{of.error:.3f} [{of.low:.3f}, {of.high:.3f}]" for of in (before, after)]
-        upper.set_title(
-            f"expected calibration error {errors[0]},\ncalibrated {errors[1]}, all labels together", loc="left"
-        )
+        errors = [f"{of.error:.3f} [{of.low:.3f}, {of.high:.3f}]" for of, *_ in shown]
+        title = ",\ncalibrated ".join(errors)
+        upper.set_title(f"expected calibration error {title}, all labels together", loc="left")
         upper.legend(loc="upper left", fontsize=8)
         bins = len(before.counts)
         lower.bar(np.arange(bins) / bins, before.counts, width=0.92 / bins, align="edge", color=BLUE)

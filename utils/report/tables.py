@@ -16,7 +16,7 @@ from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
 from utils.scoring.bootstrap import possible_resamples
 from utils.scoring.notes import choice_note
-from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, Score, left_out, left_out_notes
+from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, Score, left_out, left_out_notes, shown_scores
 
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
@@ -54,7 +54,8 @@ def comparison_tables(
 
 def other_scores(board: Board) -> list[Score]:
     """The scores that a comparison shows beside the main one."""
-    return [score for score in SCORES if score.compared and score is not board.main]
+    others = tuple(score for score in SCORES if score.compared and score is not board.main)
+    return list(shown_scores(others, board.one_decision))
 
 
 def score_rows(board: Board, held: bool) -> Table:
@@ -62,7 +63,10 @@ def score_rows(board: Board, held: bool) -> Table:
     main, others = board.main, other_scores(board)
     has = {kind for entry in board.entries for kind in entry.members[0].decisions}
     columns = COLUMNS | ({TUNED: "as submitted"} if held else {})
-    shown = {kind: f"{main.title} {how}" for kind, how in columns.items() if kind in has}
+    if any(entry.gives_one_label for entry in board.entries):
+        one = all(entry.gives_one_label for entry in board.entries)
+        columns = columns | {AT_HALF: "" if one else "at 0.5 or of the likeliest"}
+    shown = {kind: f"{main.title} {how}".strip() for kind, how in columns.items() if kind in has}
     if main.of_probabilities:
         shown = {AT_HALF: main.title}
     header = ["run", "model", "approach", "runs", "trainable"]
@@ -103,6 +107,10 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         "Tuned: thresholds cross-fitted, each row scored with thresholds that were chosen without it; mean over "
         "several partitions of the rows."
     )
+    if all(entry.gives_one_label for entry in board.entries):
+        of, what = "likeliest labels", "Each text is given its likeliest label."
+    elif any(entry.gives_one_label for entry in board.entries):
+        of += " or likeliest labels (where a run gives each text one)"
     if held:
         of, what = (
             "submitted predictions",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.core.errors import UserError
+from utils.doctor.drift import Reference
 from utils.runs.folder import load_results
 from utils.scoring.calibration import fit_platt
 from utils.scoring.notes import choice_note
@@ -27,11 +28,13 @@ class Combination:
         weights: of the runs in the mean of their probabilities, `[R]`.
         thresholds: for that mean, with curves that calibrate it.
         text: what to say of it on the terminal.
+        reference: what the rows that are predicted are compared with; None where the runs do not know.
     """
 
     weights: np.ndarray
     thresholds: Thresholds
     text: str
+    reference: Reference | None
 
 
 @dataclass
@@ -71,14 +74,19 @@ def combine_runs(folders: list[str], labels: list[str], wanted: Wanted) -> Combi
     """
     stored = [Thresholds.load(folder, labels) for folder in folders]
     rule, weights = stored[0].rule, wanted.weights
+    if any(one.rule.gives_one_label for one in stored):
+        _check_one_label(folders[0], wanted)
+    reference = Reference.load(folders[0], labels)
     refit = wanted.shrinkage is not None or wanted.strategy not in (None, rule.strategy)
     if len(stored) == 1 and not refit and wanted.best_by in (None, rule.best_by):
         if wanted.calibrate and stored[0].calibration is None:
             raise UserError(f"--calibrate: {folders[0]} has no curves in its thresholds.json: train it again")
         text = f"thresholds of {folders[0]} ({_how(rule)})"
+        if rule.gives_one_label:
+            text = "each text is given its likeliest label"
         if wanted.as_probabilities:
             text = f"{_stored_scores(folders[0], rule)}\n\n{text}"
-        return Combination(np.ones(1), stored[0], text)
+        return Combination(np.ones(1), stored[0], text, reference)
     rule = _common_rule(folders, [thresholds.rule for thresholds in stored], wanted)
 
     from utils.runs.ensembles import gather_members, join_members
@@ -91,9 +99,24 @@ def combine_runs(folders: list[str], labels: list[str], wanted: Wanted) -> Combi
     rows, member_weights = ensemble.chosen_on, ways[-1].weights
     mean, truth = ensemble.mean(member_weights)[rows], ensemble.truth[rows]
     thresholds = replace(rule.fit(mean, truth), calibration=fit_platt(mean, truth) if wanted.calibrate else None)
+    if reference is not None:
+        reference.rows, reference.given = len(mean), thresholds.apply(mean).sum(axis=0)
     run_weights = _run_weights(ensemble, member_weights, given, len(runs))
     text = _describe(runs, ensemble, ways, rule, note, wanted.as_probabilities)
-    return Combination(run_weights, thresholds, text)
+    return Combination(run_weights, thresholds, text, reference)
+
+
+def _check_one_label(folder: str, wanted: Wanted) -> None:
+    """Refuse flags that a run cannot follow whose texts have one label each.
+
+    Raises:
+        UserError: for thresholds, and for curves of single labels, after which probabilities do not add up to 1.
+    """
+    for flag, given in {"threshold_strategy": wanted.strategy, "threshold_shrinkage": wanted.shrinkage}.items():
+        if given is not None:
+            raise UserError(f"--{flag}: {folder} gives each text its likeliest label, without thresholds: leave it out")
+    if wanted.calibrate:
+        raise UserError(f"--calibrate is for labels that stand alone: {folder} gives each text one label: leave it out")
 
 
 def _how(rule: ThresholdRule) -> str:
@@ -106,9 +129,8 @@ def _stored_scores(folder: str, rule: ThresholdRule) -> str:
     """The scores of a run's probabilities, and of its predictions, from its results."""
     metrics = {name.removeprefix("eval_"): value for name, value in load_results(folder).items()}
     of_labels = by_name(thresholds_are_for(rule.best_by))
-    kind = AT_HALF if rule.is_fixed else TUNED
-    names = {"macro ROC-AUC": "roc_auc_macro", "mAP": "map"}
-    names[f"{of_labels.title} {'at 0.5' if rule.is_fixed else 'tuned'}"] = f"{of_labels.name}{kind}"
+    kind, how = (AT_HALF, "" if rule.gives_one_label else " at 0.5") if rule.is_fixed else (TUNED, " tuned")
+    names = {"macro ROC-AUC": "roc_auc_macro", "mAP": "map", f"{of_labels.title}{how}": f"{of_labels.name}{kind}"}
     scores = ", ".join(f"{title} {with_interval(metrics, name)}" for title, name in names.items())
     return f"on {metrics['samples']:,} validation rows: {scores}"
 
@@ -209,5 +231,7 @@ def _describe(
     what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
     if len(ensemble.members) == 1:
         what = "probabilities"
+    if rule.gives_one_label:
+        return f"{text}\n\neach text is given its likeliest label".strip()
     text += f"\n\nthresholds chosen on the {what} of {ensemble.chosen_on.sum():,} validation rows ({_how(rule)})"
     return text.strip()

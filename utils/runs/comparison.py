@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.core.arguments import ARGMAX
 from utils.core.errors import UserError
 from utils.models.approaches import describe_approach
 from utils.runs.finished import FinishedRun, model_name, trainable_share
@@ -180,6 +181,14 @@ class Entry:
         return self.scores[score.name if score.of_probabilities else f"{score.name}{self.headline}"]
 
     @property
+    def gives_one_label(self) -> bool:
+        """Whether each row is given exactly one label, the likeliest; a submission file shows it in its cells."""
+        first = self.members[0]
+        if not self.arguments:
+            return bool((first.decisions[self.headline].sum(axis=2) == 1).all())
+        return self.arguments.get("threshold_strategy") == ARGMAX
+
+    @property
     def verdict(self) -> str:
         """`best`, `not distinguishable` from it, or `worse`."""
         if self.difference is None:
@@ -205,6 +214,11 @@ class Board:
     def main_scores(self) -> list[Estimate]:
         """What the entries are ranked by, `[K]`."""
         return [entry.main_score(self.main) for entry in self.entries]
+
+    @property
+    def one_decision(self) -> bool:
+        """Whether each row takes one decision in all entries: one label per text, or one label in all."""
+        return len(self.labels) == 1 or all(entry.gives_one_label for entry in self.entries)
 
     @property
     def labels(self) -> list[str]:

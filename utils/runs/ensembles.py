@@ -18,7 +18,7 @@ from utils.scoring.bootstrap import RESAMPLES, SEED, interval, plain_scores, res
 from utils.scoring.differences import FACTOR, Comparison, Contender, Difference, factor_of
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import Score, by_name
-from utils.scoring.thresholds import ThresholdRule, apply_thresholds, cross_fitting_parts, thresholds_are_for
+from utils.scoring.thresholds import ThresholdRule, cross_fitting_parts, thresholds_are_for
 
 # Shown beside a score of 0/1 predictions where probabilities are submitted.
 SCORES_OF_PROBABILITIES = ("roc_auc_macro", "map")
@@ -206,7 +206,7 @@ def weigh(
     """
     rows, shares = ensemble.chosen_on, np.asarray(weights, dtype=float) / np.sum(weights)
     probabilities = ensemble.mean(shares)[rows]
-    decisions = [apply_thresholds(probabilities, 0.5)[None]]
+    decisions = [rule.decide_unfitted(probabilities)[None]]
     if not rule.is_fixed:
         decisions.append(rule.cross_fit(probabilities, ensemble.truth[rows], ensemble.groups[rows], partitions))
     return Together("together", shares, decisions, probabilities[None])
@@ -236,7 +236,7 @@ def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
             weights = fit_weights(probabilities[:, ~out], truth[~out], rule)
             mean = ensemble.mean(weights)[rows]
             out_of_sample[partition, out] = mean[out]
-            at_half[partition, out] = apply_thresholds(mean[out], 0.5)
+            at_half[partition, out] = rule.decide_unfitted(mean[out])
             tuned[partition, out] = rule.fit(mean[~out], truth[~out]).apply(mean[out])
     decisions = [at_half] if rule.is_fixed else [at_half, tuned]
     return Together("together, fitted", fit_weights(probabilities, truth, rule), decisions, out_of_sample)
@@ -306,7 +306,9 @@ def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together], a
         else []
     )
     kinds = ["at 0.5", "tuned (cross-fitted)"][: 1 if rule.is_fixed else 2]
-    columns = [*(score.title for score in more), *(f"{of_labels.title} {kind}" for kind in kinds)]
+    if rule.gives_one_label:
+        kinds = [""]
+    columns = [*(score.title for score in more), *(f"{of_labels.title} {kind}".strip() for kind in kinds)]
 
     def score_cells(
         truth: np.ndarray, decisions: list[np.ndarray], probabilities: np.ndarray, groups: np.ndarray

@@ -18,6 +18,8 @@ from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
+from utils.doctor.drift import NewRows, Reference, compare, drift_text
+from utils.doctor.finding import DOCTOR_FILE
 from utils.runs.folder import load_task
 
 # Rows of a sample submission whose cells say whether it asks for probabilities, and how these are written.
@@ -44,6 +46,12 @@ def load_tasks(folders: list[str]) -> list[Task]:
             raise UserError(
                 f"{folders[0]} and {folder} have different labels ({', '.join(tasks[0].labels)} and "
                 f"{', '.join(task.labels)}): average runs of the same labels only"
+            )
+        if task.single_label != tasks[0].single_label:
+            one, several = (folders[0], folder) if tasks[0].single_label else (folder, folders[0])
+            raise UserError(
+                f"{one} gives each text one label, {several} any number of them, and their probabilities mean other "
+                "things: average runs of one kind only"
             )
     return tasks
 
@@ -96,21 +104,25 @@ class RowsToPredict:
         return len(self.id_hashes)
 
 
-def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int) -> list[str]:
-    """Columns of the submission: the sample file's where given, else the id and one a label.
+def submission_columns(
+    test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int, as_probabilities: bool = False
+) -> list[str]:
+    """Columns of the submission: the sample file's where given, else the id and one a label; the id and the one column
+    of training where that names the one label of each text.
 
     Args:
         test: the rows to predict.
         task: of the runs.
         sample_file: sample submission, or None.
         chunk_rows: rows of it to read at a time.
+        as_probabilities: whether there must be a column for each label.
 
     Raises:
         UserError: where the sample file has other columns, or other ids than the test file.
     """
     id_name = task.id_column or "id"
     if sample_file is None:
-        return [id_name, *task.labels]
+        return [id_name, *(task.label_columns if task.single_label and not as_probabilities else task.labels)]
 
     def sample_chunks() -> Iterator[Table]:
         return read_chunks(sample_file, chunk_rows)
@@ -284,8 +296,24 @@ class SubmissionWriter:
             [label, f"{predicted / self.rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
             for label, predicted, count in zip(task.labels, self.positives, task.train_positives)
         ]
-        without = ["(no label)", f"{self.without_label / self.rows:.1%}", ""]
-        return format_table(["label", "predicted", "training"], [*shares, without])
+        without = [] if task.single_label else [["(no label)", f"{self.without_label / self.rows:.1%}", ""]]
+        return format_table(["label", "predicted", "training"], shares + without)
+
+
+def compare_with_training(folder: str, reference: Reference | None, new: NewRows) -> str:
+    """What the doctor says of rows that were predicted.
+
+    Args:
+        folder: of the first run.
+        reference: what they are compared with.
+        new: the rows.
+    """
+    if reference is None:
+        return f"The rows were not compared with those of the training: {folder} has no {DOCTOR_FILE}."
+
+    from utils.models.loading import load_tokenizer
+
+    return drift_text(compare(reference, new, load_tokenizer(folder)), new.rows)
 
 
 def submission_frame(columns: list[str], task: Task, ids: list[str], cells: np.ndarray) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from utils.scoring.influence import half_width, influence
 from utils.scoring.metrics import mean_scores, prediction_scores, probability_scores
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import (
+    ACCURACY,
     AT_HALF,
     DECODED,
     OF_PREDICTIONS,
@@ -23,6 +24,7 @@ from utils.scoring.scores import (
     PER_LABEL,
     TUNED,
     by_name,
+    is_likeliest,
     left_out,
     left_out_notes,
     summary_rows,
@@ -40,8 +42,10 @@ class Evaluation:
         metrics: the scores of `utils.scoring.scores`: at threshold 0.5 under their plain names; with chosen thresholds,
             cross-fitted, mean over the partitions, with `_tuned` behind (absent for the strategy `fixed`); of decoded
             labels with `_decoded` behind; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each
-            label x at the thresholds in use, cross-fitted too; `half_width`, about half of the 95 % interval of the
-            score that all is chosen for.
+            label x at the thresholds in use, cross-fitted too. Where each text has one label the plain names are those
+            of the likeliest label, and there are no thresholds; there, and where there is one label in all, `accuracy`
+            is the share of rows that are right. `half_width` is about half of the 95 % interval of the score that all
+            is chosen for.
         thresholds: fitted on all the rows, for use on new ones.
         decisions: 0/1 predictions `[P, N, L]` that the scores are of, by the suffix of their names.
     """
@@ -53,7 +57,9 @@ class Evaluation:
 
     def save(self, folder: str | Path) -> None:
         """Write thresholds, with curves that calibrate the probabilities, and predictions into a run folder."""
-        calibration = fit_platt(self.predictions.probabilities, self.predictions.truth)
+        calibration = None
+        if not self.thresholds.rule.gives_one_label:
+            calibration = fit_platt(self.predictions.probabilities, self.predictions.truth)
         replace(self.thresholds, calibration=calibration).save(folder, self.predictions.labels)
         self.predictions.save(folder)
 
@@ -106,8 +112,21 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
     metrics["half_width"] = _half_width(predictions, decisions, rule.best_by)
     thresholds = rule.fit(probabilities, truth)
-    metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
+    if not rule.gives_one_label:
+        metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
+    if takes_one_decision(labels, rule):
+        metrics |= {f"{ACCURACY}{kind}": metrics[f"exact_match{kind}"] for kind in decisions}
     return Evaluation(predictions, metrics | left_out(truth) | predictions.figures, thresholds, decisions)
+
+
+def takes_one_decision(labels: list[str], rule: ThresholdRule) -> bool:
+    """Whether a row is right or wrong as a whole: it has one label, or there is one label in all.
+
+    Args:
+        labels: names of the labels, `[L]`.
+        rule: how probabilities become yes and no.
+    """
+    return rule.gives_one_label or len(labels) == 1
 
 
 def _half_width(predictions: Predictions, decisions: dict[str, np.ndarray], best_by: str) -> float:
@@ -136,7 +155,9 @@ def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) 
     kinds = {AT_HALF} | (set() if rule.is_fixed else {TUNED}) | ({DECODED} if decoded else set())
     names = {f"{score.name}{kind}" for score in OF_PREDICTIONS for kind in kinds}
     names |= {score.name for score in OF_PROBABILITIES}
-    return names | {f"{name}/{label}" for name in (*PER_LABEL, "threshold") for label in labels}
+    names |= {f"{ACCURACY}{kind}" for kind in kinds if takes_one_decision(labels, rule)}
+    columns = PER_LABEL if rule.gives_one_label else (*PER_LABEL, "threshold")
+    return names | {f"{name}/{label}" for name in columns for label in labels}
 
 
 def summary_table(metrics: dict[str, float], markdown: bool = False, first: str = "f1_macro") -> str:
@@ -159,7 +180,9 @@ def label_table(metrics: dict[str, float], labels: list[str], markdown: bool = F
         labels: names of the labels, `[L]`.
         markdown: for a Markdown file instead of the terminal.
     """
-    columns = (*PER_LABEL, "threshold")
+    columns = PER_LABEL if is_likeliest(metrics) else (*PER_LABEL, "threshold")
     rows = [[label, *(with_interval(metrics, f"{column}/{label}") for column in columns)] for label in labels]
-    how = "tuned thresholds, cross-fitted" if f"f1_macro{TUNED}" in metrics else "threshold 0.5"
-    return f"Each label at {how}:\n\n{format_table(['label', *columns], rows, markdown)}"
+    how = "at tuned thresholds, cross-fitted" if f"f1_macro{TUNED}" in metrics else "at threshold 0.5"
+    if is_likeliest(metrics):
+        how = "where the likeliest is given"
+    return f"Each label {how}:\n\n{format_table(['label', *columns], rows, markdown)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.scoring.bootstrap import OF_LABELS, Drawn, interval, resample_each
-from utils.scoring.scores import AT_HALF, SCORES, TUNED
+from utils.scoring.scores import ACCURACY, AT_HALF, SCORES, TUNED
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.scoring.evaluation import Evaluation
@@ -46,7 +46,8 @@ def ends_of_intervals(drawn: Mapping[str, Drawn], metrics: Mapping[str, Any], la
             name = f"{score.name}{kind}"
             if score.name in scores and name in metrics:
                 ends = interval(scores[score.name], metrics[name])
-                figures |= {f"{name}_{end}": value for end, value in zip(ENDS, ends)}
+                names = [name, *([f"{ACCURACY}{kind}"] if score.name == "exact_match" and ACCURACY in metrics else [])]
+                figures |= {f"{name}_{end}": value for name in names for end, value in zip(ENDS, ends)}
     in_use = drawn[TUNED if TUNED in drawn else AT_HALF]
     for name in OF_LABELS:
         if all(f"{name}/{label}" in metrics for label in labels):

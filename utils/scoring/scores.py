@@ -7,7 +7,7 @@ a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ import numpy as np
 # What may follow the name of a score of 0/1 predictions: which predictions it is a score of.
 AT_HALF, TUNED, DECODED = "", "_tuned", "_decoded"
 KINDS = {DECODED: "answers", AT_HALF: "at 0.5", TUNED: "tuned (cross-fitted)"}
+# What predictions are called that are the likeliest label of each text, instead of "at 0.5".
+LIKELIEST = "likeliest label"
+# The share of rows that are right, where a row takes one decision: each has one label, or there is one label in all.
+ACCURACY = "accuracy"
 
 # Scores of single labels, at the thresholds in use, under names such as `f1/joy`.
 PER_LABEL = ("precision", "recall", "f1", "support")
@@ -249,6 +253,27 @@ SCORES = (
 )
 OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
 OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
+# Where a row takes one decision Jaccard is the accuracy, and these say the same as it or macro-F1 once more.
+SAID_BY_ACCURACY = ("f1_micro", "f1_samples", "exact_match")
+
+
+def shown_scores(scores: tuple[Score, ...], one_decision: bool) -> tuple[Score, ...]:
+    """The scores that a table shows.
+
+    Args:
+        scores: of multi-label predictions.
+        one_decision: whether a row takes one decision: then Jaccard is called accuracy, and what says the same is left
+            out.
+    """
+    if not one_decision:
+        return scores
+    kept = (score for score in scores if score.name not in SAID_BY_ACCURACY)
+    return tuple(replace(score, title=ACCURACY) if score.name == "jaccard" else score for score in kept)
+
+
+def is_likeliest(metrics: Mapping[str, Any]) -> bool:
+    """Whether metrics are those of the likeliest label of each text, given what `evaluate` gives."""
+    return ACCURACY in metrics and not any(name.startswith("threshold/") for name in metrics)
 
 
 def by_name(name: str) -> Score:
@@ -282,12 +307,13 @@ def summary_rows(metrics: Mapping[str, Any], first: str = "f1_macro") -> tuple[l
     """
     kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
     rows = []
-    for score in sorted(SCORES, key=lambda score: score.name != first):
+    for score in sorted(shown_scores(SCORES, ACCURACY in metrics), key=lambda score: score.name != first):
         values = {kind: with_interval(metrics, f"{score.name}{kind}") for kind in kinds}
         if score.of_probabilities:
             values = {DECODED: "", AT_HALF: with_interval(metrics, score.name), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
-    return ["score", *(KINDS[kind] for kind in kinds)], rows
+    titles = KINDS | ({AT_HALF: LIKELIEST} if is_likeliest(metrics) else {})
+    return ["score", *(titles[kind] for kind in kinds)], rows
 
 
 def with_interval(metrics: Mapping[str, Any], name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from utils.core.arguments import ThresholdArguments
+from utils.core.arguments import ARGMAX, ThresholdArguments
 from utils.core.files import read_json_object, read_part, write_json
 from utils.scoring.calibration import MANY_ROWS, Platt, finite_logit, gather_at_nodes, platt_coefficients
 from utils.scoring.joint_thresholds import one_threshold, thresholds_by_ascent
@@ -30,7 +30,7 @@ CROSS_FITTING_FOLDS = 10
 PARTITIONS = 10
 PARTITIONED_ROWS = 100_000
 # Positive rows at which a label's own threshold weighs as much as what it is shrunk towards.
-SHRINKAGE = {"fixed": 0.0, "global": 0.0, "per_label": 20.0, "calibrated": 100.0}
+SHRINKAGE = {"fixed": 0.0, "global": 0.0, "per_label": 20.0, "calibrated": 100.0, ARGMAX: 0.0}
 THRESHOLDS_FILE = "thresholds.json"
 # Scores that thresholds and checkpoints may be chosen for: means over the labels; others, for which the thresholds of
 # all labels are chosen together; and scores of probabilities, beside which thresholds are those for macro-F1.
@@ -51,7 +51,8 @@ class ThresholdRule:
     Args:
         strategy: `fixed` (0.5); `global`, one for all labels by exact search; `per_label`, each label's own by exact
             search, shrunk towards the global one; `calibrated`, each label's own shrunk towards the one that its
-            calibrated probabilities call for (`calibrated_thresholds`).
+            calibrated probabilities call for (`calibrated_thresholds`); `argmax`, where each text has one label: the
+            likeliest is given, and thresholds are NaN.
         shrinkage: number of positive rows at which a label's own threshold and the other count the same. With n
             positive rows its own counts `n / (n + shrinkage)`, in logits: a threshold read off a few rows is mostly
             noise. None: the default of the strategy.
@@ -79,8 +80,17 @@ class ThresholdRule:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether thresholds are 0.5 for any rows: then nothing is chosen, and nothing cross-fitted."""
-        return self.strategy == "fixed"
+        """Whether the rule is the same for any rows: then nothing is chosen, and nothing cross-fitted."""
+        return self.strategy in ("fixed", ARGMAX)
+
+    @property
+    def gives_one_label(self) -> bool:
+        """Whether each row is given exactly one label, the likeliest."""
+        return self.strategy == ARGMAX
+
+    def decide_unfitted(self, probabilities: np.ndarray) -> np.ndarray:
+        """Predictions that hang on no other rows: at 0.5, or the likeliest label; int8 array `[N, L]`."""
+        return likeliest(probabilities) if self.gives_one_label else apply_thresholds(probabilities, 0.5)
 
     def fit(self, probabilities: np.ndarray, truth: np.ndarray) -> Thresholds:
         """Choose a threshold for each label on all rows, for use on new ones; arrays are `[N, L]`."""
@@ -99,7 +109,7 @@ class ThresholdRule:
             a threshold for each fit and label, `[F, L]`.
         """
         if self.is_fixed:
-            return np.full((len(counted), np.shape(truth)[1]), 0.5)
+            return np.full((len(counted), np.shape(truth)[1]), np.nan if self.gives_one_label else 0.5)
         rows = SortedRows(np.asarray(probabilities, dtype=float), np.asarray(truth))
         if self.best_by in JOINT:
             return self._fit_jointly(rows, probabilities, truth, counted)
@@ -197,7 +207,7 @@ class ThresholdRule:
         """
         probabilities, truth = np.asarray(probabilities), np.asarray(truth)
         if self.is_fixed:
-            return apply_thresholds(probabilities, 0.5)[None]
+            return self.decide_unfitted(probabilities)[None]
         if partitions is None:
             partitions = int(np.clip(PARTITIONED_ROWS // max(1, len(truth)), 1, PARTITIONS))
         parts = np.stack([cross_fitting_parts(groups, seed) for seed in range(partitions)])
@@ -228,6 +238,8 @@ def cross_fitting_parts(groups: np.ndarray, seed: int = 0) -> np.ndarray:
 class Thresholds:
     """The threshold of each label, and the rule that chose them.
 
+    Where each text has one label there are none: `values` are NaN, and the likeliest label is given.
+
     Args:
         values: `[L]`.
         rule: that chose them.
@@ -240,12 +252,14 @@ class Thresholds:
     calibration: Platt | None = None
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
-        """Yes where the probability reaches its label's threshold: int8 array `[N, L]`."""
+        """Yes where the probability reaches its label's threshold, or is the row's highest: int8 array `[N, L]`."""
+        if self.rule.gives_one_label:
+            return likeliest(probabilities)
         return apply_thresholds(probabilities, self.values)
 
     def save(self, folder: str | Path, labels: list[str]) -> None:
         """Write `thresholds.json` into a run folder."""
-        values = {label: float(value) for label, value in zip(labels, self.values)}
+        values = {} if self.rule.gives_one_label else dict(zip(labels, map(float, self.values)))
         how = {"strategy": self.rule.strategy, "shrinkage": self.rule.shrinkage, "best_by": self.rule.best_by}
         content: dict[str, Any] = how | {"thresholds": values}
         if self.calibration is not None:
@@ -265,6 +279,8 @@ class Thresholds:
 
         def read(path: Path) -> Thresholds:
             content = read_json_object(path)
+            if content["strategy"] == ARGMAX:
+                return cls(np.full(len(labels), np.nan), ThresholdRule(ARGMAX))
             values = np.array([float(content["thresholds"][label]) for label in labels])
             shrinkage = float(content["shrinkage"])
             if not (np.isfinite(values).all() and 0 <= shrinkage < np.inf) or set(content["thresholds"]) != set(labels):
@@ -288,3 +304,9 @@ class Thresholds:
 def apply_thresholds(probabilities: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
     """Yes where the probability `[N, L]` reaches its label's threshold, `[L]` or one number: int8 array `[N, L]`."""
     return (np.asarray(probabilities) >= np.asarray(thresholds)).astype(np.int8)
+
+
+def likeliest(probabilities: np.ndarray) -> np.ndarray:
+    """Yes for the first of the labels with the highest probability `[N, L]` alone: int8 array `[N, L]`."""
+    probabilities = np.asarray(probabilities)
+    return (np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None]).astype(np.int8)

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, by_name
+from utils.scoring.scores import ACCURACY, AT_HALF, DECODED, SCORES, TUNED, by_name, is_likeliest, shown_scores
 
 HOW = {AT_HALF: "at 0.5", TUNED: "tuned", DECODED: "of the answers"}
 
@@ -19,16 +19,17 @@ def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | No
         best_by: the score that stands first, of every kind of predictions and with half of its 95 % interval.
     """
     if "eval_loss" in logs:
+        scores = {name.removeprefix("eval_"): value for name, value in logs.items()}
         main = by_name(best_by)
-        kinds = {kind: how for kind, how in HOW.items() if f"eval_{best_by}{kind}" in logs}
-        values = [
-            f"{logs[f'eval_{best_by}{kind}']:.4f} {'' if main.of_probabilities else how}" for kind, how in kinds.items()
-        ]
-        first = f"{main.title} {', '.join(value.strip() for value in values)}"
-        if "eval_half_width" in logs:
-            first += f" ({'each ' if len(kinds) > 1 else ''}± {logs['eval_half_width']:.3f} over the rows)"
-        others = [score for score in SCORES if score.logged and score is not main]
-        more = "".join(f", {score.title} {logs[f'eval_{score.name}']:.4f}" for score in others)
+        alone = main.of_probabilities or is_likeliest(scores)
+        kinds = {kind: how for kind, how in HOW.items() if f"{best_by}{kind}" in scores}
+        values = [f"{scores[f'{best_by}{kind}']:.4f} {'' if alone else how}".strip() for kind, how in kinds.items()]
+        first = f"{main.title} {', '.join(values)}"
+        if "half_width" in scores:
+            first += f" ({'each ' if len(kinds) > 1 else ''}± {scores['half_width']:.3f} over the rows)"
+        others = tuple(score for score in SCORES if score.logged and score is not main)
+        shown = shown_scores(others, ACCURACY in scores)
+        more = "".join(f", {score.title} {scores[score.name]:.4f}" for score in shown)
         return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, {first}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""

@@ -19,6 +19,7 @@ from transformers.trainer_callback import ExportableState
 from utils.core.errors import UserError
 from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
+from utils.runs.checkpoints import write_files
 from utils.runs.folder import ARGUMENTS_FILE
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def train_to_the_end(
     trainer.add_callback(stop_on_signal)
     trainer.add_callback(TrainingTime())
     trainer.add_callback(FolderIsThere())
+    trainer.add_callback(WholeCheckpoints(trainer))
     loss_so_far = LossSoFar()
     loss_so_far.trainer = trainer
     trainer.add_callback(loss_so_far)
@@ -195,6 +197,28 @@ class FolderIsThere(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.is_run and not Path(args.output_dir, ARGUMENTS_FILE).is_file():
             raise UserError(f"--output_dir {args.output_dir} is gone: it was deleted or moved during the training")
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Writes down what the files of each checkpoint are, and finds the best one again in a run that was moved.
+
+    Args:
+        trainer: that saves them.
+    """
+
+    def __init__(self, trainer: LengthGroupedBatches):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
+        if best.is_dir():  # the state has the path that it was saved under
+            state.best_model_checkpoint = str(best)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()  # each process writes files of its own
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero and folder.is_dir():
+            write_files(folder)
 
 
 class TrainingTime(TrainerCallback, ExportableState):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.core.arguments import DataArguments, ModelArguments, QuestionArguments, RunArguments
 from utils.core.errors import UserError
-from utils.core.files import check_file
+from utils.core.files import check_file, check_writable
 from utils.core.parser import TrainerArguments
 from utils.models.loading import check_model_folder
 from utils.runs.folder import find_checkpoint
@@ -68,3 +68,4 @@ def check_start(
     check_model_folder(model_args.model_name_or_path)
     if not run_args.preflight_only:
         find_checkpoint(output_dir, run_args.overwrite)
+        check_writable("output_dir", output_dir)
