@@ -117,10 +117,10 @@ def own_figures(population: Population, kind: str, effort: Effort) -> Table:
             more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
             figure = compare([[score(run, kind)]], effort).main_scores[0]
             true = true_score(recipe, run, kind)
-            expected = np.mean([_score_at(unchosen, other) for other in more])
+            expected = np.mean([score_at(unchosen, other) for other in more])
             yield {
                 (name, "true"): true,
-                (name, "bias"): figure.value - true - _score_at(unchosen, run) + expected,
+                (name, "bias"): figure.value - true - score_at(unchosen, run) + expected,
                 (name, "RMSE"): (figure.value - true) ** 2,
                 (name, "coverage"): float(figure.low <= true <= figure.high),
             }
@@ -157,7 +157,7 @@ def equal_runs(population: Population, kind: str, effort: Effort) -> tuple[Table
     return gather(iter(alarms)), gather(iter(best))
 
 
-def _score_at(thresholds: np.ndarray, run: Predictions) -> float:
+def score_at(thresholds: np.ndarray, run: Predictions) -> float:
     """Macro-F1 of a run at given thresholds `[L]`."""
     return plain_scores(run.truth, run.probabilities >= thresholds)["f1_macro"]
 

@@ -211,11 +211,22 @@ class ThresholdRule:
         if partitions is None:
             partitions = int(np.clip(PARTITIONED_ROWS // max(1, len(truth)), 1, PARTITIONS))
         parts = np.stack([cross_fitting_parts(groups, seed) for seed in range(partitions)])
-        counted = parts[:, None, :] != np.arange(CROSS_FITTING_FOLDS)[None, :, None]
-        thresholds = self.fit_on_subsets(probabilities, truth, counted.reshape(-1, len(truth)))
-        thresholds = thresholds.reshape(partitions, CROSS_FITTING_FOLDS, -1)
-        of_rows = np.take_along_axis(thresholds, parts[:, :, None], axis=1)
-        return apply_thresholds(probabilities, of_rows)
+        return decide_by_parts(self, probabilities, truth, parts)
+
+
+def decide_by_parts(rule: ThresholdRule, probabilities: np.ndarray, truth: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Predict each row with thresholds that were chosen without its part: int8 array `[P, N, L]`.
+
+    Args:
+        rule: how thresholds are chosen.
+        probabilities: `[N, L]`.
+        truth: 0/1 array `[N, L]`.
+        parts: number of each row's part, in P partitions, `[P, N]`.
+    """
+    counted = parts[:, None, :] != np.arange(CROSS_FITTING_FOLDS)[None, :, None]
+    thresholds = rule.fit_on_subsets(probabilities, truth, counted.reshape(-1, len(truth)))
+    thresholds = thresholds.reshape(len(parts), CROSS_FITTING_FOLDS, -1)
+    return apply_thresholds(probabilities, np.take_along_axis(thresholds, parts[:, :, None], axis=1))
 
 
 def cross_fitting_parts(groups: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -223,7 +234,7 @@ def cross_fitting_parts(groups: np.ndarray, seed: int = 0) -> np.ndarray:
 
     They are not stratified. Parts that all had the same share of a label would tell the thresholds how many true rows
     the part that is held out has, which new rows do not: with 30 labels at 1 to 5 % of 886 rows the score would be 0.2
-    points of macro-F1 too good, and is 0.1 too low so (`python -m benchmarks.honesty`).
+    points of macro-F1 too good, and is 0.1 too low so (`python -m benchmarks.cross_fitting`).
 
     Args:
         groups: `[N]`, equal for near-duplicates, which stay together.
