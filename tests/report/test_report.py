@@ -250,6 +250,10 @@ def test_calibration_error():
     assert found.error == pytest.approx(0.2)
     assert found.low < 0.2 < found.high
     assert reliability([[1, 0]], [[1.0, 0.0]]).error == 0
+    # Cells that are not known do not count.
+    more = np.concatenate([truth, np.full((4, 5), np.nan)]), np.concatenate([probabilities, np.full((4, 5), 0.5)])
+    assert reliability(*more).counts.tolist() == found.counts.tolist()
+    assert reliability(*more).error == pytest.approx(0.2)
 
 
 def test_calibration_out_of_sample_brings_the_error_down():

@@ -116,8 +116,10 @@ def test_a_run_without_curves_and_a_column_of_lists_are_refused(trained, tmp_pat
     assert "has no curves" in refused(make_submission.main, *flags(tmp_path, *more, "--skip_checks", runs=[old]))
     task = read_json(old / "task.json")
     write_json(old / "task.json", task | {"label_columns": ["emotions"], "label_delimiter": ","})
-    line = refused(make_submission.main, *flags(tmp_path, "--submission", "probabilities", "--skip_checks", runs=[old]))
-    assert "needs a column for each label" in line
+    sample = tmp_path / "sample.csv"
+    pd.read_csv(TEST, usecols=["ID"]).assign(emotions="joy").to_csv(sample, index=False)
+    more = ["--submission", "probabilities", "--sample_submission", sample, "--skip_checks"]
+    assert "the sample has one column of labels" in refused(make_submission.main, *flags(tmp_path, *more, runs=[old]))
     assert not (tmp_path / "s.csv").exists()
 
 

@@ -108,3 +108,20 @@ def test_cross_fitting_is_a_fit_without_each_part(name, strategy):
         decided = probabilities >= alone
         assert (decided == (probabilities >= thresholds)).mean() > 0.999
     assert ((together >= 0) & (together <= 1)).all()
+
+
+@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("strategy", ["calibrated", "per_label", "global"])
+def test_cells_that_are_not_known_do_not_count(name, strategy):
+    """What stands in such a cell changes nothing, and rows of which nothing is known are as if they were not there."""
+    probabilities, truth = population(0, 150)
+    rng = np.random.default_rng(0)
+    truth = np.where(rng.random(truth.shape) < 0.3, np.nan, truth)
+    truth[:20] = np.nan
+    rule = ThresholdRule(strategy, None, name)
+    found = rule.fit(probabilities, truth).values
+    other = np.where(np.isnan(truth), rng.random(truth.shape), probabilities)
+    np.testing.assert_allclose(rule.fit(other, truth).values, found)
+    np.testing.assert_allclose(rule.fit(probabilities[20:], truth[20:]).values, found, atol=1e-7)
+    score = COMPUTE[name](truth[20:], (probabilities >= found)[20:])
+    assert score > COMPUTE[name](truth[20:], (probabilities >= 0.95)[20:])

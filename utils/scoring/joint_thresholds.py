@@ -49,7 +49,7 @@ def one_threshold(name: str, scores: np.ndarray, truth: np.ndarray) -> float:
 
     Args:
         name: of the score.
-        scores: `[N, L]`, with at least one row.
+        scores: `[N, L]`, with at least one row; below 0 where the truth is not known.
         truth: 0/1 array `[N, L]`.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -73,7 +73,7 @@ def one_threshold(name: str, scores: np.ndarray, truth: np.ndarray) -> float:
     best = int(np.argmax(total))
     if none > total[best] + ROUNDING:
         return above(values[0])
-    return float(between(values[best], values[best + 1] if best + 1 < len(values) else 0.0))
+    return float(between(values[best], max(0.0, values[best + 1]) if best + 1 < len(values) else 0.0))
 
 
 def thresholds_by_ascent(name: str, scores: np.ndarray, truth: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -81,8 +81,8 @@ def thresholds_by_ascent(name: str, scores: np.ndarray, truth: np.ndarray, start
 
     Args:
         name: of the score.
-        scores: `[N, L]`, with at least one row.
-        truth: 0/1 array `[N, L]`.
+        scores: `[N, L]`, with at least one row; below 0 where the truth is not known.
+        truth: 0/1 array `[N, L]`, 0 there.
         start: thresholds to begin with, `[L]`.
 
     Returns:
@@ -110,7 +110,7 @@ def thresholds_by_ascent(name: str, scores: np.ndarray, truth: np.ndarray, start
                 continue
             changed = True
             values = down[:, label]
-            lower = values[best] if best < len(values) else 0.0
+            lower = max(0.0, values[best]) if best < len(values) else 0.0
             thresholds[label] = above(values[0]) if best == 0 else between(values[best - 1], lower)
             decided[:, label] = scores[:, label] >= thresholds[label]
             right, given = right_else + decided[:, label] * mine, given_else + decided[:, label]

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.scoring.bootstrap import RESAMPLES, SEED, draw_weights, interval
 from utils.scoring.calibration import fit_platt
+from utils.scoring.scores import known_cells
 from utils.scoring.thresholds import cross_fitting_parts
 
 BINS = 10
@@ -42,24 +43,25 @@ def reliability(
     """Group cells by their probability.
 
     Args:
-        truth: 0/1, `[N, L]`.
+        truth: 0/1, `[N, L]`, NaN for cells that are not known and do not count.
         probabilities: `[N, L]`.
         groups: `[N]`, equal for near-duplicates, which are drawn together.
         bins: number of bins.
     """
     truth, probabilities = np.asarray(truth, dtype=float), np.asarray(probabilities, dtype=float)
+    known = known_cells(truth)
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
-    counts = np.bincount(which.ravel(), minlength=bins)
-    sums = [np.bincount(which.ravel(), weights=values.ravel(), minlength=bins) for values in (probabilities, truth)]
+    counts = np.bincount(which[known], minlength=bins)
+    sums = [np.bincount(which[known], weights=values[known], minlength=bins) for values in (probabilities, truth)]
     predicted, true = (np.divide(s, counts, out=np.full(bins, np.nan), where=counts > 0) for s in sums)
     error = float(np.abs(sums[0] - sums[1]).sum() / counts.sum())
     # How far each row pulls the sums of each bin apart: [N, bins].
     cells = which + bins * np.arange(len(truth))[:, None]
-    apart = np.bincount(cells.ravel(), weights=(probabilities - truth).ravel(), minlength=bins * len(truth))
+    apart = np.bincount(cells[known], weights=(probabilities - truth)[known], minlength=bins * len(truth))
     apart = apart.reshape(len(truth), bins).astype(np.float32)
     drawn = np.concatenate(
         [
-            np.abs(weights @ apart).sum(axis=1) / (weights.sum(axis=1) * truth.shape[1])
+            np.abs(weights @ apart).sum(axis=1) / (weights @ known.sum(axis=1).astype(np.float32))
             for weights in draw_weights(len(truth), RESAMPLES, SEED, groups)
         ]
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from utils.scoring.calibration import EDGE, MANY_ROWS, finite_logit, gather_at_nodes, platt_coefficients, start_curves
 from utils.scoring.joint_thresholds import between
+from utils.scoring.scores import known_cells
 
 # Logits further out (probabilities under 0.001, over 0.999) count as this when a curve is fitted: no threshold lies
 # there, and where the scores are not logistic a few of them turn the curve away from where thresholds lie.
@@ -23,32 +25,45 @@ class SortedRows:
 
     Args:
         probabilities: `[N, L]`.
-        truth: 0/1 array `[N, L]`.
+        truth: 0/1 array `[N, L]`, NaN for cells that are not known: no fit sees them.
     """
 
     def __init__(self, probabilities: np.ndarray, truth: np.ndarray):
         self.order = np.argsort(-probabilities.T, axis=1, kind="stable")  # [L, N], numbers of the rows
         self.scores = np.take_along_axis(probabilities.T, self.order, axis=1)
-        self.truth = np.take_along_axis(truth.T, self.order, axis=1).astype(float)
+        self.known = np.take_along_axis(known_cells(truth).T, self.order, axis=1)
+        self.truth = np.take_along_axis((truth == 1).T, self.order, axis=1).astype(float)
         # Rows with the same score are on the same side: a cut is possible only where the next score is lower.
         self.cuts = np.diff(self.scores, axis=1, append=-np.inf) < 0
 
     def of_label(self, label: int) -> SortedRows:
         """The rows as they are sorted for one label."""
         one = copy(self)
-        for name in ("order", "scores", "truth", "cuts", "logits"):
+        for name in ("order", "scores", "known", "truth", "cuts", "logits"):
             setattr(one, name, getattr(self, name)[label : label + 1])
         return one
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """`middle_logit` of the rows as they are sorted: `[L, N]`."""
-        return middle_logit(self.scores.T).T
+        """Logits as curves are fitted to them, those far out moved to `MIDDLE`, or to the label's median: `[L, N]`."""
+        logits = finite_logit(self.scores)
+        median: Any = 0.0
+        if self.known.any(axis=1).all():
+            known = logits if self.known.all() else np.where(self.known, logits, np.nan)
+            median = np.nanmedian(known, axis=1, keepdims=True) if logits.size else 0.0
+        return np.clip(logits, np.minimum(-MIDDLE, median), np.maximum(MIDDLE, median))
+
+    @property
+    def logits_of_rows(self) -> np.ndarray:
+        """The same in the order of the rows: `[N, L]`."""
+        logits = np.empty(self.logits.shape)
+        np.put_along_axis(logits, self.order, self.logits, axis=1)
+        return logits.T
 
     @cached_property
     def curves(self) -> np.ndarray:
         """Platt's fits on all rows, `[1 + L, 2]`, from where those on most of them are near."""
-        return start_curves(self.logits, self.truth)
+        return start_curves(self.logits, self.truth, self.known)
 
     def counts(self, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`(true rows, rows)` from the top down to each one, `[F, L, N]` both, among `counted` `[F, L, N]`."""
@@ -98,19 +113,12 @@ class SortedRows:
         return np.where(hits[..., -1].any(axis=1), between(scores[cut[:, 0]], lower), 0.5)
 
 
-def middle_logit(probabilities: np.ndarray) -> np.ndarray:
-    """Logits `[N, L]` as curves are fitted to them, those far out moved to `MIDDLE`, or to the label's median."""
-    logits = finite_logit(probabilities)
-    median = np.median(logits, axis=0, keepdims=True) if logits.size else 0.0
-    return np.clip(logits, np.minimum(-MIDDLE, median), np.maximum(MIDDLE, median))
-
-
 def curves_of_subsets(rows: SortedRows, counted: np.ndarray) -> np.ndarray:
     """Platt's curves of the fits that see the rows `counted` `[F, N]`: slopes and intercepts, `[F, L, 2]`."""
     if counted.shape[1] >= MANY_ROWS:
-        return platt_coefficients(*gather_at_nodes(rows.logits, rows.truth, rows.order, counted))
+        return platt_coefficients(*gather_at_nodes(rows.logits, rows.truth, rows.order, counted, rows.known))
     at_a_time = max(1, CELLS_AT_A_TIME // max(1, rows.truth.size))
-    parts = [counted[first : first + at_a_time, rows.order] for first in range(0, len(counted), at_a_time)]
+    parts = [counted[first : first + at_a_time, rows.order] & rows.known for first in range(0, len(counted), at_a_time)]
     return np.concatenate([platt_coefficients(rows.logits, rows.truth, part, start=rows.curves) for part in parts])
 
 
@@ -120,13 +128,13 @@ def where_calibrated(threshold: float, curves: np.ndarray, calibrated: np.ndarra
     Args:
         threshold: of the calibrated probabilities.
         curves: slopes and intercepts, `[L, 2]`.
-        calibrated: probabilities of the rows, `[N, L]`.
+        calibrated: probabilities of the rows, `[N, L]`, below 0 for cells that are not known.
     """
     slope, intercept = curves[:, 0], curves[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         where = (finite_logit(threshold) - intercept) / slope
     # Scores that say nothing, or the opposite: then all rows are given the label or none, whichever most call for.
-    most = (calibrated >= threshold).mean(axis=0) >= 0.5
+    most = 2 * (calibrated >= threshold).sum(axis=0) >= (calibrated >= 0).sum(axis=0)
     return np.where(slope > 0, expit(where), np.where(most, 0.0, 1.0))
 
 

@@ -13,13 +13,12 @@ from utils.core.arguments import ARGMAX, ThresholdArguments
 from utils.core.files import read_json_object, read_part, write_json
 from utils.scoring.calibration import MANY_ROWS, Platt, finite_logit, gather_at_nodes, platt_coefficients
 from utils.scoring.joint_thresholds import one_threshold, thresholds_by_ascent
-from utils.scoring.scores import TUNED
+from utils.scoring.scores import TUNED, known_cells
 from utils.scoring.threshold_search import (
     CELLS_AT_A_TIME,
     SortedRows,
     calibrated_thresholds,
     curves_of_subsets,
-    middle_logit,
     thresholds_at_top,
     where_calibrated,
 )
@@ -93,7 +92,10 @@ class ThresholdRule:
         return likeliest(probabilities) if self.gives_one_label else apply_thresholds(probabilities, 0.5)
 
     def fit(self, probabilities: np.ndarray, truth: np.ndarray) -> Thresholds:
-        """Choose a threshold for each label on all rows, for use on new ones; arrays are `[N, L]`."""
+        """Choose a threshold for each label on all rows, for use on new ones; arrays are `[N, L]`.
+
+        Cells whose truth is not known (NaN) do not count.
+        """
         values = self.fit_on_subsets(probabilities, truth, np.ones((1, len(truth)), dtype=bool))[0]
         return Thresholds(values, self)
 
@@ -102,7 +104,7 @@ class ThresholdRule:
 
         Args:
             probabilities: `[N, L]`.
-            truth: 0/1 array `[N, L]`.
+            truth: 0/1 array `[N, L]`, NaN for cells that are not known and count in no fit.
             counted: which rows each of the F fits sees, `[F, N]` of booleans.
 
         Returns:
@@ -122,7 +124,7 @@ class ThresholdRule:
 
     def _fit_some(self, rows: SortedRows, counted: np.ndarray) -> np.ndarray:
         """Thresholds `[F, L]` of the fits that see the rows `counted` `[F, N]`."""
-        counted = counted[:, rows.order]
+        counted = counted[:, rows.order] & rows.known
         hits, numbers = rows.counts(counted)
         if self.strategy == "calibrated":
             other = calibrated_thresholds(rows, counted)
@@ -141,24 +143,26 @@ class ThresholdRule:
         Args:
             rows: N of them.
             probabilities: theirs, `[N, L]`.
-            truth: 0/1 array `[N, L]`.
+            truth: 0/1 array `[N, L]`, NaN for cells that are not known.
             counted: which rows each fit sees, `[F, N]` of booleans.
         """
-        probabilities, truth = np.asarray(probabilities, dtype=float), np.asarray(truth)
-        found = np.full((len(counted), truth.shape[1]), 0.5)
+        known, true = known_cells(truth), (np.asarray(truth) == 1).astype(np.int64)
+        # A cell that is not known is below any threshold, and so neither right nor wrong.
+        scores, logits = np.where(known, probabilities, -1.0), rows.logits_of_rows
+        found = np.full((len(counted), true.shape[1]), 0.5)
         curves = curves_of_subsets(rows, counted) if self.strategy == "calibrated" else [None] * len(counted)
         for number, (seen, curve) in enumerate(zip(counted, curves)):
             if not seen.any():
                 continue
-            scores, true = probabilities[seen], truth[seen]
+            some, right = scores[seen], true[seen]
             if curve is None:
-                other = np.full(truth.shape[1], one_threshold(self.best_by, scores, true))
+                other = np.full(right.shape[1], one_threshold(self.best_by, some, right))
             else:
-                calibrated = expit(curve[:, 0] * middle_logit(scores) + curve[:, 1])
-                other = where_calibrated(one_threshold(self.best_by, calibrated, true), curve, calibrated)
+                calibrated = np.where(known[seen], expit(curve[:, 0] * logits[seen] + curve[:, 1]), -1.0)
+                other = where_calibrated(one_threshold(self.best_by, calibrated, right), curve, calibrated)
             if self.strategy != "global":
-                own = thresholds_by_ascent(self.best_by, scores, true, other)
-                other = self._shrink(own, other, true.sum(axis=0))
+                own = thresholds_by_ascent(self.best_by, some, right, other)
+                other = self._shrink(own, other, right.sum(axis=0))
             found[number] = other
         return found
 
@@ -172,14 +176,14 @@ class ThresholdRule:
 
     def _fit_on_many_rows(self, rows: SortedRows, counted: np.ndarray) -> np.ndarray:
         """Calibrated thresholds `[F, L]` of the fits that see the rows `counted` `[F, N]`, label by label."""
-        logits, _, weights = gathered = gather_at_nodes(rows.logits, rows.truth, rows.order, counted)
+        logits, _, weights = gathered = gather_at_nodes(rows.logits, rows.truth, rows.order, counted, rows.known)
         curves = platt_coefficients(*gathered)
         expected = (weights * expit(curves[..., :1] * logits + curves[..., 1:])).sum(axis=2)
         found = np.empty((2, *curves.shape[:2]))
         positives = counted.astype(float) @ np.take_along_axis(rows.truth, np.argsort(rows.order, axis=1), axis=1).T
         for label in range(len(rows.truth)):
             one = rows.of_label(label)
-            seen = counted[:, one.order[0]]
+            seen = counted[:, one.order[0]] & one.known
             size = len(one.truth[0])
             top = min(size, 2 * int(one.truth.sum()) + 1000)
             fits = (positives[:, label], expected[:, label], curves[:, label])
