@@ -89,7 +89,8 @@ class TrainingProgress(TrainerCallback):
             return
         for name, title in (("loss", "loss"), (f"eval_{self.best_by}", by_name(self.best_by).title)):
             if name in logs:
-                self.figures[title] = f"{title} {logs[name]:.3f}"
+                spread = f" ± {logs['eval_half_width']:.3f}" if "eval_half_width" in logs and name != "loss" else ""
+                self.figures[title] = f"{title} {logs[name]:.3f}{spread}"
         if self.training is None or args.disable_tqdm:
             say(line, flush=True)
             return
@@ -117,6 +118,8 @@ LOSSES = (("loss", "loss"), ("eval_loss", "validation loss"))
 def training_curves(log_history: list[dict[str, Any]], best_by: str = "f1_macro") -> str:
     """Loss and a score over a training, a line of text for each: first value, curve, last value; else empty.
 
+    Behind the last value of a score stands half of its 95 % interval over the rows.
+
     Args:
         log_history: of Trainer.
         best_by: name of the score.
@@ -124,11 +127,14 @@ def training_curves(log_history: list[dict[str, Any]], best_by: str = "f1_macro"
     main, rows = by_name(best_by), []
     scores = {name.removeprefix("eval_"): None for entry in log_history for name in entry}
     alone = main.of_probabilities or is_likeliest(scores)
+    widths_of = [entry["eval_half_width"] for entry in log_history if "eval_half_width" in entry]
+    spread = f" ± {widths_of[-1]:.3f}" if widths_of else ""
     lines = [(f"eval_{best_by}{kind}", main.title if alone else f"{main.title} {how}") for kind, how in HOW.items()]
     for name, title in (*LOSSES, *lines):
         values = [entry[name] for entry in log_history if isinstance(entry.get(name), int | float)]
         if len(values) > 1:
-            rows.append((title, f"{values[0]:.3f}", sparkline(values), f"{values[-1]:.3f}"))
+            last = f"{values[-1]:.3f}" + ("" if (name, title) in LOSSES else spread)
+            rows.append((title, f"{values[0]:.3f}", sparkline(values), last))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     return "\n".join(
         f"{title.ljust(widths[0])}  {first.rjust(widths[1])} {curve} {last}" for title, first, curve, last in rows
