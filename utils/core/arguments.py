@@ -351,6 +351,12 @@ class ThresholdArguments:
         "towards what its calibrated probabilities call for",
         choices=["fixed", "global", "per_label", "calibrated"],
     )
+    best_by: str = option(
+        "f1_macro",
+        "the score that thresholds and checkpoints are chosen for, and that runs are ranked by. By roc_auc_macro "
+        "checkpoints; thresholds, which play no part in it, are chosen for macro-F1",
+        choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
+    )
     threshold_shrinkage: float | None = option(
         None,
         "positive validation rows at which a label's own threshold weighs as much as the other (left out: 20 for "

@@ -118,7 +118,7 @@ def possible_resamples(rows: int, resamples: int) -> int:
     return min(resamples, max(LEAST_RESAMPLES, DRAWN_CELLS // max(1, rows)))
 
 
-def _weights(rows: int, resamples: int, seed: int, groups: np.ndarray | None) -> Iterator[np.ndarray]:
+def draw_weights(rows: int, resamples: int, seed: int, groups: np.ndarray | None) -> Iterator[np.ndarray]:
     """How often each row is in each resample, some resamples at a time: `[b, N]`."""
     group_of_row = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     number = group_of_row.max() + 1
@@ -164,7 +164,7 @@ def _draw(
     scorers: list[Callable[[np.ndarray], Drawn]], rows: int, resamples: int, seed: int, groups: np.ndarray | None
 ) -> list[Drawn]:
     """What several functions of the weights give on the same draws, which are made once."""
-    parts = [[score(weights) for score in scorers] for weights in _weights(rows, resamples, seed, groups)]
+    parts = [[score(weights) for score in scorers] for weights in draw_weights(rows, resamples, seed, groups)]
     return [
         {name: np.concatenate([part[i][name] for part in parts]) for name in parts[0][i]} for i in range(len(scorers))
     ]
