@@ -154,8 +154,8 @@ def _check_rows(
     train_texts = rows.rows.select(some_rows(len(rows), MOST_TEXTS))["text"][:]
     figures = TextFigures.of(train_texts, tokenizer)
     validation = TextFigures.of(predictions.texts, tokenizer, figures.profile)
-    unknown, _ = find_unknown(predictions.texts, tokenizer)
-    has_unknown = np.isin(np.arange(len(predictions)), unknown.rows)
+    unknown = find_unknown(predictions.texts, tokenizer).rows if figures.unknown_rows else []
+    has_unknown = np.isin(np.arange(len(predictions)), unknown)
     described = Unknown(np.arange(0), figures.unknown_signs).describe()
     train_rates, rates = ((of.sum(axis=0), len(of)) for of in (rows.labels, everything.truth))
     number = int(everything.figures.get("leaked_rows", 0))

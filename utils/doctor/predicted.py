@@ -6,6 +6,7 @@ import numpy as np
 
 from utils.doctor.bars import Ranking, each_of, rates_differ, share_interval
 from utils.doctor.finding import PROBLEM, WARNING, Check, Finding, name_labels
+from utils.scoring.calibration import finite_logit
 from utils.scoring.thresholds import Thresholds
 
 # A ROC-AUC that a label of some use has: where chance alone reaches it, there are too few rows to say anything.
@@ -20,8 +21,8 @@ def check_spread(
 ) -> tuple[Check, list[str]]:
     """Whether the probabilities of a label differ between texts.
 
-    The bar: 95 % of the texts have probabilities closer together than the ends of the interval in which the label's
-    rate itself is known. A model that knew the rate alone would say as much.
+    The bar: the logits of 95 % of the texts lie closer together than the ends of the interval in which the label's rate
+    itself is known. A model that knew the rate alone would say as much.
 
     Args:
         labels: names of the labels, `[L]`.
@@ -33,8 +34,10 @@ def check_spread(
     """
     low, high = np.quantile(probabilities, [0.025, 0.975], axis=0)
     ends = np.array([share_interval(int(count), known[1], 0.95) for count in known[0]])
-    # An interval of a rate near 0 would be met by any small probabilities: there must be rows to learn from.
-    same = np.flatnonzero((high - low < ends[:, 1] - ends[:, 0]) & (known[0] >= 10))
+    # In logits, as probabilities that a loss has squeezed together at one end may differ by much. There must be rows to
+    # learn from: the interval of a rate near 0 has no lower end.
+    closer = finite_logit(high) - finite_logit(low) < finite_logit(ends[:, 1]) - finite_logit(ends[:, 0])
+    same = np.flatnonzero(closer & (known[0] >= 10))
     width = high - low
     narrow, wide = int(width.argmin()), int(width.argmax())
     seen = f"95 % of a label's probabilities span {width[narrow]:.3f} ({labels[narrow]}) to {width[wide]:.3f}"

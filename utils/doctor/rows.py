@@ -87,8 +87,8 @@ def compare_texts(reference: TextFigures, texts: TextFigures, here: str, there: 
     low, high = texts.lengths.difference(reference.lengths)
     if low > np.log(LENGTH_FACTOR) or high < -np.log(LENGTH_FACTOR):
         found["lengths_differ"] = (
-            f"a text {there} has {_typical(texts.lengths)} tokens, one {here} {_typical(reference.lengths)} (geometric "
-            "means)"
+            f"a text {there} has {_typical(texts.lengths)} letters and signs, one {here} {_typical(reference.lengths)} "
+            "(geometric means)"
         )
     for script in sorted({*texts.scripts, *reference.scripts}):
         counts = [(one.scripts.get(script, 0), one.rows) for one in (texts, reference)]
@@ -127,7 +127,7 @@ def check_texts(train: TextFigures, validation: TextFigures) -> Check:
         "validate on texts like those that will be predicted, and train on such texts: scores say nothing about others"
     )
     seen = (
-        f"{_typical(train.lengths)} and {_typical(validation.lengths)} tokens, "
+        f"{_typical(train.lengths)} and {_typical(validation.lengths)} letters, "
         f"{_scripts(train)} and {_scripts(validation)} script, "
         f"{format_share(train.familiar.mean)} and {format_share(validation.familiar.mean)} familiar runs of letters"
     )
