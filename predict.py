@@ -6,7 +6,8 @@
     grep happy texts.txt | python predict.py --model outputs/minilm
 
 Without a text or --file, lines are read from standard input; empty ones are skipped. Texts that begin with a dash come
-last, after `--`. A label is given where its probability reaches the run's threshold for it.
+last, after `--`. A label is given where its probability reaches the run's threshold for it; where each text has one
+label, the likeliest is.
 """
 
 from __future__ import annotations
@@ -67,17 +68,32 @@ class PredictArguments:
             raise UserError(f"--batch_size {self.batch_size}: must be 1 or more")
 
 
+def given_labels(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Which labels a text is given, `[L]` of booleans; with thresholds of NaN, as `Thresholds` has them where each text
+    has one label, the likeliest alone.
+
+    Args:
+        probabilities: `[L]`.
+        thresholds: `[L]`.
+    """
+    if any(threshold != threshold for threshold in thresholds):
+        return probabilities.argmax() == range(len(probabilities))
+    return probabilities >= thresholds
+
+
 def bar(probability: float, threshold: float, size: int = BAR) -> str:
     """A probability as a bar, its threshold as a thin line in it.
 
     Args:
         probability: from 0 to 1.
-        threshold: likewise.
+        threshold: likewise; NaN for no line.
         size: characters of a probability of 1.
     """
-    full, at = round(probability * size), min(size - 1, int(threshold * size))
+    full = round(probability * size)
     cells = ["█" if i < full else "·" for i in range(size)]
-    cells[at] = "▏" if at >= full else "▉"
+    if threshold == threshold:
+        at = min(size - 1, int(threshold * size))
+        cells[at] = "▏" if at >= full else "▉"
     return "".join(cells)
 
 
@@ -93,7 +109,8 @@ def show(
         thresholds: `[L]`.
         columns: width of the terminal; names too long for it are cut, and bars are shortened.
     """
-    given, labels = probabilities >= thresholds, [printable(label) for label in labels]
+    given, labels = given_labels(probabilities, thresholds), [printable(label) for label in labels]
+    behind = [f"  threshold {t:.3f}" if t == t else "" for t in thresholds]
     order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
     order = [i for rank, i in enumerate(order) if rank < SHOWN or given[i]]
     width, size = max(len(labels[i]) for i in order), BAR
@@ -104,7 +121,7 @@ def show(
     names = [label if len(label) <= width else label[: width - 1] + "…" for label in labels]
     lines = [
         f"  {'✓' if given[i] else ' '} {names[i].ljust(width)}  {probabilities[i]:.3f}  "
-        f"{bar(probabilities[i], thresholds[i], size)}  threshold {thresholds[i]:.3f}"
+        f"{bar(probabilities[i], thresholds[i], size)}{behind[i]}"
         for i in order
     ]
     return "\n".join([printable(text), *lines, ""])
@@ -119,7 +136,7 @@ def json_line(text: str, labels: list[str], probabilities: np.ndarray, threshold
         probabilities: `[L]`.
         thresholds: `[L]`.
     """
-    given = [name for name, p, t in zip(labels, probabilities, thresholds) if p >= t]
+    given = [name for name, yes in zip(labels, given_labels(probabilities, thresholds)) if yes]
     scores = {name: round(float(p), 6) for name, p in zip(labels, probabilities)}
     row = {"text": text, "labels": given, "probabilities": scores}
     return printable(json.dumps(row, ensure_ascii=not _prints_unicode()))
@@ -195,7 +212,8 @@ def main(args: PredictArguments) -> None:
     if args.labels:
         trained = dict(zip(run.task.labels, thresholds))
         run.ask(args.labels)
-        thresholds = np.array([trained.get(label, UNTRAINED) for label in args.labels])
+        untrained = np.nan if run.task.single_label else UNTRAINED
+        thresholds = np.array([trained.get(label, untrained) for label in args.labels])
     task = run.task
     terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():

@@ -69,6 +69,8 @@ def main(
     if trainer_args.disable_tqdm:
         datasets.disable_progress_bars()
     train, validation, task = read_training_data(data_args, trainer_args.seed)
+    loss_args.suit(task.single_label)
+    threshold_args.suit(task.single_label)
     log(f"{len(train)} training rows, {len(validation)} validation rows; two of them:")
     log_samples(train, task.labels, trainer_args.seed)
 

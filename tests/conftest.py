@@ -24,8 +24,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 import warm_python
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "sample_data"

@@ -88,7 +88,8 @@ def interrupt(run, copy, step):
     """Copy a finished run without what came after the checkpoint of a step."""
     shutil.copytree(run, copy)
     for path in Path(copy).iterdir():
-        if path.name not in ("run_args.json", "task.json", f"checkpoint-{step}"):
+        number = path.name.removeprefix("checkpoint-")
+        if not (path.name in ("run_args.json", "task.json") or (number.isdigit() and int(number) <= int(step))):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

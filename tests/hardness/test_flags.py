@@ -31,6 +31,8 @@ from conftest import training_flags
         ("label_delimiter", ""),
         ("num_train_epochs", 1e9),
         ("save_total_limit", -1),
+        ("label_names", "x"),
+        ("use_liger_kernel", True),
     ],
 )
 def test_numbers_and_patterns(refused, tmp_path, name, value):

@@ -6,14 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import TrainerCallback
 
 import compare_runs
+import make_submission
 import run_classifier
 import run_sft_labels
-from conftest import training_flags
+from conftest import SAMPLE, training_flags
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, remove_temporary_files
 from utils.runs import folder as run_folder
@@ -164,23 +166,15 @@ def test_names_and_places_that_cannot_be_written(refused, tiny, tmp_path):
         assert "longer than the system allows" in line or "/proc/1/run" in line
 
 
-def test_checkpoints_that_would_not_go_on_as_they_were(tmp_path):
-    """Without its optimizer, or with the state of another step, Trainer goes on to another result without a word."""
-    for step in (4, 8):
-        checkpoint = tmp_path / f"checkpoint-{step}"
-        checkpoint.mkdir()
-        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-        (checkpoint / "optimizer.pt").write_bytes(b"x")
-    (tmp_path / "run_args.json").write_text("{}")
-
-    def found():
-        return run_folder.find_checkpoint(tmp_path, overwrite=False)
-
-    assert found() == str(tmp_path / "checkpoint-8")
-    (tmp_path / "checkpoint-8" / "optimizer.pt").unlink()
-    assert found() == str(tmp_path / "checkpoint-4")
-    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text(json.dumps({"global_step": 8}))
-    assert found() is None
+@pytest.mark.parametrize("place", ["/proc/1/run", "/proc/run", "/sys/run", "/dev/fd/9999/run"])
+def test_places_that_take_no_files_are_told_at_once(refused, trained, place):
+    """Before data and model are read; to root, permissions say that one may write there."""
+    line = refused(run_classifier.main, *training_flags("no-such-model", place))
+    assert f"--output_dir {place}: nothing can be written to " in line
+    line = refused(
+        make_submission.main, "--model", trained, "--test_file", SAMPLE / "test.csv", "--output_file", f"{place}.csv"
+    )
+    assert f"--output_file {Path(place).parent}: nothing can be written to " in line
 
 
 def test_a_training_that_cannot_be_made_leaves_no_folder(refused, tiny, tmp_path):

@@ -110,6 +110,7 @@ def test_pickles_in_a_checkpoint_run_nothing(undivided, model_without_dropout, r
     shutil.rmtree(folder / "checkpoint-16")
     last = folder / "checkpoint-8"
     (last / name).write_bytes(pickle.dumps(Bomb(trace)))
+    (last / "checkpoint_files.json").unlink()
     flags = undivided_flags(model_without_dropout, folder, 8, keep_checkpoints=True, save_total_limit=2)
     assert f"cannot go on from {last}" in refused(run_classifier.main, *flags)
     assert not trace.exists()

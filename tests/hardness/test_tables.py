@@ -26,6 +26,11 @@ HEADER = "id,text,joy,fear\n"
 ROWS = HEADER + "1,one,0,1\n2,two,1,0\n3,three,1,1\n"
 
 
+def read_ids_of(path):
+    table = read_table(path)
+    return read_ids(table, find_task(table, DataArguments(train_file=str(path))))
+
+
 def read(path):
     table = read_table(path)
     task = find_task(table, DataArguments(train_file=str(path)))
@@ -66,6 +71,29 @@ def test_a_quote_that_swallows_rows(tmp_path, rows):
     assert read(tmp_path / "t.csv")[0].texts[0] == "well, yes, no\nand so, on"
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        # text, author, label: lines of a text with commas, whose words look like names and labels and are none.
+        ["text,author,labels", "Ann,joy", "Bob,fear", "Cid,joy", "Dan,joy", "Eve,fear",
+         '"So, well, hm\nyes, no, maybe",Flo,joy'],
+        ["text,author,labels", "Ann,joy", "Bob,fear", "Cid,joy", "Dan,joy", "Eve,fear",
+         '"Ja, ""nein"", vielleicht\nund, so, weiter\nund, so, fort",Flo,joy'],
+        # Numbered lists.
+        ["id,text,joy,fear", "1,a,0,1", "2,b,1,0", '3,"buy, milk, and, 3 eggs\n4, or, 5",1,1'],
+        ["key,text,note", "ab,one,none", "cd,two,some", 'ef,"three, four\nfive, six",more'],
+        ["id,text,labels", '1,"first, second\n2, third",joy', "2,b,fear", "3,c,joy", "4,d,fear"],
+        ["id,text,labels", '1,"first, 2\n2, third",joy; fear', "2,b,fear", "3,c,joy", "4,d,fear"],
+    ],
+)  # fmt: skip
+def test_texts_of_several_lines_have_swallowed_nothing(tmp_path, rows):
+    header, *rows = rows
+    if header.startswith("text"):
+        rows = [row if row.startswith('"') else f"text {i},{row}" for i, row in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    assert len(read_table(tmp_path / "t.csv").rows) == len(rows)
+
+
 def test_a_file_written_anew_within_a_tick(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(ROWS)
@@ -86,14 +114,27 @@ def test_ids_are_what_is_written(tmp_path):
     path.write_text(rows[0].replace(ids[0], "NaN") + "\n" + rows[1])
     with pytest.raises(UserError, match='row 1, column "id" is empty'):
         read(path)
-    pd.DataFrame({"id": [1.0, 2.0], "text": ["a", "b"], "joy": [0, 1], "fear": [1, 0]}).to_parquet(
-        tmp_path / "t.parquet"
-    )
-    with pytest.raises(UserError, match="floating-point numbers"):
+
+
+def test_numbers_as_ids_are_the_same_in_every_format(tmp_path):
+    """Arrow writes 1 for 1.0, where CSV and JSON have 1.0."""
+    frame = pd.DataFrame({"id": [1.0, 2.5, 1e16, 0.1, -0.0], "text": list("abcde")})
+    frame = frame.assign(joy=[0, 1, 0, 1, 0], fear=[1, 0, 1, 0, 1])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, frame.to_dict("records"))))
+    for number, kind in (("1.0", "float64"), ("1.0", "float32")):
+        frame.astype({"id": kind}).head(1).to_parquet(tmp_path / "t.parquet")
+        assert read_ids_of(tmp_path / "t.parquet") == [number]
+    frame.to_parquet(tmp_path / "t.parquet")
+    ids = [read_ids_of(tmp_path / f"t.{kind}") for kind in ("csv", "jsonl", "parquet")]
+    assert ids[0] == ids[1] == ids[2] == ["1.0", "2.5", "1e+16", "0.1", "-0.0"]
+    frame.loc[3, "id"] = float("nan")
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match='row 4, column "id" is empty'):
         read(tmp_path / "t.parquet")
 
 
-@pytest.mark.parametrize("cells", [["yes", "no", "yes"], ["2", "1", "2"], ["NaN", "NaN", "1"]])
+@pytest.mark.parametrize("cells", [["yes", "no", "?", "?"], ["2", "1", "2"], ["NaN", "NaN", "1"]])
 def test_a_label_column_is_not_dropped(tmp_path, cells):
     lines = [f"{i},t{i},{i % 2},{(i + 1) % 2},{cell}\n" for i, cell in enumerate(cells)]
     (tmp_path / "t.csv").write_text("id,text,joy,fear,anger\n" + "".join(lines))
@@ -101,8 +142,9 @@ def test_a_label_column_is_not_dropped(tmp_path, cells):
         read(tmp_path / "t.csv")
 
 
-def test_true_in_capitals_is_a_label(tmp_path):
-    (tmp_path / "t.csv").write_text("id,text,joy,fear\n1,a,TRUE,FALSE\n2,b,FALSE,TRUE\n")
+@pytest.mark.parametrize(("yes", "no"), [("TRUE", "FALSE"), ("yes", "no"), ("Y", "n"), ("t", "F"), ("1.0", "0.0")])
+def test_words_for_yes_and_no_are_labels(tmp_path, yes, no):
+    (tmp_path / "t.csv").write_text(f"id,text,joy,fear\n1,a,{yes},{no}\n2,b,{no},{yes}\n")
     examples, task = read(tmp_path / "t.csv")
     assert task.labels == ["joy", "fear"]
     assert examples.labels.tolist() == [[1, 0], [0, 1]]
@@ -173,3 +215,25 @@ def test_results_of_nothing(trained, tmp_path):
         (folder / "all_results.json").write_text(content)
         with pytest.raises(UserError, match=r"a damaged all_results\.json"):
             load_results(folder)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [1, 2, 100])
+def test_parts_of_json_have_the_columns_of_all(tmp_path, rows_per_chunk):
+    """Parts are parsed before the columns of later ones are known."""
+    rows = [{}, {"a": "1", "b": ""}, {"b": ["x"], "c": False}, {"c": 2, "a": None}, {"d": {"e": 1}, "c": "z"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chunks = [chunk.rows.data.table for chunk in read_chunks(tmp_path / "t.jsonl", rows_per_chunk)]
+    found = {name: [cell for chunk in chunks for cell in chunk.column(name).to_pylist()] for name in "abcd"}
+    assert found == {
+        "a": [None, "1", None, None, None],
+        "b": [None, None, ["x"], None, None],
+        "c": [None, None, "false", "2", "z"],
+        "d": [None, None, None, None, b'{"e": "1"}'],
+    }
+
+
+def test_json_is_parsed_once(tmp_path, monkeypatch):
+    (tmp_path / "t.jsonl").write_text('{"a": "1"}\n{"a": "2"}\n')
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **options: parsed.append(text) or loads(text, **options))
+    assert sum(len(chunk.rows) for chunk in read_chunks(tmp_path / "t.jsonl", 1)) == len(parsed) == 2

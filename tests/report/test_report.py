@@ -18,6 +18,7 @@ from utils.report.page import MISTAKES, mistakes_rows, write_run_report
 from utils.runs.finished import read_run
 from utils.scoring.bootstrap import interval, resample_each
 from utils.scoring.predictions import PREDICTIONS_FILE, Predictions
+from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -120,11 +121,11 @@ def test_report_of_a_run(run_page):
     run = read_run(folder)
     assert [row[0] for row in labels[1:]] == run.task.labels
     assert labels[1][-1] == f"{run.thresholds.values[0]:.3f}"
-    assert labels[1][3] == f"{run.results['eval_f1/anger']:.3f}"
+    assert labels[1][3].startswith(f"{run.results['eval_f1/anger']:.3f}\n[0.")
     assert scores[0] == ["score", "at 0.5", "tuned (cross-fitted)"]
     assert scores[1][2].startswith(f"{run.results['eval_f1_macro_tuned']:.3f}\n[0.")
     assert scores[3][0] == "samples-F1"
-    assert "[" not in scores[3][1]
+    assert all("\n[0." in row[1] for row in scores[1:])
     assert ["learning_rate", "0.003"] in arguments
     assert "head, full; trainable 3.5 %; training rows 520;" in page.paragraphs[0]
     assert "peak memory 1.0 GiB" in page.paragraphs[0]
@@ -312,15 +313,21 @@ def test_training_curves():
     assert not pictures.has_training_curves(log[3:])
 
 
-def test_scores_on_the_card_have_the_intervals_of_the_report(trained):
+def test_every_score_on_the_card_and_in_the_report_has_its_interval(trained, tmp_path):
+    reported = write_run_report(copy_run(trained, tmp_path / "run")).read_text(encoding="utf-8")
     run, card = read_run(trained), (trained / "README.md").read_text(encoding="utf-8")
-    drawn = resample_each(run.predictions.truth, run.decisions, run.predictions.near_duplicates)
-    for kind, scores in drawn.items():
-        for name in ("f1_macro", "f1_micro", "jaccard"):
-            value = run.results[f"eval_{name}{kind}"]
-            low, high = interval(getattr(scores, name), value)
+    arrays = (run.predictions.truth, run.decisions, run.predictions.probabilities, run.predictions.near_duplicates)
+    drawn = resample_each(*arrays)
+    shown = [f"{score.name}{kind}" for kind in ("", "_tuned") for score in OF_PREDICTIONS]
+    for name in (*shown, *(score.name for score in OF_PROBABILITIES)):
+        value, kind = run.results[f"eval_{name}"], "_tuned" if name.endswith("_tuned") else ""
+        low, high = interval(drawn[kind][name.removesuffix("_tuned")], value)
+        assert low <= value <= high
+        assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in card
+        assert (run.results[f"eval_{name}_low"], run.results[f"eval_{name}_high"]) == pytest.approx((low, high))
+    for what in ("precision", "recall", "f1"):
+        values = np.array([run.results[f"eval_{what}/{label}"] for label in run.task.labels])
+        for value, low, high in zip(values, *interval(drawn["_tuned"][what], values)):
             assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in card
-    low, high = interval(drawn["_tuned"].f1, np.array([run.results[f"eval_f1/{label}"] for label in run.task.labels]))
-    for number, label in enumerate(run.task.labels):
-        assert f"{run.results[f'eval_f1/{label}']:.3f} [{low[number]:.3f}, {high[number]:.3f}]" in card
+            assert f"{value:.3f}\n[{low:.3f}, {high:.3f}]" in reported
     assert "In brackets: 95 % bootstrap interval over the rows; the luck of the training seed is not in it." in card

@@ -5,6 +5,7 @@ Trainer's own flags are in `utils.training.arguments`.
 
 import math
 import re
+import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from trl import ModelConfig
 
 from utils.core.errors import UserError
 from utils.core.parser import option
+from utils.core.shown import quote
+
+# What the scripts take with one label per text, instead of what `--loss` and `--threshold_strategy` name.
+CROSS_ENTROPY, ARGMAX = "cross_entropy", "argmax"
 
 
 @dataclass
@@ -110,12 +115,20 @@ class DataArguments:
     label_columns: list[str] | None = option(
         None, "the 0/1 columns, or one column with a list of labels; left out: every 0/1 column"
     )
+    unknown_labels: bool = option(
+        False, "take label cells that are blank or -1 for not annotated: they count neither in the loss nor in scores"
+    )
     label_delimiter: str | None = option(None, "what divides the names in a label list; left out: comma, ; or |")
     csv_quoting: str | None = option(
         None, "whether quotes enclose cells; left out: none for .txt, else standard", choices=["standard", "none"]
     )
     normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
     normalize_urls: bool = option(False, "replace links by http")
+    task: str = option(
+        "auto",
+        "whether a text has any number of labels, or exactly one; auto: one where each of 100 rows or more has one",
+        choices=["auto", "multi_label", "single_label"],
+    )
     max_length: int = option(
         256, "tokens of a text that the model sees; with a label generator of prompt, text and answer together"
     )
@@ -147,11 +160,15 @@ class LossArguments:
 
     _argument_group_name = "loss"
 
-    loss: str = option("bce", "binary cross-entropy, focal or asymmetric loss", choices=["bce", "focal", "asl"])
+    loss: str = option(
+        "bce",
+        "binary cross-entropy (with one label per text cross-entropy), focal or asymmetric loss",
+        choices=["bce", "focal", "asl"],
+    )
     pos_weight: str = option(
         None,
         "weight of the positive cells: none, sqrt (of negatives / positives), balanced (negatives / positives) or a "
-        "number; left out: sqrt with bce, none with the others",
+        "number; left out: sqrt with bce, none with the others; with one label per text of each label's rows",
     )
     max_pos_weight: float = option(20.0, "cap of sqrt and balanced weights")
     focal_gamma: float = option(2.0, "focal loss: how much cells that are right already are played down")
@@ -176,6 +193,20 @@ class LossArguments:
                 weight = math.nan
             if not 0 < weight < math.inf:
                 raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
+
+    def suit(self, single_label: bool) -> None:
+        """Take the loss for one label per text where that is the task.
+
+        Raises:
+            UserError: for a loss that is for yes and no.
+        """
+        if single_label:
+            if self.loss not in ("bce", CROSS_ENTROPY):
+                raise UserError(
+                    f"--loss {self.loss} is for yes and no of each label, and each text has one label: leave it out, "
+                    "or pass --task multi_label"
+                )
+            self.loss = CROSS_ENTROPY
 
 
 @dataclass
@@ -263,6 +294,25 @@ class ThresholdArguments:
         if self.threshold_shrinkage is not None and not 0 <= self.threshold_shrinkage < math.inf:
             raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
 
+    def suit(self, single_label: bool) -> None:
+        """With one label per text the likeliest is given, so that there are no thresholds to choose."""
+        if single_label:
+            self.threshold_strategy, self.threshold_shrinkage = ARGMAX, None
+
+
+def seconds_of(limit: str) -> float:
+    """The seconds of `--time_limit`: 90s, 25m, 1h30m.
+
+    Raises:
+        UserError: for other words, and for none.
+    """
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", limit.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups()) if parts else (0.0, 0.0, 0.0)
+    if not hours + minutes + seconds > 0:
+        raise UserError(f"--time_limit {quote(limit)}: write 90s, 25m or 1h30m")
+    return 3600 * hours + 60 * minutes + seconds
+
 
 @dataclass
 class RunArguments:
@@ -279,7 +329,15 @@ class RunArguments:
     early_stopping_patience: int | None = option(
         None, "stop after so many evaluations without a better score; left out: never"
     )
+    time_limit: str | None = option(
+        None,
+        "90s, 25m, 1h30m: the training ends early enough for the command to be done by then, with the best checkpoint; "
+        "left out: no limit",
+    )
+    deadline: float | None = field(default=None, init=False)  # by time.monotonic
 
     def __post_init__(self):
+        if self.time_limit is not None:  # counted from here, where the script has just begun
+            self.deadline = time.monotonic() + seconds_of(self.time_limit)
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise UserError(f"--early_stopping_patience {self.early_stopping_patience}: must be 1 or more")

@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -122,6 +123,29 @@ def check_length(flag: str, path: Path) -> None:
         raise UserError(f"--{flag} {quote(path)} is longer than the system allows: choose a shorter name")
 
 
+def check_writable(flag: str, folder: str | Path) -> None:
+    """Refuse a folder in which, or where it is to be made, no file can be written.
+
+    One is written and is gone at once: what permissions say does not hold for root, nor for /proc and its like.
+
+    Args:
+        flag: that named it.
+        folder: which need not exist yet.
+
+    Raises:
+        UserError: that names the folder.
+    """
+    folder = Path(folder).absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--{flag} {folder}: nothing can be written to {there} ({error.strerror}): choose another place"
+        ) from error
+
+
 def check_targets(
     targets: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None], overwrite: bool
 ) -> None:
@@ -147,9 +171,7 @@ def check_targets(
             raise UserError(f"--{flag} {path} is a folder, or lies below a file: choose another name")
         if path.exists() and not overwrite:
             raise UserError(f"--{flag} {path} exists: choose another name, or pass --overwrite")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UserError(f"--{flag} {path}: you may not write to the folder {folder}: choose another name")
+        check_writable(flag, path.absolute().parent)
         taken.add(path.resolve())
 
 

@@ -1,15 +1,45 @@
-"""Messages for the person at the terminal, while a script works."""
+"""Messages for the person at the terminal, while a script works.
+
+Inside a script only these functions reach the terminal: what libraries print is kept aside (`utils.core.noise`).
+"""
+
+from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 from utils.core.shown import printable
 
 
-def log(message: str) -> None:
-    """Print a line to stderr, in the main process of a launch only.
+def terminal(stream: TextIO) -> TextIO:
+    """The terminal behind `sys.stdout` or `sys.stderr`, where the words of libraries are kept from it."""
+    return getattr(stream, "terminal", stream)
 
-    The launcher says by an environment variable which process this is; asking accelerate would load torch.
+
+def is_main_process() -> bool:
+    """Whether this is the first process of a launch, or the only one.
+
+    The launcher says so by an environment variable; asking accelerate would load torch.
     """
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(message), file=sys.stderr, flush=True)
+    return os.environ.get("RANK", "0") == "0"
+
+
+def log(message: str) -> None:
+    """Print a line to stderr, in the main process of a launch only: what is being done."""
+    if is_main_process():
+        print(printable(message), file=terminal(sys.stderr), flush=True)
+
+
+def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
+    """Print to stdout: what a script was asked for. As `print` does, but with `?` for signs that stdout does not have.
+
+    Args:
+        parts: what to print.
+        sep: between them.
+        end: behind them.
+        flush: whether it shall be seen at once, also where stdout is no terminal.
+    """
+    stream, text = terminal(sys.stdout), sep.join(map(str, parts))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=flush)

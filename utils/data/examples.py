@@ -22,20 +22,25 @@ from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.core.log import log
 from utils.core.processes import local_main_first
-from utils.data import columns, text
-from utils.data.columns import check_unique_ids, find_task, read_ids, read_labels, read_texts
+from utils.core.progress import show_progress_of
+from utils.data import columns, label_cells, text
+from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
+from utils.data.label_cells import read_labels
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.tables import Table, read_hub_split, read_table
 from utils.data.task import Task
 
 ROWS_AT_A_TIME = 10_000
+# Rows with exactly one label each from which on that is taken for a rule. Where 95 % of the texts of a multi-label file
+# have one label, 100 in a row do in 0.6 % of cases.
+ENOUGH_ROWS = 100
 
 
 class Examples:
     """N texts with ids and L labels each, memory-mapped; what is derived from them is worked out once.
 
     Args:
-        rows: data set with the columns id, text and labels (floats, as the loss wants them).
+        rows: data set with the columns id, text and labels (floats, as the loss wants them; NaN where not known).
         groups: `[N]`, equal for near-duplicates; left out: found from the texts when asked for.
 
     Validation rows also know which of them have `leaked`: whether a training row is a near-duplicate, booleans `[N]`.
@@ -63,10 +68,10 @@ class Examples:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Labels of the rows: 0/1 as an int8 array `[N, L]`."""
+        """Labels of the rows, `[N, L]`: 0/1 as int8, or as float32 with NaN in cells that are not known if any are."""
         names = self.rows.features["labels"].length
         parts = [
-            batch["labels"].combine_chunks().flatten().to_numpy().astype(np.int8).reshape(-1, names)
+            _compact(batch["labels"].combine_chunks().flatten().to_numpy().reshape(-1, names))
             for batch in self.rows.select_columns("labels").with_format("arrow").iter(ROWS_AT_A_TIME)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, names), dtype=np.int8)
@@ -97,6 +102,11 @@ class Examples:
         return self if most is None else self.select(range(min(most, len(self))))
 
 
+def _compact(labels: np.ndarray) -> np.ndarray:
+    """Labels as int8 where all cells are 0 or 1, else as they are."""
+    return labels.astype(np.int8) if ((labels == 0) | (labels == 1)).all() else labels
+
+
 def log_samples(examples: Examples, labels: list[str], seed: int) -> None:
     """Show two rows drawn at random.
 
@@ -106,8 +116,11 @@ def log_samples(examples: Examples, labels: list[str], seed: int) -> None:
         seed: of the draw.
     """
     for row in np.random.default_rng(seed).choice(len(examples), min(2, len(examples)), replace=False):
-        names = [name for name, value in zip(labels, examples.labels[row]) if value]
-        log(f"  {examples.rows[int(row)]['text']!r}: {', '.join(names) or '(none)'}")
+        cells = examples.labels[row]
+        names = [name for name, value in zip(labels, cells) if value >= 0.5]
+        unknown = np.isnan(cells).sum()
+        note = f"; {unknown} not annotated" if unknown else ""
+        log(f"  {examples.rows[int(row)]['text']!r}: {', '.join(names) or '(none)'}{note}")
 
 
 def read_examples(table: Table, task: Task) -> Examples:
@@ -126,6 +139,7 @@ def read_examples(table: Table, task: Task) -> Examples:
             yield table.chunk(start, rows[start : start + ROWS_AT_A_TIME])
 
     check_unique_ids(chunks, task)
+    show_progress_of(datasets.utils.tqdm)
     examples = rows.map(
         _read_rows,
         with_indices=True,
@@ -140,7 +154,7 @@ def read_examples(table: Table, task: Task) -> Examples:
             }
         ),
         fn_kwargs={"name": table.name, "first_row": table.first_row, "features": table.rows.features, "task": task},
-        new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, text),
+        new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, label_cells, text),
         desc="reading",
     )
     return Examples(examples.with_format(None))
@@ -163,7 +177,7 @@ def _read_rows(
 ) -> pa.Table:
     """Examples of some rows of a table."""
     dataset = datasets.Dataset(rows, info=datasets.DatasetInfo(features=features))
-    part = Table(dataset, name, first_row, start=indices[0])
+    part = Table(dataset, name, first_row, start=indices[0], unknown_labels=task.unknown_labels)
     labels = pa.array(read_labels(part, task).astype(np.float32).ravel())
     return pa.table(
         {
@@ -202,14 +216,23 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
         UserError: for files that cannot be read, or that hold too few rows to split.
     """
     train_table, validation_table = _read_tables(data_args)
+    for table in filter(None, (train_table, validation_table)):
+        table.unknown_labels = data_args.unknown_labels
     task = find_task(train_table, data_args)
     with local_main_first():  # the other processes find the examples in the cache
         train = read_examples(train_table, task)
         validation = None if validation_table is None else read_examples(validation_table, task)
     task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
+    read = [(train_table, train)]
+    if validation is not None and validation_table is not None:
+        read.append((validation_table, validation))
+    task.single_label = has_one_label_per_text(read, task, data_args.task)
+    train = _annotated_rows(train, train_table.name)
+    if validation is not None and validation_table is not None:
+        validation = _annotated_rows(validation, validation_table.name)
     ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
     log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
-    log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
+    log(_describe_labels(task))
 
     if data_args.num_folds:
         rows = train
@@ -224,12 +247,94 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
         validation.leaked = np.zeros(len(validation), dtype=bool)
     train, validation = train.head(data_args.max_train_samples), validation.head(data_args.max_eval_samples)
 
-    positives = train.labels.sum(axis=0)
+    positives = (train.labels >= 0.5).sum(axis=0)
+    if len(task.labels) == 1 and positives[0] in (0, len(train)):
+        raise UserError(
+            f"{'all' if positives[0] else 'none'} of the {len(train)} training rows have the only label, "
+            f'"{task.labels[0]}": there is nothing to learn without rows of both kinds'
+        )
     for name, count in zip(task.labels, positives):
         if count == 0:
             log(f'warning: no training row has the label "{name}": it cannot be learnt')
     task.train_rows, task.train_positives = len(train), positives.tolist()
+    known = ~np.isnan(train.labels)
+    if not known.all():
+        task.train_annotated = known.sum(axis=0).tolist()
+        for name, count in zip(task.labels, task.train_annotated):
+            if count == 0:
+                raise UserError(f'no training row is annotated for the label "{name}": it cannot be learnt')
     return train, validation, task
+
+
+def _annotated_rows(examples: Examples, name: str) -> Examples:
+    """The rows in which at least one label is known; the others say nothing.
+
+    Raises:
+        UserError: where no row is left.
+    """
+    known = ~np.isnan(examples.labels).all(axis=1)
+    if known.all():
+        return examples
+    if not known.any():
+        raise UserError(f"{name}: no row is annotated for any label")
+    log(f"{name}: {(~known).sum()} of {len(examples)} rows left out, as no label of theirs is annotated")
+    return examples.select(np.flatnonzero(known))
+
+
+def has_one_label_per_text(read: list[tuple[Table, Examples]], task: Task, asked_for: str) -> bool:
+    """Whether each text has exactly one label, by what `--task` says or the rows show.
+
+    Args:
+        read: the tables with their examples.
+        task: labels and columns.
+        asked_for: `single_label`, `multi_label`, or `auto`: where there are two labels or more and each of at least
+            `ENOUGH_ROWS` rows has exactly one.
+
+    Raises:
+        UserError: where each text is to have one label, and one has none or several.
+    """
+    if asked_for == "multi_label":
+        return False
+    if len(task.labels) == 1:
+        if asked_for == "single_label":
+            raise UserError(
+                f'--task single_label: "{task.labels[0]}" is the only label, yes or no for each text: leave --task out'
+            )
+        return False
+    for table, examples in read:
+        numbers = examples.labels.sum(axis=1)
+        annotated = np.asarray(~np.isnan(examples.labels).all(axis=1))
+        others = np.flatnonzero(annotated & (numbers != 1))
+        if len(others) and asked_for == "single_label":
+            row = int(others[0])
+            has = "cells that are not annotated" if np.isnan(numbers[row]) else f"{numbers[row]:g} labels"
+            raise UserError(
+                f"{table.where(row)} has {has} ({len(others)} rows have not exactly one label): correct them, or leave "
+                "--task single_label out"
+            )
+        if len(others):
+            return False
+    rows = sum(len(examples) for _, examples in read)
+    if asked_for == "auto" and rows < ENOUGH_ROWS:
+        log(
+            f"each row has exactly one label, but {rows} rows are too few to take that for a rule: trained as "
+            "multi-label, a probability and a threshold for each label; --task single_label trains one label per text"
+        )
+        return False
+    return True
+
+
+def _describe_labels(task: Task) -> str:
+    """The labels in a line, and how many of them a text has."""
+    text = f"{len(task.labels)} labels: {', '.join(task.labels)}"
+    if task.single_label:
+        text += (
+            "\none label per text, as each row has exactly one: softmax, and the likeliest label is given; --task "
+            "multi_label trains a probability and a threshold for each label instead"
+        )
+    if len(task.labels) == 1:
+        text = f'one label, "{task.labels[0]}": yes or no for each text'
+    return text
 
 
 def _part_near_duplicates(train: Examples, validation: Examples, data_args: DataArguments) -> tuple[Examples, Examples]:
@@ -335,10 +440,13 @@ def read_evaluation_data(data_args: DataArguments) -> tuple[Examples, Task]:
     if not data_args.validation_file:
         raise UserError("give the rows to evaluate by --validation_file")
     table = read_table(data_args.validation_file, data_args.csv_quoting)
+    table.unknown_labels = data_args.unknown_labels
     task = find_task(table, data_args)
     with local_main_first():
         validation = read_examples(table, task)
     task.data_sha256 = content_hash(validation)
-    log(f"{len(task.labels)} labels: {', '.join(task.labels)}")
+    task.single_label = has_one_label_per_text([(table, validation)], task, data_args.task)
+    validation = _annotated_rows(validation, table.name)
+    log(_describe_labels(task))
     task.train_positives = [0] * len(task.labels)
     return validation.head(data_args.max_eval_samples), task

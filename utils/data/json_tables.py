@@ -6,7 +6,9 @@ Parsers of tables would guess types: ids beyond 64 bits would lose digits, and 1
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +32,25 @@ def json_chunks(path: Path, rows_per_chunk: int) -> Iterator[pa.Table]:
         UserError: for a line that is no such object.
     """
     kinds: dict[str, str] = {}
-    for row in _rows(path):
-        for name, value in row.items():
-            kind, known = _kind(value), kinds.get(name, "")
-            kinds[name] = "object" if kind and known and kind != known else known or kind
+    lengths, lines = [], _rows(path)
+    # The types are known after the last line only. Every line is parsed once all the same: the parts wait in a file.
+    with tempfile.TemporaryFile() as waiting:
+        while rows := list(islice(lines, rows_per_chunk)):
+            of_part = _kinds(rows)
+            part = _as_table(path, rows, _schema(of_part))
+            with pa.ipc.new_stream(waiting, part.schema) as writer:
+                writer.write_table(part)
+            lengths.append(len(rows))
+            for name, kind in of_part.items():
+                kinds[name] = _joined(kind, kinds.get(name, ""))
+        waiting.seek(0)
+        for length in lengths:
+            yield _widened(pa.ipc.open_stream(waiting).read_all(), length, _schema(kinds))
+
+
+def _schema(kinds: dict[str, str]) -> pa.Schema:
     types = {"list": pa.list_(pa.string()), "object": pa.binary()}
-    schema = pa.schema({name: types.get(kind, pa.string()) for name, kind in kinds.items()})
-    part: list[dict[str, Any]] = []
-    for row in _rows(path):
-        part.append(row)
-        if len(part) == rows_per_chunk:
-            yield _as_table(path, part, schema)
-            part = []
-    if part:
-        yield _as_table(path, part, schema)
+    return pa.schema({name: types.get(kind, pa.string()) for name, kind in kinds.items()})
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -92,16 +99,35 @@ def _object(path: Path, row: Any, number: int) -> dict[str, Any]:
     return row
 
 
+def _kinds(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The kind of each column: `text`, `list`, `object`, or empty where no row says."""
+    kinds = dict.fromkeys((name for row in rows for name in row), "")
+    for name in kinds:
+        cells = [row.get(name) for row in rows]
+        if set(map(type, cells)) <= {str, bool, type(None)}:  # most columns
+            kinds[name] = "text" if any(cell is not None and cell != "" for cell in cells) else ""
+        else:
+            for cell in cells:
+                kinds[name] = _joined(_kind(cell), kinds[name])
+    return kinds
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "object" if any(isinstance(item, list | dict) for item in value) else "list"
-    return "object" if isinstance(value, dict) else "text" if value else ""
+    return "object" if isinstance(value, dict) else "" if value is None or value == "" else "text"
+
+
+def _joined(kind: str, other: str) -> str:
+    return "object" if kind and other and kind != other else kind or other
 
 
 def _as_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
-        cells = [_cell(path, row.get(field.name), field) for row in rows]
+        cells = [row.get(field.name) for row in rows]
+        if not pa.types.is_string(field.type) or bool in set(map(type, cells)):
+            cells = [_cell(cell, field.type) for cell in cells]
         try:
             columns.append(pa.array(cells, type=field.type))
         except (UnicodeEncodeError, pa.ArrowException) as error:
@@ -110,10 +136,10 @@ def _as_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.T
     return pa.table(columns, schema=schema)
 
 
-def _cell(path: Path, value: Any, field: pa.Field) -> Any:
-    if value is None or (value == "" and not pa.types.is_string(field.type)):
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    if value is None or (value == "" and not pa.types.is_string(kind)):
         return None
-    if pa.types.is_binary(field.type):
+    if pa.types.is_binary(kind):
         return json.dumps(value).encode()
     if isinstance(value, list):
         return [None if item is None else _text(item) for item in value]
@@ -122,3 +148,17 @@ def _cell(path: Path, value: Any, field: pa.Field) -> Any:
 
 def _text(value: Any) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _widened(part: pa.Table, length: int, schema: pa.Schema) -> pa.Table:
+    """A part with the columns and types of the whole file; `length`: its rows, also where they hold nothing."""
+    columns = []
+    for field in schema:
+        if field.name not in part.column_names:
+            columns.append(pa.nulls(length, field.type))
+        elif part.schema.field(field.name).type == field.type:
+            columns.append(part.column(field.name))
+        else:  # other rows hold lists or objects
+            cells = part.column(field.name).to_pylist()
+            columns.append(pa.array([_cell(cell, field.type) for cell in cells], type=field.type))
+    return pa.table(columns, schema=schema)

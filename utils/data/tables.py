@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path
+from utils.core.shown import join_names
 from utils.data import json_tables
 
 ROWS_AT_A_TIME = 10_000
@@ -42,12 +43,14 @@ class Table:
         name: what error messages call the file or split.
         first_row: number of the file's first row of data: 2 below a header line, as a spreadsheet counts.
         start: how many rows of the file come before this chunk.
+        unknown_labels: whether label cells may be blank or -1, for not annotated.
     """
 
     rows: datasets.Dataset
     name: str
     first_row: int
     start: int = 0
+    unknown_labels: bool = False
 
     def where(self, row: int, column: str | None = None) -> str:
         """Name the place of a row or cell for an error message; `row` counts from 0 in this chunk."""
@@ -62,10 +65,18 @@ class Table:
         """A column as strings without whitespace around them; empty for null."""
         return pc.fill_null(pc.utf8_trim_whitespace(self.column(name).cast(pa.string())), "")
 
+    def require(self, name: str, role: str) -> None:
+        """Refuse a table without the column `name`, which was the `role` column in training."""
+        if name not in self.rows.column_names:
+            raise UserError(
+                f'{self.name} has no column "{name}", the {role} column in training; it has: '
+                f"{join_names(self.rows.column_names)}"
+            )
+
     def chunk(self, start: int, rows: pa.Table) -> Table:
         """The Arrow table `rows` as the chunk of this table that begins at its row `start`."""
         dataset = datasets.Dataset(rows, info=datasets.DatasetInfo(features=self.rows.features))
-        return Table(dataset, self.name, self.first_row, start)
+        return replace(self, rows=dataset, start=start)
 
 
 def read_table(path: str | Path, csv_quoting: str | None = None) -> Table:
@@ -238,7 +249,7 @@ class _DelimitedFile:
     path: Path
     kind: str  # the suffix
     csv_quoting: str | None
-    shapes: dict[tuple[int, str], set[str]] = field(default_factory=dict)
+    known: dict[tuple[int, str], tuple[set[str], bool]] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -315,7 +326,8 @@ class _DelimitedFile:
             suspects = pc.and_(pc.match_substring_regex(cells, "[\r\n]"), pc.match_substring(cells, delimiter))
             for row in np.flatnonzero(suspects.to_numpy()):
                 swallowed = self._swallowed_cells(cells[int(row)].as_py(), column, len(names))
-                if swallowed and all(_shape(text) in self._shapes(table, names[i]) for i, text in swallowed):
+                fits = [self._fit(table, names[i], text) for i, text in swallowed]
+                if all(fits) and "surely" in fits:
                     raise UserError(
                         f"{table.where(int(row), name)} has swallowed the next row because it begins with a quote: "
                         "pass --csv_quoting none if quotes are ordinary characters in this file, otherwise "
@@ -337,16 +349,30 @@ class _DelimitedFile:
         ends = [(column + 1 + i, text) for i, text in enumerate(after[len(after) - (columns - column - 1) :])]
         return [*enumerate(before[:column]), *ends]
 
-    def _shapes(self, table: Table, name: str) -> set[str]:
-        """The shapes of the cells of a column; see `_shape`."""
-        if (table.start, name) not in self.shapes:
-            self.shapes[table.start, name] = set(map(_shape, table.rows.data.column(name).to_pylist()))
-        return self.shapes[table.start, name]
+    def _fit(self, table: Table, name: str, text: str) -> str:
+        """Whether a text could be a cell of a column: `surely`, `perhaps`, or not (empty).
+
+        In a column of few values it must be one of them. Elsewhere only shapes are compared: those of numbers and
+        ids tell something, while nearly any word looks like another.
+        """
+        if (table.start, name) not in self.known:
+            cells = [_bare(cell) for cell in table.rows.data.column(name).to_pylist()]
+            few = len(cells) >= 4 and len(set(cells)) <= len(cells) / 2
+            self.known[table.start, name] = set(cells) if few else set(map(_shape, cells)), few
+        known, few = self.known[table.start, name]
+        if few:
+            return "surely" if _bare(text) in known else ""
+        shape = _shape(text)
+        return "" if shape not in known else "surely" if "0" in shape and " " not in shape else "perhaps"
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip('"')
 
 
 def _shape(text: str) -> str:
     """A text with its runs of digits as one, and of letters as another: `tweet-0017` and `tweet-3` have one shape."""
-    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text.strip().strip('"')))[:200]
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", _bare(text)))[:200]
 
 
 def _reading_problem(path: Path, error: BaseException) -> str:

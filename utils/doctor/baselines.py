@@ -130,8 +130,8 @@ def compare_with_baselines(
         resampled = {key: resample(truth, one, RESAMPLES, SEED, groups) for key, one in sets.items()}
         for name in SCORES:
             value = plain_scores(truth, answers[name])[name]
-            other = getattr(resampled[id(answers[name])], name)
-            low, high = _interval_of_difference(getattr(drawn, name) - other, own[name] - value)
+            other = resampled[id(answers[name])][name]
+            low, high = _interval_of_difference(drawn[name] - other, own[name] - value)
             row[name] = {"value": value, "difference": own[name] - value, "low": low, "high": high}
         rows.append(row)
     return rows

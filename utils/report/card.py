@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from utils.core.arguments import ARGMAX
 from utils.core.shown import escape_markdown
 from utils.data.task import Task
 from utils.doctor.baselines import baseline_text
@@ -22,19 +23,26 @@ PICTURES = {
     "label_f1": "F1 of each label with 95 % intervals",
     "precision_recall": "Precision and recall of each label, with the chosen threshold",
     "co_occurrence": "How often labels stand together, true and predicted",
+    "confusion": "Which labels are taken for each other",
     "calibration": "Calibration of the probabilities",
     "training_curves": "Loss and macro-F1 during training",
 }
 
 
-def expected_pictures(report: bool, log_history: list[dict[str, Any]]) -> list[str]:
+def expected_pictures(report: bool, log_history: list[dict[str, Any]], task: Task) -> list[str]:
     """Names of the pictures that a run will have.
 
     Args:
         report: whether they are drawn at all.
         log_history: of the training, empty if there was none.
+        task: its labels.
     """
-    return [name for name in PICTURES if report and (name != "training_curves" or has_training_curves(log_history))]
+    drawn = {
+        "training_curves": has_training_curves(log_history),
+        "co_occurrence": len(task.labels) > 1 and not task.single_label,
+        "confusion": task.single_label,
+    }
+    return [name for name in PICTURES if report and drawn.get(name, True)]
 
 
 def present_pictures(folder: str | Path) -> list[str]:
@@ -87,8 +95,9 @@ def render_card(
         merged=merged,
         task=task,
         results=results,
-        tuned=arguments["threshold_strategy"] != "fixed",
+        tuned=arguments["threshold_strategy"] not in ("fixed", ARGMAX),
         score_notes=score_notes(results),
+        metrics=metrics,
         summary_table=summary_table(metrics, markdown=True),
         baseline_table=baseline_text(diagnosis.baselines, markdown=True) if diagnosis else "",
         diagnosis=diagnosis,

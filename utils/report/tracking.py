@@ -100,11 +100,13 @@ def log_finished_run(
 
 
 def label_rows(run: FinishedRun) -> Table:
-    """Threshold, scores and support of each label."""
+    """Threshold, if there is one, scores and support of each label."""
     rows = [
         [label, float(threshold), *(run.results[f"eval_{name}/{label}"] for name in PER_LABEL)]
         for label, threshold in zip(run.task.labels, run.thresholds.values)
     ]
+    if run.task.single_label:
+        return ["label", *PER_LABEL], [[label, *scores] for label, _, *scores in rows]
     return ["label", "threshold", *PER_LABEL], rows
 
 
@@ -119,7 +121,7 @@ def sample_rows(run: FinishedRun, as_text: Callable[[np.ndarray], str], most: in
         most: rows to draw at most.
     """
     labels, rows = run.task.labels, run.predictions
-    names = {"true": rows.truth, "predicted": run.decisions[run.headline][0]}
+    names = {"true": rows.truth == 1, "predicted": run.decisions[run.headline][0]}
     if rows.decoded is not None:
         names["answered"] = rows.decoded
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:most]).tolist()

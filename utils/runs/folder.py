@@ -22,16 +22,25 @@ from utils.core.files import (
     unwritable_as_user_error,
     write_json,
 )
+from utils.core.log import log
 from utils.data.task import TASK_FILE, Task
 from utils.doctor.finding import DOCTOR_FILE
 from utils.models.approaches import ADAPTER_FILE, APPROACHES
+from utils.runs.checkpoints import (
+    FILES_FILE,
+    STATE_FILE,
+    checkpoints,
+    complete_checkpoints,
+    problem_of,
+    remove_checkpoint,
+)
 
 ARGUMENTS_FILE = "run_args.json"
 # In it: where the data were on the machine the run was trained on, while data_sha256 says what they are.
 DATA_PATHS = ("train_file", "validation_file")
 RESULTS_FILE = "all_results.json"
 MANIFEST_FILE = "manifest.json"
-STATE_FILE = "trainer_state.json"
+LOG_FILE = "run.log"
 CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
@@ -79,6 +88,7 @@ RUN_FILES = (
     _needed("chat_template.jinja", "the tokenizer's"),
     _needed("generation.json", "of a label generator: prompt, order of the labels, how answers are scored"),
     _needed("questions.json", "of a head that is asked for its labels one by one: the words of the questions"),
+    _needed("model.onnx", "an exported model with its weights (export.py)"),
     _needed("thresholds.json", "threshold of each label, and how they were chosen"),
     _needed(RESULTS_FILE, "all scores"),
     _needed(DOCTOR_FILE, "what the doctor says of the run, and the figures that new texts are compared with"),
@@ -92,6 +102,7 @@ RUN_FILES = (
     RunFile("train_results.json", "as Trainer users know it"),
     RunFile("eval_results.json", "as Trainer users know it"),
     RunFile(STATE_FILE, "Trainer's log and best checkpoint"),
+    RunFile(LOG_FILE, "what libraries printed, which is kept from the terminal"),
     RunFile(REPORT_FILE, "all of it to look at; `python -m utils.report` makes it again"),
     RunFile(f"{MERGED_FOLDER}/*", "a plain 16-bit model with the adapter merged in (--merge_adapter)"),
 )
@@ -109,10 +120,6 @@ def matches(path: str, files: Iterable[RunFile]) -> bool:
 # Beginning and resuming
 
 
-# The optimizer's state in a checkpoint: of one copy per process, of FSDP, of DeepSpeed.
-OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "latest")
-
-
 def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
     """Decide, without writing, how a run begins.
 
@@ -124,7 +131,8 @@ def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
         path of the last complete checkpoint to resume from, or None to begin at the first step.
 
     Raises:
-        UserError: for a folder that holds other things or a finished run, unless `overwrite`.
+        UserError: for a folder that holds other things or a finished run, or checkpoints that are all damaged, unless
+            `overwrite`.
     """
     output_dir = Path(output_dir)
     check_length("output_dir", output_dir)
@@ -140,7 +148,15 @@ def find_checkpoint(output_dir: str | Path, overwrite: bool) -> str | None:
         return None
     if (output_dir / MANIFEST_FILE).exists():
         raise UserError(f"--output_dir {output_dir} holds a finished run: choose another, or pass --overwrite")
-    complete = [folder for folder in _checkpoints(output_dir) if _is_complete(folder)]
+    if (output_dir / RESULTS_FILE).exists():
+        return None  # it was trained, and its checkpoints are being removed
+    complete = complete_checkpoints(output_dir)
+    damaged = [folder for folder in checkpoints(output_dir) if (folder / FILES_FILE).exists()]
+    if damaged and not complete:
+        raise UserError(
+            f"no training can go on from {damaged[-1]}: {problem_of(damaged[-1])}: put back what was there, or pass "
+            "--overwrite to begin again"
+        )
     return str(complete[-1]) if complete else None
 
 
@@ -195,9 +211,12 @@ def begin_run(output_dir: str | Path, arguments: dict[str, Any], task: Task, res
     if (output_dir / ARGUMENTS_FILE).exists():
         if not resuming:  # an adapter of an overwritten run beside a new model would be taken for the new one's
             _remove_finished_files(output_dir)
-        for folder in _checkpoints(output_dir):
-            if not (resuming and _is_complete(folder)):
-                shutil.rmtree(folder)
+        for folder in checkpoints(output_dir):
+            problem = problem_of(folder)
+            if problem:
+                log(f"removing {folder}, from which no training can go on: {problem}")
+            if problem or not resuming:
+                remove_checkpoint(folder)
     # In this order: a folder with arguments and no task is begun anew, one with a task alone would not be ours.
     write_json(output_dir / ARGUMENTS_FILE, arguments)
     task.save(output_dir)
@@ -206,13 +225,13 @@ def begin_run(output_dir: str | Path, arguments: dict[str, Any], task: Task, res
 def abandon_run(output_dir: str | Path) -> None:
     """Remove what `begin_run` has written into a folder in which nothing was trained; others' files stay."""
     output_dir = Path(output_dir)
-    if any(_is_complete(folder) for folder in _checkpoints(output_dir)):
+    if complete_checkpoints(output_dir):
         return
     shutil.rmtree(output_dir / STAGING_FOLDER, ignore_errors=True)
-    for folder in _checkpoints(output_dir):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in checkpoints(output_dir):
+        remove_checkpoint(folder)
     with suppress(OSError):
-        for name in (TASK_FILE, ARGUMENTS_FILE):
+        for name in (LOG_FILE, TASK_FILE, ARGUMENTS_FILE):
             (output_dir / name).unlink(missing_ok=True)
         output_dir.rmdir()  # if it is empty
 
@@ -223,23 +242,6 @@ def _remove_finished_files(output_dir: Path) -> None:
     for name in sorted({file.pattern.split("/")[0] for file in RUN_FILES} - kept):
         for path in output_dir.glob(name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _checkpoints(output_dir: Path) -> list[Path]:
-    folders = [path for path in output_dir.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    return sorted(folders, key=lambda path: int(path.name.split("-")[-1]))
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint is whole: with the state, which Trainer writes last, of its own step, and the optimizer's.
-
-    Without that of the optimizer Trainer would begin with a new one, without a word.
-    """
-    try:
-        step = read_json_object(checkpoint / STATE_FILE)["global_step"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return str(step) == checkpoint.name.split("-")[-1] and any((checkpoint / name).exists() for name in OPTIMIZER_FILES)
 
 
 # Finishing
@@ -267,8 +269,8 @@ def drop_leftovers(output_dir: str | Path, keep_checkpoints: bool) -> None:
     """Remove what a run needs only while it trains: gathered parts, checkpoints unless they are kept."""
     shutil.rmtree(staging_folder(output_dir), ignore_errors=True)
     if not keep_checkpoints:
-        for folder in _checkpoints(Path(output_dir)):
-            shutil.rmtree(folder)
+        for folder in checkpoints(output_dir):
+            remove_checkpoint(folder)
 
 
 def save_results(folder: str | Path, train_metrics: dict[str, Any], eval_metrics: dict[str, Any]) -> None:

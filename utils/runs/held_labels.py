@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, looks_binary, read_ids, read_labels
+from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, read_ids
+from utils.data.label_cells import looks_binary, read_labels
 from utils.data.tables import Table, read_table
 from utils.data.task import Task
 from utils.runs.comparison import Entry, Scored, make_entry
@@ -15,7 +16,7 @@ from utils.runs.finished import FinishedRun
 from utils.runs.groups import group_runs, join_folds, short_names
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import AT_HALF, TUNED
-from utils.scoring.thresholds import Thresholds, apply_thresholds
+from utils.scoring.thresholds import Thresholds
 
 
 @dataclass
@@ -26,26 +27,32 @@ class HeldLabels:
     task: Task  # its labels, and in which columns they stand
     ids: list[str]
     truth: np.ndarray
+    columns: list[str]  # of the labels in training, which a submission may have too
 
 
-def read_held_labels(path: str, task: Task | None = None, submissions: list[str] | tuple = ()) -> HeldLabels:
+def read_held_labels(
+    path: str, task: Task | None = None, submissions: list[str] | tuple = (), unknown_labels: bool = False
+) -> HeldLabels:
     """Read a file of ids and true labels.
 
     Args:
         path: the file, with a 0/1 column for each label or the column of label lists of `task`.
         task: of a run to be scored. Left out: every 0/1 column is a label.
         submissions: files that are to be scored.
+        unknown_labels: whether cells may be blank or -1, for not annotated; rows with nothing else are left out.
 
     Raises:
         UserError: for a file without an id or labels, with an id twice, or with a cell that is neither 0 nor 1.
     """
     table = read_table(path)
+    table.unknown_labels = unknown_labels
     names = table.rows.column_names
+    columns = [] if task is None else task.label_columns
     if task is None:
         by_lower = {name.lower().strip(): name for name in reversed(names)}
         found = [by_lower[name] for name in ID_NAMES if name in by_lower]
         labels = [name for name in names if name not in found[:1] and looks_binary(table, name)]
-        if not found or len(labels) < 2:
+        if not found or not labels:
             raise UserError(
                 f"{table.name} needs an id column and a 0/1 column for each label; it has: {', '.join(names)}"
             )
@@ -61,7 +68,11 @@ def read_held_labels(path: str, task: Task | None = None, submissions: list[str]
         task = replace(task, label_columns=task.labels)
     task = replace(task, id_column=task.id_column or "id")
     check_unique_ids(lambda: [table], task)
-    return HeldLabels(table.name, task, read_ids(table, task), read_labels(table, task))
+    ids, truth = read_ids(table, task), read_labels(table, task)
+    rows = np.flatnonzero(~np.isnan(truth).all(axis=1))
+    if not len(rows):
+        raise UserError(f"{table.name}: no row is annotated for any label")
+    return HeldLabels(table.name, task, [ids[row] for row in rows], truth[rows], columns or task.label_columns)
 
 
 def score_on_held_labels(
@@ -71,6 +82,7 @@ def score_on_held_labels(
     test_file: str | None,
     csv_quoting: str | None,
     batch_size: int,
+    unknown_labels: bool = False,
 ) -> tuple[list[Entry], list[str]]:
     """The rows of runs and submission files on test rows whose labels are known.
 
@@ -81,6 +93,7 @@ def score_on_held_labels(
         test_file: the test rows, for runs to predict.
         csv_quoting: whether quotes enclose cells of the test file.
         batch_size: rows predicted at a time.
+        unknown_labels: whether true labels may be blank or -1, for not annotated.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out.
@@ -90,7 +103,7 @@ def score_on_held_labels(
     """
     if runs and not test_file:
         raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
-    held = read_held_labels(truth_file, runs[0].task if runs else None, submissions)
+    held = read_held_labels(truth_file, runs[0].task if runs else None, submissions, unknown_labels)
     entries = [submission_entry(name, short, held) for name, short in short_names(submissions).items()]
     if not runs or not test_file:  # runs without test rows are refused above
         return entries, []
@@ -125,6 +138,8 @@ def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
     task = held.task
     if set(task.labels) <= set(table.rows.column_names):
         task = replace(task, label_columns=task.labels)
+    elif set(held.columns) <= set(table.rows.column_names):
+        task = replace(task, label_columns=held.columns)
     check_unique_ids(lambda: [table], task)
     rows = _rows_of(read_ids(table, task), held, table.name)
     cells = read_labels(table, task)[rows]
@@ -183,9 +198,10 @@ def _predict_folds(folds: list[FinishedRun], table: Table, held: HeldLabels, bat
         predicted = predict_table(load_run(run.folder), table, batch_size).in_order(labels)
         probabilities = probabilities + predicted.probabilities[rows] / len(folds)
     truth = held.truth[:, [held.task.labels.index(label) for label in labels]]
+    thresholds = _thresholds(folds)
     decisions = {
-        AT_HALF: apply_thresholds(probabilities, 0.5)[None],
-        TUNED: _thresholds(folds).apply(probabilities)[None],
+        AT_HALF: thresholds.rule.decide_unfitted(probabilities)[None],
+        TUNED: thresholds.apply(probabilities)[None],
     }
     return Scored(Predictions(labels, held.ids, truth=truth, probabilities=probabilities), decisions)
 

@@ -18,6 +18,7 @@ from utils.core.shown import quote
 from utils.data.task import TASK_FILE
 from utils.runs.folder import (
     CARD_FILE,
+    LOG_FILE,
     MANIFEST_FILE,
     MERGED_FOLDER,
     PICTURES_FOLDER,
@@ -30,9 +31,9 @@ from utils.runs.folder import (
 WEIGHTS = ".safetensors"
 LARGEST_HEADER = 100_000_000  # bytes; that of safetensors itself
 # For people to look at, or for other programs: no script reads them.
-NOT_CHECKED = (CARD_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
+NOT_CHECKED = (CARD_FILE, LOG_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
 # Of a name that fits a run's file, what loaders would open.
-READ = (".json", ".jinja", ".txt", ".model", WEIGHTS)
+READ = (".json", ".jinja", ".txt", ".model", ".onnx", WEIGHTS)
 WHAT_TO_DO = "copy the folder again, train again, or pass --skip_checks if the change is yours"
 
 

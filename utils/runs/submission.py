@@ -13,6 +13,7 @@ import pandas as pd
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, unwritable_as_user_error
+from utils.core.progress import Progress
 from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
 from utils.data.tables import Table, read_chunks
@@ -45,6 +46,12 @@ def load_tasks(folders: list[str]) -> list[Task]:
             raise UserError(
                 f"{folders[0]} and {folder} have different labels ({', '.join(tasks[0].labels)} and "
                 f"{', '.join(task.labels)}): average runs of the same labels only"
+            )
+        if task.single_label != tasks[0].single_label:
+            one, several = (folders[0], folder) if tasks[0].single_label else (folder, folders[0])
+            raise UserError(
+                f"{one} gives each text one label, {several} any number of them, and their probabilities mean other "
+                "things: average runs of one kind only"
             )
     return tasks
 
@@ -88,10 +95,17 @@ def combine_runs(
         UserError: for runs that do not go together, or weights that do not fit them.
     """
     stored = [Thresholds.load(folder, labels) for folder in folders]
+    if any(one.rule.gives_one_label for one in stored) and (strategy is not None or shrinkage is not None):
+        flag = "strategy" if strategy is not None else "shrinkage"
+        raise UserError(
+            f"--threshold_{flag}: {folders[0]} gives each text its likeliest label, without thresholds: leave it out"
+        )
     reference = Reference.load(folders[0], labels)
     refit = shrinkage is not None or strategy not in (None, stored[0].rule.strategy)
     if len(stored) == 1 and not refit:
         text = f"thresholds of {folders[0]} ({stored[0].rule.strategy})"
+        if stored[0].rule.gives_one_label:
+            text = "each text is given its likeliest label"
         return Combination(np.ones(1), stored[0], text, reference)
     rule = _common_rule(folders, [thresholds.rule for thresholds in stored], strategy, shrinkage)
 
@@ -197,6 +211,8 @@ def _describe(runs: list[FinishedRun], ensemble: Ensemble, ways: list[Together],
     what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
     if len(ensemble.members) == 1:
         what = "probabilities"
+    if rule.gives_one_label:
+        return f"{text}\n\neach text is given its likeliest label".strip()
     text += f"\n\nthresholds chosen on the {what} of {ensemble.chosen_on.sum():,} validation rows ({rule.strategy})"
     return text.strip()
 
@@ -250,7 +266,8 @@ class RowsToPredict:
 
 
 def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int) -> list[str]:
-    """Columns of the submission: the sample file's where given, else the id and one a label.
+    """Columns of the submission: the sample file's where given, else the id and one a label; the id and the one column
+    of training where that names the one label of each text.
 
     Args:
         test: the rows to predict.
@@ -263,7 +280,7 @@ def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None,
     """
     id_name = task.id_column or "id"
     if sample_file is None:
-        return [id_name, *task.labels]
+        return [id_name, *(task.label_columns if task.single_label else task.labels)]
 
     def sample_chunks() -> Iterator[Table]:
         return read_chunks(sample_file, chunk_rows)
@@ -329,8 +346,6 @@ def predict_runs(
     Raises:
         UserError: for a run that cannot be loaded, or predicts NaN.
     """
-    from tqdm import tqdm
-
     from utils.core.processes import this_process
     from utils.runs.inference import ProbabilityFile, load_run, predict_table
 
@@ -338,7 +353,7 @@ def predict_runs(
     average = None
     used = [(folder, weight) for folder, weight in zip(folders, weights) if weight > 0]
     rows = len(test) * len(used)
-    with tqdm(total=rows, unit="row", desc="predicting", disable=None if main_process else True) as bar:
+    with Progress("predicting", rows, "rows") as bar:
         for folder, weight in used:
             run = load_run(folder, trust_remote_code)
             for chunk in test.chunks():
@@ -416,11 +431,11 @@ class SubmissionWriter:
         task = self.task
         shares = [
             # A model scored as it is was not trained on any rows.
-            [label, f"{predicted / self.rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
-            for label, predicted, count in zip(task.labels, self.positives, task.train_positives)
+            [label, f"{predicted / self.rows:.1%}", f"{rate:.1%}" if task.train_rates else ""]
+            for label, predicted, rate in zip(task.labels, self.positives, task.train_rates or task.train_positives)
         ]
-        without = ["(no label)", f"{self.without_label / self.rows:.1%}", ""]
-        return format_table(["label", "predicted", "training"], [*shares, without])
+        without = [] if task.single_label else [["(no label)", f"{self.without_label / self.rows:.1%}", ""]]
+        return format_table(["label", "predicted", "training"], shares + without)
 
 
 def compare_with_training(folder: str, reference: Reference | None, new: NewRows) -> str:

@@ -10,8 +10,9 @@ import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
+from transformers.utils import is_liger_kernel_available
 
-from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
+from utils.core.arguments import ARGMAX, ModelArguments, RunArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.core.parser import option
 from utils.models.precision import bf16_is_fast
@@ -195,12 +196,15 @@ class TaskTrainingArguments(TrainingArguments):
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 0 or more and below 1")
+        if self.use_liger_kernel and not is_liger_kernel_available():
+            raise UserError("--use_liger_kernel needs the package liger-kernel: pip install liger-kernel")
         refused = {
             "label_smoothing_factor": "the multi-label losses do not smooth labels",
             "save_only_model": "a run could not be resumed from such checkpoints",
             "dataloader_drop_last": "rows would be missing from scores and submissions",
             "resume_from_checkpoint": "a run resumes by itself when its command is given again",
             "prediction_loss_only": "scores need the predictions",
+            "label_names": "the trainers know their labels",
         }
         for name, reason in refused.items():
             if getattr(self, name):
@@ -235,7 +239,7 @@ def fill_in(
     # bitsandbytes' optimizers do not know FSDP's sharded weights.
     if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu and storage is None:
         training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
-    if threshold_args.threshold_strategy == "fixed" and training_args.metric_for_best_model:
+    if threshold_args.threshold_strategy in ("fixed", ARGMAX) and training_args.metric_for_best_model:
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix(TUNED)
     # Without a name trackio would begin another run for each part of the script.
     training_args.run_name = training_args.run_name or Path(training_args.output_dir).resolve().name

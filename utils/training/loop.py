@@ -16,10 +16,13 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from utils.core.arguments import RunArguments, seconds_of
 from utils.core.errors import UserError
 from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
+from utils.runs.checkpoints import write_files
 from utils.runs.folder import ARGUMENTS_FILE
+from utils.training.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from utils.models.approaches import Approach
@@ -29,15 +32,13 @@ if TYPE_CHECKING:
 SECONDS_OF_ONE_STOP = 2
 
 
-def train_to_the_end(
-    trainer: LengthGroupedBatches, checkpoint: str | None, early_stopping_patience: int | None
-) -> dict[str, float]:
+def train_to_the_end(trainer: LengthGroupedBatches, checkpoint: str | None, run_args: RunArguments) -> dict[str, float]:
     """Train to the end; on SIGTERM or SIGINT save a checkpoint and exit.
 
     Args:
         trainer: that trains.
         checkpoint: folder to resume from, or None.
-        early_stopping_patience: evaluations without a better score after which it stops; None: it does not.
+        run_args: when it stops: `early_stopping_patience`, `time_limit`.
 
     Returns:
         Trainer's metrics, with memory, numbers of weights, and the number of trainable tensors that did not change.
@@ -47,11 +48,18 @@ def train_to_the_end(
     trainer.add_callback(stop_on_signal)
     trainer.add_callback(TrainingTime())
     trainer.add_callback(FolderIsThere())
+    trainer.add_callback(WholeCheckpoints(trainer))
     loss_so_far = LossSoFar()
     loss_so_far.trainer = trainer
     trainer.add_callback(loss_so_far)
-    if early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+    if run_args.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
+    time_limit = None
+    if run_args.time_limit is not None and run_args.deadline is not None:
+        eval_dataset: Any = trainer.eval_dataset
+        rows, cost = len(eval_dataset), trainer.evaluation_cost
+        time_limit = TimeLimit(seconds_of(run_args.time_limit), run_args.deadline, rows, cost, run_args.report)
+        trainer.add_callback(time_limit)
     resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     if checkpoint:
         log(f"resuming from {checkpoint}")
@@ -72,6 +80,8 @@ def train_to_the_end(
             f"WARNING: training did not change {len(unchanged)} of {change.tensors} trainable tensors, or not in all "
             f"processes, the first of them {unchanged[0]}: they have learnt nothing"
         )
+    if time_limit is not None:
+        metrics |= time_limit.figures(trainer.state)
     return metrics | {"unchanged_tensors": len(unchanged), **costs(trainer.model)}
 
 
@@ -197,6 +207,28 @@ class FolderIsThere(TrainerCallback):
             raise UserError(f"--output_dir {args.output_dir} is gone: it was deleted or moved during the training")
 
 
+class WholeCheckpoints(TrainerCallback):
+    """Writes down what the files of each checkpoint are, and finds the best one again in a run that was moved.
+
+    Args:
+        trainer: that saves them.
+    """
+
+    def __init__(self, trainer: LengthGroupedBatches):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
+        if best.is_dir():  # the state has the path that it was saved under
+            state.best_model_checkpoint = str(best)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()  # each process writes files of its own
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero and folder.is_dir():
+            write_files(folder)
+
+
 class TrainingTime(TrainerCallback, ExportableState):
     """Keeps in each checkpoint the seconds that the training has taken up to it, all its parts together.
 
@@ -231,7 +263,7 @@ class StopOnSignal(TrainerCallback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.first is None:
             self.received, self.first = number, time.monotonic()
-            print(f"{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr, flush=True)
+            log(f"{signal.Signals(number).name}: saving a checkpoint after this step")
         elif time.monotonic() - self.first > SECONDS_OF_ONE_STOP:
             self._restore()
             signal.raise_signal(number)

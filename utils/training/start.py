@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.core.arguments import DataArguments, ModelArguments, QuestionArguments, RunArguments
 from utils.core.errors import UserError
-from utils.core.files import check_file
+from utils.core.files import check_file, check_writable
 from utils.core.parser import TrainerArguments
 from utils.models.loading import check_model_folder
 from utils.runs.folder import find_checkpoint
@@ -35,6 +35,8 @@ def check_start(
     """
     if eval_only and (model_args.use_peft or run_args.merge_adapter):
         raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
+    if eval_only and run_args.time_limit:
+        raise UserError("--time_limit ends trainings, and --eval_only has none: leave one of them out")
     if model_args.trust_remote_code and not (model_args.use_peft or eval_only):
         raise UserError(
             "--trust_remote_code is for adapters: a model trained in full would be saved with the code, and that of a "
@@ -68,3 +70,4 @@ def check_start(
     check_model_folder(model_args.model_name_or_path)
     if not run_args.preflight_only:
         find_checkpoint(output_dir, run_args.overwrite)
+        check_writable("output_dir", output_dir)

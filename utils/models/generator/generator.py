@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils.core.arguments import GenerationArguments, GeneratorModelArguments, ModelArguments
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, to_merge
+from utils.models.adapters import add_lora, dtype_of_merged, load_adapter, merge_adapter, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import length_limit
 from utils.models.generator.answering import GENERATION_FILE, Generation, answer_texts, build_format
@@ -54,7 +54,7 @@ class LabelGenerator:
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
-        self.form = build_format(generation, task.labels, tokenizer, self.max_length)
+        self.form = build_format(generation, task.labels, tokenizer, self.max_length, task.single_label)
         self.unknown_words: Counter[str] = Counter()  # in the free answers to the texts answered last
 
     @classmethod
@@ -166,25 +166,28 @@ class LabelGenerator:
             figures=figures,
         )
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return self.count_cut(self.tokenize([text])) > 0
+
     def check(self) -> None:
         """There is no new head that might be frozen or quantised."""
 
     def preflight_rows(self) -> list[list[str]]:
         """What the preflight says of this approach: names and texts."""
         prompt, answers, generation = self.form.prompt, self.form.answers, self.form.generation
+        which = f"in the order {', '.join(generation.order)}; {generation.no_label!r} for no label"
+        if self.task.single_label:
+            which = "exactly one label each"
         return [
             ["prompt tokens", f"{len(prompt.head)} before a text, run once for all rows, and {len(prompt.tail)} after"],
-            [
-                "answers",
-                f"up to {answers.longest} tokens, in the order {', '.join(generation.order)}; {generation.no_label!r} "
-                "for no label",
-            ],
+            ["answers", f"up to {answers.longest} tokens, {which}"],
         ]
 
     def show_prompt(self, text: str, labels: np.ndarray) -> str:
         """The prompt of a text, and in brackets its answer, the labels of a 0/1 row `[L]`."""
         prompt, form = self.form.prompt, self.form
-        answer = self.tokenizer.decode(form.answers.write(labels[form.label_text.columns]))
+        answer = self.tokenizer.decode(form.answers.write(labels[form.label_text.columns] >= 0.5))
         return f"{prompt.before}{text}{prompt.after}[{answer}]"
 
     def as_text(self, row: np.ndarray) -> str:
@@ -196,10 +199,17 @@ class LabelGenerator:
         self.tokenizer.save_pretrained(folder)
         self.form.generation.save(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_generator(to_merge(self.model_args), self.tokenizer, on_cpu=True)
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
+        base = load_generator(to_merge(self.model_args, dtype), self.tokenizer, on_cpu=True)
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -211,7 +221,8 @@ class LabelGenerator:
             task: its task.json.
         """
         made = "used as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
-        form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
+        tokenizer = load_tokenizer(str(folder))
+        form = build_format(Generation.load(folder), task.labels, tokenizer, task.max_length, task.single_label)
         return {
             "made": f"{made} to write labels",
             "pipeline_tag": "text-generation",
