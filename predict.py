@@ -208,7 +208,8 @@ def main(args: PredictArguments) -> None:
 
     transformers.utils.logging.disable_progress_bar()
     run: Any = load_run(folder, args.trust_remote_code)
-    thresholds = Thresholds.load(run.name, run.task.labels).values
+    chosen = Thresholds.load(run.name, run.task.labels)
+    thresholds = chosen.values
     if args.labels:
         trained = dict(zip(run.task.labels, thresholds))
         run.ask(args.labels)
@@ -223,7 +224,8 @@ def main(args: PredictArguments) -> None:
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
         predicted = run.predict(normalized, args.batch_size).probabilities
-        new.add(normalized, (predicted >= thresholds).astype(np.int8))
+        if not args.labels:
+            new.add(normalized, chosen.apply(predicted))
         for text, probabilities in zip(texts, predicted):
             if np.isnan(probabilities).any():
                 raise UserError(

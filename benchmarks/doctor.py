@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.figures import commit, stored
+from benchmarks.figures import stored
 from utils.core.files import write_json
 from utils.doctor.finding import Diagnosis
 
@@ -234,7 +234,7 @@ def save(path: str, name: str, result: dict[str, Any]) -> None:
     """Put the result of a case into the results file, in the order of the cases."""
     results = stored(path) | {name: result}
     ordered = {case.name: results[case.name] for case in CASES if case.name in results}
-    about = {"date": date.today().isoformat(), "commit": commit(), "command": "python -m benchmarks.doctor"}
+    about = {"date": date.today().isoformat(), "command": "python -m benchmarks.doctor"}
     write_json(path, about | {"results": ordered})
 
 

@@ -116,3 +116,15 @@ def test_the_linear_model_takes_as_many_rows_as_it_has_seconds_for():
     texts, truth = sentences(3000, 0)
     predict_linearly(texts, np.tile(truth, (1, 20)), texts[:100])
     assert time.process_time() - started < 20
+
+
+def test_unknown_cells_are_left_out_of_the_linear_model():
+    (texts, truth), (new, _) = sentences(200, 3), sentences(50, 4)
+    wanting = truth.astype(float)
+    wanting[:80, 1] = np.nan
+    found = predict_linearly(texts, wanting, new)
+    assert found[:, [0, 2]] == pytest.approx(predict_linearly(texts, truth, new)[:, [0, 2]])
+    turned = np.where(np.isnan(wanting), 1 - truth, truth)
+    assert np.abs(found[:, 1] - predict_linearly(texts, turned, new)[:, 1]).max() > 0.05
+    assert frequent_labels(wanting, "jaccard").shape == (3,)
+    assert frequent_labels(truth, "f1_macro", only_one=True).tolist() == [1, 0, 0]

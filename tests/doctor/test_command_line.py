@@ -88,7 +88,7 @@ def test_without_the_linear_model_the_frequent_labels_remain(trained):
 def test_the_reference_is_what_the_run_has_seen(trained):
     task = load_task(trained)
     reference = Reference.load(trained, task.labels)
-    assert (reference.rows, reference.train_rows) == (124, 520)
+    assert (reference.rows, set(reference.train_annotated.tolist())) == (124, {520})
     assert reference.train_positives.tolist() == task.train_positives
     thresholds = read_json(trained / "thresholds.json")["thresholds"]
     frame = pd.read_parquet(trained / "predictions" / "validation.parquet")
@@ -199,5 +199,9 @@ def test_a_model_that_is_used_as_it_is_is_looked_at_too(tiny, tmp_path, capsys):
     run_sft_labels.main([str(word) for word in words])
     diagnosis = Diagnosis.load(tmp_path / "run")
     assert diagnosis.headline in capsys.readouterr().out
-    assert (diagnosis.baselines, diagnosis.reference["train_rows"], diagnosis.reference["texts"]) == ([], 0, None)
+    assert (diagnosis.baselines, set(diagnosis.reference["train_annotated"]), diagnosis.reference["texts"]) == (
+        [],
+        {0},
+        None,
+    )
     assert "course of the training" not in [check.title for check in diagnosis.checks]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.metrics import roc_auc_score
 
-from utils.doctor.bars import rank
+from utils.doctor.bars import count_rows, rank
 from utils.doctor.mislabelled import check_mislabelled, find_suspects
 from utils.doctor.predicted import check_chance, check_given, check_spread, check_support, check_swapped
 from utils.scoring.thresholds import ThresholdRule, Thresholds
@@ -25,7 +26,7 @@ def rows(seed=0, number=400, skill=2.0):
 def all_checks(truth, probabilities, thresholds=None, train=None):
     """The findings of all checks of predictions, by kind."""
     thresholds = RULE.fit(probabilities, truth) if thresholds is None else Thresholds(np.array(thresholds), RULE)
-    train = (truth.sum(axis=0) * 4, len(truth) * 4) if train is None else train
+    train = tuple(4 * counts for counts in count_rows(truth)) if train is None else train
     spread, same = check_spread(LABELS, probabilities, train)
     ranking = rank(truth, probabilities)
     checks = [spread, check_chance(LABELS, ranking, same), check_swapped(LABELS, truth, probabilities)]
@@ -158,3 +159,32 @@ def test_suspects_by_the_definition_of_confident_learning():
     assert sorted(suspects.rows.tolist()) == [2, 5]
     assert suspects.confidence == pytest.approx([0.1, 0.1])
     assert len(find_suspects(truth, np.full((6, 1), 0.5)).rows) == 0
+
+
+def test_cells_that_nobody_has_annotated_count_nowhere():
+    truth, probabilities = rows(number=600)
+    unknown = np.random.default_rng(0).random(truth.shape) < 0.3
+    wanting = np.where(unknown, np.nan, truth)
+    # What the unknown cells say changes nothing, whatever the model says of them.
+    contrary = np.where(unknown, 1 - probabilities, probabilities)
+    assert all_checks(wanting, probabilities).keys() == set()
+    ranking, other = rank(wanting, probabilities), rank(wanting, contrary)
+    assert (ranking.auc == other.auc).all()
+    for i in range(len(LABELS)):
+        known = ~unknown[:, i]
+        assert ranking.auc[i] == pytest.approx(roc_auc_score(truth[known, i], probabilities[known, i]))
+    suspects = find_suspects(wanting, contrary)
+    assert not unknown[suspects.rows, suspects.columns].any()
+
+
+def test_where_each_text_has_one_label():
+    rng = np.random.default_rng(0)
+    truth = np.eye(4, dtype=np.int8)[rng.choice(4, size=400, p=[0.4, 0.2, 0.3, 0.1])]
+    probabilities = expit(rng.normal(size=truth.shape) + 3 * truth)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    thresholds = Thresholds(np.full(4, np.nan), ThresholdRule("argmax"))
+    [check] = check_given(LABELS, truth, probabilities, thresholds, [])
+    assert check.findings == []
+    probabilities[:, 3] = 0
+    [check] = check_given(LABELS, truth, probabilities, thresholds, [])
+    assert [finding.kind for finding in check.findings] == ["never_given"]

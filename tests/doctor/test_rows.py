@@ -95,8 +95,9 @@ def test_texts_unlike_those_of_the_training(tokenizer, texts, kind):
 
 def test_rates_of_labels():
     labels = ["anger", "joy"]
-    train, same, other = (np.array([300, 400]), 1000), (np.array([33, 38]), 100), (np.array([30, 90]), 100)
-    assert check_rates(labels, train, same).findings == []
+    rows = np.array([100, 100])
+    train, same, other = (np.array([300, 400]), 10 * rows), (np.array([33, 38]), rows), (np.array([30, 90]), rows)
+    assert not check_rates(labels, train, same).findings
     [finding] = check_rates(labels, train, other).findings
     assert finding.labels == ["joy"]
     assert "joy 40 % in training, 90 % in validation" in finding.what
@@ -136,8 +137,9 @@ def test_unknown_tokens_are_a_finding_where_they_harm(tokenizer):
 
 
 def reference(tokenizer, **changed):
-    values = {"labels": ["anger", "joy"], "rows": 200, "given": np.array([80, 60]), "train_rows": 1000}
-    values |= {"train_positives": np.array([300, 250]), "texts": figures(ENGLISH * 40, tokenizer)}
+    values = {"labels": ["anger", "joy"], "rows": 200, "given": np.array([80, 60])}
+    values |= {"train_positives": np.array([300, 250]), "train_annotated": np.array([1000, 900])}
+    values |= {"texts": figures(ENGLISH * 40, tokenizer)}
     return Reference(**values | changed)
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from scipy.special import betaincinv
 from scipy.stats import norm, rankdata
 
+from utils.scoring.scores import known_cells
+
 LEVEL = 0.99
 SHUFFLES, SEED = 300, 0
 # Rows from which on a sample of them is looked at: intervals are narrow by then.
@@ -116,20 +118,27 @@ def rank(truth: np.ndarray, probabilities: np.ndarray) -> Ranking:
     """ROC-AUC of each label, and of the same labels dealt out to other rows, whole rows at a time.
 
     Args:
-        truth: 0/1 array `[N, L]`.
+        truth: `[N, L]`, 0, 1 or NaN.
         probabilities: `[N, L]`.
     """
-    positives = truth.sum(axis=0)
-    judged = np.flatnonzero((positives > 0) & (positives < len(truth)))
-    true, n = truth[:, judged].astype(float), positives[judged].astype(float)
-    ranks = rankdata(probabilities[:, judged], axis=0)
-
-    def auc(labels: np.ndarray) -> np.ndarray:
-        return (np.einsum("nl,nl->l", labels, ranks) - n * (n + 1) / 2) / np.maximum(n * (len(truth) - n), 1)
-
+    true, known = count_rows(truth)
+    judged = np.flatnonzero((true > 0) & (true < known))
     rng = np.random.default_rng(SEED)
-    shuffled = [auc(true[rng.permutation(len(true))]) for _ in range(SHUFFLES)]
-    return Ranking(judged, auc(true), np.array(shuffled).reshape(SHUFFLES, len(judged)))
+    orders = [np.arange(len(truth)), *(rng.permutation(len(truth)) for _ in range(SHUFFLES))]
+    auc = np.empty((len(orders), len(judged)))
+    for column, label in enumerate(judged):
+        rows = known_cells(truth[:, label])
+        yes, ranks = truth[:, label] == 1, rankdata(probabilities[rows, label])
+        positives, negatives = true[label], known[label] - true[label]
+        for number, order in enumerate(orders):
+            hits = ranks[yes[order[rows[order]]]]  # of the known rows, as they are dealt out
+            auc[number, column] = (hits.sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    return Ranking(judged, auc[0], auc[1:])
+
+
+def count_rows(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that have each label, and rows in which it is known: `[L]` both, given truth `[N, L]`, 0, 1 or NaN."""
+    return (truth == 1).sum(axis=0), known_cells(truth).sum(axis=0)
 
 
 def some_rows(rows: int, most: int = MOST_ROWS) -> np.ndarray:
