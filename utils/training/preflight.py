@@ -167,7 +167,7 @@ class Preflight:
 def unknown_tokens(rows: Examples, tokenizer: PreTrainedTokenizerBase) -> str:
     """How many training texts, of a sample if there are many, hold tokens that the model does not know, and which."""
     chosen = some_rows(len(rows), MOST_TEXTS)
-    unknown, _ = find_unknown(rows.rows.select(chosen)["text"][:], tokenizer)
+    unknown = find_unknown(rows.rows.select(chosen)["text"][:], tokenizer)
     which = f": {unknown.describe()}" if len(unknown.rows) else ""
     return f"in {len(unknown.rows):,} of {len(chosen):,} texts{which}"
 
