@@ -1,7 +1,7 @@
 """Compare finished runs: a table of scores with intervals, and which differences are more than luck.
 
     python compare_runs.py outputs/*
-    python compare_runs.py outputs/* --markdown results.md --csv results.csv --html results.html
+    python compare_runs.py outputs/* --markdown results.md --csv results.csv --html results.html --picture results.png
     python compare_runs.py outputs/* submission.csv --truth test_labels.csv --test_file test.csv
 
 Run folders come first, then flags. Runs that differ in seed alone become one row with mean and standard deviation;
@@ -25,6 +25,7 @@ class CompareArguments:
     markdown: str | None = option(None, "also write the tables here, as Markdown")
     csv: str | None = option(None, "also write all figures here, unrounded")
     html: str | None = option(None, "also write a report with pictures here, one page that opens offline")
+    picture: str | None = option(None, "also write the picture of macro-F1 with intervals here, a .png")
     truth: str | None = option(None, "file of ids and true labels of test rows: score on these")
     test_file: str | None = option(None, "with --truth: the test rows, for runs to predict")
     csv_quoting: str | None = option(
@@ -41,6 +42,8 @@ class CompareArguments:
     def __post_init__(self):
         if not self.runs:
             raise UserError("name the run folders to compare: compare_runs.py outputs/*")
+        if self.picture and not self.picture.lower().endswith(".png"):
+            raise UserError(f"--picture {self.picture}: must end in .png")
         for name, least in (("resamples", 100), ("seed", 0), ("per_device_eval_batch_size", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {least} or more")
@@ -60,7 +63,7 @@ def main(args: CompareArguments) -> None:
     from utils.runs.comparison import make_boards, validation_entries
     from utils.runs.finished import read_runs
 
-    targets = {name: getattr(args, name) for name in ("markdown", "csv", "html")}
+    targets = {name: getattr(args, name) for name in ("markdown", "csv", "html", "picture")}
     check_targets(targets, [*args.runs, args.truth, args.test_file], args.overwrite)
     notes = []
 
@@ -96,6 +99,8 @@ def main(args: CompareArguments) -> None:
             f"the runs were scored on {len(boards)} different sets of rows: one table for each, and no comparison "
             "between them"
         )
+        if args.picture:
+            raise UserError("--picture shows runs that were scored on the same rows: name those alone")
 
     # Show and write
     held, width = bool(args.truth), get_terminal_size().columns if sys.stdout.isatty() else None
@@ -109,6 +114,11 @@ def main(args: CompareArguments) -> None:
         from utils.report.page import write_comparison_report  # loads matplotlib
 
         write_comparison_report(args.html, boards, notes, held, args.resamples, args.power)
+    if args.picture:
+        from utils.report.page import scores_picture
+        from utils.report.pictures import save_png
+
+        save_png(scores_picture(boards[0]), args.picture)
     for path in filter(None, targets.values()):
         print(f"\nwritten: {path}", end="")
     print()

@@ -2,10 +2,12 @@
 
     python predict.py --model outputs/minilm "so happy for you 😂" "not again..."
     python predict.py --model outputs/minilm --file texts.txt --json > labels.jsonl
+    python predict.py --model outputs/questions --labels envy pride "why does she always win?"
     grep happy texts.txt | python predict.py --model outputs/minilm
 
 Without a text or --file, lines are read from standard input; empty ones are skipped. Texts that begin with a dash come
-last, after `--`. A label is given where its probability reaches the run's threshold for it.
+last, after `--`. A label is given where its probability reaches the run's threshold for it; where each text has one
+label, the likeliest is.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 BAR = 24  # characters of a probability of 1
 SHOWN = 12  # labels shown of each text, besides those that are given to it
 LINES_AT_A_TIME = 1000
+FEWEST_COMPARED = 50  # texts that are compared with those of the training; fewer were chosen for a reason
+UNTRAINED = 0.5  # threshold of a label that no threshold was chosen for
 
 
 @dataclass
@@ -39,6 +43,9 @@ class PredictArguments:
     model: str = option(None, "folder of a finished run, or its name on the Hub")
     file: str | None = option(None, "file with a text in every line")
     json: bool = option(False, "a line of JSON for each text: text, labels, probabilities")
+    labels: list[str] | None = option(
+        None, "labels to ask for instead of the run's own, also untrained ones; for runs with --ask_labels"
+    )
     batch_size: int = option(32, "texts predicted at a time")
     skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
     check_weights: bool = option(False, "read the weights whole to check them, not their size and header alone")
@@ -55,8 +62,23 @@ class PredictArguments:
         for number, text in enumerate(self.texts, start=1):
             if not text.strip():
                 raise UserError(f"text {number} on the command line is empty: leave it out")
+        if self.labels and len(set(self.labels)) < len(self.labels):
+            raise UserError("--labels names a label twice")
         if self.batch_size < 1:
             raise UserError(f"--batch_size {self.batch_size}: must be 1 or more")
+
+
+def given_labels(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Which labels a text is given, `[L]` of booleans; with thresholds of NaN, as `Thresholds` has them where each text
+    has one label, the likeliest alone.
+
+    Args:
+        probabilities: `[L]`.
+        thresholds: `[L]`.
+    """
+    if any(threshold != threshold for threshold in thresholds):
+        return probabilities.argmax() == range(len(probabilities))
+    return probabilities >= thresholds
 
 
 def bar(probability: float, threshold: float, size: int = BAR) -> str:
@@ -64,12 +86,14 @@ def bar(probability: float, threshold: float, size: int = BAR) -> str:
 
     Args:
         probability: from 0 to 1.
-        threshold: likewise.
+        threshold: likewise; NaN for no line.
         size: characters of a probability of 1.
     """
-    full, at = round(probability * size), min(size - 1, int(threshold * size))
+    full = round(probability * size)
     cells = ["█" if i < full else "·" for i in range(size)]
-    cells[at] = "▏" if at >= full else "▉"
+    if threshold == threshold:
+        at = min(size - 1, int(threshold * size))
+        cells[at] = "▏" if at >= full else "▉"
     return "".join(cells)
 
 
@@ -85,7 +109,8 @@ def show(
         thresholds: `[L]`.
         columns: width of the terminal; names too long for it are cut, and bars are shortened.
     """
-    given, labels = probabilities >= thresholds, [printable(label) for label in labels]
+    given, labels = given_labels(probabilities, thresholds), [printable(label) for label in labels]
+    behind = [f"  threshold {t:.3f}" if t == t else "" for t in thresholds]
     order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
     order = [i for rank, i in enumerate(order) if rank < SHOWN or given[i]]
     width, size = max(len(labels[i]) for i in order), BAR
@@ -96,7 +121,7 @@ def show(
     names = [label if len(label) <= width else label[: width - 1] + "…" for label in labels]
     lines = [
         f"  {'✓' if given[i] else ' '} {names[i].ljust(width)}  {probabilities[i]:.3f}  "
-        f"{bar(probabilities[i], thresholds[i], size)}  threshold {thresholds[i]:.3f}"
+        f"{bar(probabilities[i], thresholds[i], size)}{behind[i]}"
         for i in order
     ]
     return "\n".join([printable(text), *lines, ""])
@@ -111,7 +136,7 @@ def json_line(text: str, labels: list[str], probabilities: np.ndarray, threshold
         probabilities: `[L]`.
         thresholds: `[L]`.
     """
-    given = [name for name, p, t in zip(labels, probabilities, thresholds) if p >= t]
+    given = [name for name, yes in zip(labels, given_labels(probabilities, thresholds)) if yes]
     scores = {name: round(float(p), 6) for name, p in zip(labels, probabilities)}
     row = {"text": text, "labels": given, "probabilities": scores}
     return printable(json.dumps(row, ensure_ascii=not _prints_unicode()))
@@ -162,11 +187,13 @@ def read_lines(args: PredictArguments) -> Iterator[str]:
 def main(args: PredictArguments) -> None:
     """Load the run, predict, print."""
     from utils.hub.pull import local_folder
-    from utils.runs.folder import load_task
+    from utils.runs.folder import load_arguments, load_task
 
     # Refuse what is not there
     folder = local_folder(args.model, args.skip_checks, args.check_weights)
     load_task(folder)
+    if args.labels and not load_arguments(folder).get("ask_labels"):
+        raise UserError("--labels is for runs that were trained with --ask_labels: leave it out")
     if args.file and not Path(args.file).exists():
         raise UserError(f"--file {args.file}: no such file")
 
@@ -175,21 +202,29 @@ def main(args: PredictArguments) -> None:
     import transformers
 
     from utils.data.text import normalize
+    from utils.doctor.drift import NewRows, Reference, compare, drift_text
     from utils.runs.inference import load_run
     from utils.scoring.thresholds import Thresholds
 
     transformers.utils.logging.disable_progress_bar()
-    run = load_run(folder, args.trust_remote_code)
+    run: Any = load_run(folder, args.trust_remote_code)
+    thresholds = Thresholds.load(run.name, run.task.labels).values
+    if args.labels:
+        trained = dict(zip(run.task.labels, thresholds))
+        run.ask(args.labels)
+        untrained = np.nan if run.task.single_label else UNTRAINED
+        thresholds = np.array([trained.get(label, untrained) for label in args.labels])
     task = run.task
-    thresholds = Thresholds.load(run.name, task.labels).values
     terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():
         terminal.reconfigure(errors="replace")  # a question mark for each sign that it does not have
     columns = get_terminal_size().columns if terminal is not None and terminal.isatty() else None
-    lines = read_lines(args)
+    lines, new = read_lines(args), NewRows()
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
-        for text, probabilities in zip(texts, run.predict(normalized, args.batch_size).probabilities):
+        predicted = run.predict(normalized, args.batch_size).probabilities
+        new.add(normalized, (predicted >= thresholds).astype(np.int8))
+        for text, probabilities in zip(texts, predicted):
             if np.isnan(probabilities).any():
                 raise UserError(
                     f"{args.model} gives a probability that is NaN for {quote(text)}: its weights are broken"
@@ -198,6 +233,11 @@ def main(args: PredictArguments) -> None:
                 print(json_line(text, task.labels, probabilities, thresholds))
             else:
                 print(show(text, task.labels, probabilities, thresholds, columns))
+    reference = None if args.labels else Reference.load(folder, task.labels)
+    if reference is not None and new.rows >= FEWEST_COMPARED:
+        findings = compare(reference, new, run.tokenizer)
+        if findings:
+            print(drift_text(findings, new.rows), file=sys.stderr)
 
 
 if __name__ == "__main__":

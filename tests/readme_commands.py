@@ -1,4 +1,4 @@
-"""The commands of README.md, run in a fresh copy."""
+"""The commands of README.md and of docs/, run in a fresh copy."""
 
 import os
 import re
@@ -9,12 +9,16 @@ from pathlib import Path
 from conftest import ROOT
 from warm_python import write_commands
 
-MARKS = ("needs the hub", "needs a GPU", "the test suite itself")
+MARKS = ("needs the hub", "needs a GPU")
+# In the order in which README.md leads to them, which is that in which their commands run.
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = tuple(re.findall(r"\]\((docs/[\w-]+\.md)\) \|$", README, re.MULTILINE))
 BLOCK = re.compile(r"(?:<!-- (?P<mark>.*?) -->\n)?```bash\n(?P<code>.*?)```", re.DOTALL)
 
 
 def blocks():
-    return [match.groupdict() for match in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))]
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *PAGES)]
+    return [match.groupdict() for page in pages for match in BLOCK.finditer(page)]
 
 
 def warm_up(environment: Path) -> None:

@@ -44,7 +44,6 @@ def train_on(refused, tmp_path):
         ({"id": ["a", "", "c", "d"]}, ['row 3, column "id" is empty']),
         ({"text": ["one", "  ", "three", "four"]}, ['row 3, column "text" has no text', "take the row out"]),
         ({"joy": ["p"] * 4, "fear": ["q"] * 4}, ["no label column", "--label_columns"]),
-        ({"fear": ["q"] * 4}, ["one label only", "two labels"]),
     ],
 )
 def test_training_rows(train_on, change, words):

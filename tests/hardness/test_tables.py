@@ -134,7 +134,7 @@ def test_numbers_as_ids_are_the_same_in_every_format(tmp_path):
         read(tmp_path / "t.parquet")
 
 
-@pytest.mark.parametrize("cells", [["yes", "no", "yes"], ["2", "1", "2"], ["NaN", "NaN", "1"]])
+@pytest.mark.parametrize("cells", [["yes", "no", "?", "?"], ["2", "1", "2"], ["NaN", "NaN", "1"]])
 def test_a_label_column_is_not_dropped(tmp_path, cells):
     lines = [f"{i},t{i},{i % 2},{(i + 1) % 2},{cell}\n" for i, cell in enumerate(cells)]
     (tmp_path / "t.csv").write_text("id,text,joy,fear,anger\n" + "".join(lines))
@@ -142,8 +142,9 @@ def test_a_label_column_is_not_dropped(tmp_path, cells):
         read(tmp_path / "t.csv")
 
 
-def test_true_in_capitals_is_a_label(tmp_path):
-    (tmp_path / "t.csv").write_text("id,text,joy,fear\n1,a,TRUE,FALSE\n2,b,FALSE,TRUE\n")
+@pytest.mark.parametrize(("yes", "no"), [("TRUE", "FALSE"), ("yes", "no"), ("Y", "n"), ("t", "F"), ("1.0", "0.0")])
+def test_words_for_yes_and_no_are_labels(tmp_path, yes, no):
+    (tmp_path / "t.csv").write_text(f"id,text,joy,fear\n1,a,{yes},{no}\n2,b,{no},{yes}\n")
     examples, task = read(tmp_path / "t.csv")
     assert task.labels == ["joy", "fear"]
     assert examples.labels.tolist() == [[1, 0], [0, 1]]

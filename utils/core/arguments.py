@@ -5,7 +5,7 @@ Trainer's own flags are in `utils.training.arguments`.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from trl import ModelConfig
 
 from utils.core.errors import UserError
 from utils.core.parser import option
+
+# What the scripts take with one label per text, instead of what `--loss` and `--threshold_strategy` name.
+CROSS_ENTROPY, ARGMAX = "cross_entropy", "argmax"
 
 
 @dataclass
@@ -34,7 +37,17 @@ class ModelArguments(ModelConfig):
     )
     lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
     use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
-    pooling: str = option("last", "what a decoder's head sees: last real token, or mean", choices=["last", "mean"])
+    pooling: str | None = option(
+        None,
+        "what the head sees: the first token (encoders), the last real token (decoders), or the mean over the real "
+        "tokens; left out: first or last",
+        choices=["first", "last", "mean"],
+    )
+    attention: str = option(
+        "own",
+        "what a decoder's tokens see: those before them, as it was trained, or all tokens",
+        choices=["own", "bidirectional"],
+    )
     trust_remote_code: bool = option(
         False, "run the code that the repository of the base model brings; read it first. The code of a run never is"
     )
@@ -68,7 +81,8 @@ class GeneratorModelArguments(ModelArguments):
     """The same for a language model that writes labels: there is no head, and nothing to pool."""
 
     lora_task_type: str = option("CAUSAL_LM", "kind of model that LoRA is put on", choices=["CAUSAL_LM"])
-    pooling: str = field(default="last", init=False)
+    pooling: str | None = field(default=None, init=False)
+    attention: str = field(default="own", init=False)
 
 
 @dataclass
@@ -105,6 +119,11 @@ class DataArguments:
     )
     normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
     normalize_urls: bool = option(False, "replace links by http")
+    task: str = option(
+        "auto",
+        "whether a text has any number of labels, or exactly one; auto: one where each of 100 rows or more has one",
+        choices=["auto", "multi_label", "single_label"],
+    )
     max_length: int = option(
         256, "tokens of a text that the model sees; with a label generator of prompt, text and answer together"
     )
@@ -136,11 +155,15 @@ class LossArguments:
 
     _argument_group_name = "loss"
 
-    loss: str = option("bce", "binary cross-entropy, focal or asymmetric loss", choices=["bce", "focal", "asl"])
+    loss: str = option(
+        "bce",
+        "binary cross-entropy (with one label per text cross-entropy), focal or asymmetric loss",
+        choices=["bce", "focal", "asl"],
+    )
     pos_weight: str = option(
         None,
         "weight of the positive cells: none, sqrt (of negatives / positives), balanced (negatives / positives) or a "
-        "number; left out: sqrt with bce, none with the others",
+        "number; left out: sqrt with bce, none with the others; with one label per text of each label's rows",
     )
     max_pos_weight: float = option(20.0, "cap of sqrt and balanced weights")
     focal_gamma: float = option(2.0, "focal loss: how much cells that are right already are played down")
@@ -165,6 +188,20 @@ class LossArguments:
                 weight = math.nan
             if not 0 < weight < math.inf:
                 raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
+
+    def suit(self, single_label: bool) -> None:
+        """Take the loss for one label per text where that is the task.
+
+        Raises:
+            UserError: for a loss that is for yes and no.
+        """
+        if single_label:
+            if self.loss not in ("bce", CROSS_ENTROPY):
+                raise UserError(
+                    f"--loss {self.loss} is for yes and no of each label, and each text has one label: leave it out, "
+                    "or pass --task multi_label"
+                )
+            self.loss = CROSS_ENTROPY
 
 
 @dataclass
@@ -202,6 +239,35 @@ class GenerationArguments:
 
 
 @dataclass
+class QuestionArguments:
+    """One question per label instead of one column of the head."""
+
+    _argument_group_name = "one question per label"
+
+    ask_labels: bool = option(
+        False, "put a short question for each label behind the text, all in one pass, and share one logit's head"
+    )
+    question: str = option("{label}?", "words of a label's question; {label} stands for its name or description")
+    label_descriptions: str | None = option(None, "YAML file with lines `label: description`, for the questions")
+    question_head: str = option(
+        "linear",
+        "how the shared head starts: at random, or as yes minus no of the language head",
+        choices=["linear", "yes_no"],
+    )
+    labels_at_once: int = option(64, "labels asked for in one pass; more take several passes over the text")
+
+    def __post_init__(self):
+        if not self.ask_labels:
+            changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+            if changed:
+                raise UserError(f"--{changed[0]} is for --ask_labels: add it, or leave both out")
+        if "{label}" not in self.question:
+            raise UserError(f'--question "{self.question}" must hold {{label}}, where the name of the label goes')
+        if self.labels_at_once < 1:
+            raise UserError(f"--labels_at_once {self.labels_at_once}: must be 1 or more")
+
+
+@dataclass
 class ThresholdArguments:
     """How probabilities become yes and no."""
 
@@ -223,6 +289,11 @@ class ThresholdArguments:
         if self.threshold_shrinkage is not None and not 0 <= self.threshold_shrinkage < math.inf:
             raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
 
+    def suit(self, single_label: bool) -> None:
+        """With one label per text the likeliest is given, so that there are no thresholds to choose."""
+        if single_label:
+            self.threshold_strategy, self.threshold_shrinkage = ARGMAX, None
+
 
 @dataclass
 class RunArguments:
@@ -234,6 +305,7 @@ class RunArguments:
     merge_adapter: bool = option(False, "also write OUTPUT_DIR/merged, a 16-bit model with the adapter merged in")
     overwrite: bool = option(False, "train again in an --output_dir that holds a finished or other run")
     report: bool = option(True, "write pictures and report.html into the folder of the run")
+    baseline: bool = option(True, "also train a linear model on TF-IDF, in seconds, whose scores are shown beside")
     keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
     early_stopping_patience: int | None = option(
         None, "stop after so many evaluations without a better score; left out: never"

@@ -1,13 +1,11 @@
-"""Finding out which column of a table is which, and reading ids, texts and labels from them."""
+"""Finding out which column of a table is which, and reading ids and texts from them; `label_cells` reads the labels."""
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +13,16 @@ import pyarrow.compute as pc
 
 from utils.core.errors import UserError
 from utils.core.shown import join_names, quote
+from utils.data.label_cells import (
+    ALL_BINARY_CELLS,
+    YES_AND_NO,
+    distinct_cells,
+    find_listed_labels,
+    is_binary,
+    is_plain,
+    is_text,
+    looks_binary,
+)
 from utils.data.tables import Table
 from utils.data.task import Task
 from utils.data.text import normalize
@@ -27,63 +35,15 @@ if TYPE_CHECKING:
 ID_NAMES = ("id", "tweet_id", "tweetid", "example_id", "guid", "uuid", "idx", "index", "unnamed: 0", "")
 TEXT_NAMES = ("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body")
 LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
-# Ways to write 0 and 1, alternating: the index in this list is even for 0, odd for 1.
-BINARY_CELLS = ["0", "1", "0.0", "1.0", "false", "true", "False", "True", "FALSE", "TRUE"]
 # What people write into label cells besides; a column of nothing else is none to leave out without a word.
-NEARLY_BINARY = {*map(str.lower, BINARY_CELLS), "", "2", "2.0", "-1", "-1.0", "t", "f", "yes", "no", "y", "n", "x",
-                 "nan", "none", "null", "na", "n/a", "-", "?"}  # fmt: skip
-YES_AND_NO = (("yes", "no"), ("y", "n"), ("t", "f"), ("true", "false"))
-DELIMITERS = (",", ";", "|")
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds texts, numbers or booleans, rather than lists, bytes and the like."""
-    return any(
-        check(kind)
-        for check in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_integer,
-            pa.types.is_floating,
-            pa.types.is_boolean,
-            pa.types.is_null,
-        )
-    )
-
-
-def _is_text(table: Table, name: str) -> bool:
-    kind = table.column(name).type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _binary_codes(column: pa.ChunkedArray) -> np.ndarray:
-    """0 or 1 for cells written as in BINARY_CELLS, -1 for others: int8 array `[N]`."""
-    if not _is_plain(column.type):
-        return np.full(len(column), -1, dtype=np.int8)
-    cells = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    index = pc.fill_null(pc.index_in(cells, value_set=pa.array(BINARY_CELLS)), -1).to_numpy().astype(np.int8)
-    return np.where(index < 0, -1, index % 2).astype(np.int8)
-
-
-def looks_binary(table: Table, name: str) -> bool:
-    """Whether more than half of the non-empty cells are 0 or 1: a label column, perhaps with mistakes in it."""
-    if not _is_plain(table.column(name).type):
-        return False
-    filled = pc.not_equal(table.strings(name), "").to_numpy()
-    return bool(filled.any() and (_binary_codes(table.column(name))[filled] >= 0).mean() > 0.5)
-
-
-def _is_binary(table: Table, name: str) -> bool:
-    """Whether all non-empty cells are 0 or 1."""
-    filled = pc.not_equal(table.strings(name), "").to_numpy()
-    return looks_binary(table, name) and bool((_binary_codes(table.column(name))[filled] >= 0).all())
+NEARLY_BINARY = {*ALL_BINARY_CELLS, "2", "2.0", "-1", "-1.0", "x", "nan", "none", "null", "na", "n/a", "-", "?"}
 
 
 def _looks_nearly_binary(table: Table, name: str) -> bool:
     """Whether the cells say both yes and no in other words than 0 and 1, or are 0 or 1 where they are not missing."""
-    if not _is_plain(table.column(name).type):
+    if not is_plain(table.column(name).type):
         return False
-    cells = {str(cell).lower() for cell in pc.unique(table.strings(name)).to_pylist()} - {""}
+    cells = distinct_cells(table, name)
     if not cells <= NEARLY_BINARY:
         return False
     return any(yes in cells and no in cells for yes, no in YES_AND_NO) or bool(cells & {"0", "1"})
@@ -124,7 +84,7 @@ def _find_text(table: Table, taken: Collection[str | None]) -> str:
     candidates = [
         name
         for name in table.rows.column_names
-        if name not in (*taken, listed) and _is_text(table, name) and not looks_binary(table, name)
+        if name not in (*taken, listed) and is_text(table, name) and not looks_binary(table, name)
     ]
     candidates = [name for name in candidates if not _looks_numeric(table, name)]
     if len(candidates) != 1:
@@ -153,10 +113,8 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
     if listed is None:
         labels, label_columns, delimiter = binary, binary, None
     else:
-        labels, delimiter = _find_listed_labels(table, listed, data_args.label_delimiter)
+        labels, delimiter = find_listed_labels(table, listed, data_args.label_delimiter)
         label_columns = [listed]
-    if len(labels) == 1:
-        raise UserError(f'{table.name} has one label only, "{labels[0]}": at least two labels are needed')
     if (id_column or "id") in labels:
         raise UserError(f'{table.name}: a label has the name of the id column, "{id_column or "id"}": rename one')
     return Task(
@@ -182,10 +140,10 @@ def _find_id_and_text(table: Table, data_args: DataArguments, named_labels: Coll
         text_column = _find_text(table, {id_column, *named_labels})
     if id_column == text_column:
         raise UserError(f'{table.name}: "{quote(text_column)}" cannot be the column of both ids and texts')
-    if text_column in named_labels or (data_args.text_column and _is_binary(table, text_column)):
+    if text_column in named_labels or (data_args.text_column and is_binary(table, text_column)):
         raise UserError(f'{table.name}, column "{quote(text_column)}" holds labels, not texts: see --text_column')
     for name in filter(None, (id_column, text_column)):
-        if not _is_plain(table.column(name).type):
+        if not is_plain(table.column(name).type):
             raise UserError(f'{table.name}, column "{name}": ids and texts must be texts or numbers, not lists')
     return id_column, text_column
 
@@ -238,76 +196,6 @@ def _find_label_columns(
     return binary, listed
 
 
-def _find_listed_labels(table: Table, column: str, delimiter: str | None) -> tuple[list[str], str | None]:
-    """`(labels, delimiter)` of a column of label lists.
-
-    Args:
-        table: the training table.
-        column: name of the column.
-        delimiter: what separates the names in a cell, if the user said so.
-
-    Raises:
-        UserError: if it is unclear what separates the names, or the cells hold numbers instead of names.
-    """
-    class_label = _class_label(table, column)
-    if class_label is not None:
-        return list(class_label.names), None
-    if delimiter is None and _is_text(table, column):
-        cells = table.strings(column)
-        cells = cells.filter(pc.invert(pc.starts_with(cells, "[")))
-        used = [d for d in DELIMITERS if pc.any(pc.match_substring(cells, d)).as_py()]
-        if len(used) > 1:
-            raise UserError(
-                f'{table.name}, column "{column}": both {" and ".join(used)} may separate the labels: '
-                "say which with --label_delimiter"
-            )
-        delimiter = used[0] if used else DELIMITERS[0]
-    labels = sorted({name for row in _label_lists(table, column, delimiter) for name in row})
-    if set(labels) <= set(BINARY_CELLS):
-        raise UserError(
-            f'{table.name}, column "{column}" lists {join_names(labels) or "nothing"}, not the names of labels: '
-            "give lists of names, or a 0/1 column for each label"
-        )
-    return labels, delimiter
-
-
-def _class_label(table: Table, column: str) -> datasets.ClassLabel | None:
-    """The names behind a column that lists labels as numbers; None for other columns."""
-    inner = getattr(table.rows.features[column], "feature", None)
-    return inner if isinstance(inner, datasets.ClassLabel) else None
-
-
-def _label_lists(table: Table, column: str, delimiter: str | None) -> Iterator[list[str]]:
-    """Label names of each row of a column of label lists.
-
-    Raises:
-        UserError: for a cell that is not such a list.
-    """
-    class_label = _class_label(table, column)
-    for row, cell in enumerate(table.rows[column]):
-        names = _parse_label_list(cell, delimiter, class_label)
-        if not isinstance(names, list) or any(name is None or isinstance(name, list | dict) for name in names):
-            raise UserError(f'{table.where(row, column)} is no list of labels: {quote(cell)}; write "joy, love"')
-        yield [name for name in (str(name).strip() for name in names) if name]
-
-
-def _parse_label_list(cell: Any, delimiter: str | None, class_label: datasets.ClassLabel | None) -> Any:
-    """Names in a cell that holds a list, the text form `["joy", "love"]`, or delimited names.
-
-    For other cells the result is no list of names, which the caller must check.
-    """
-    if isinstance(cell, str) and cell.strip().startswith("["):
-        if re.search(r"""['"]\s+['"]""", cell):  # a printed numpy array: Python would join names without commas
-            return None
-        try:
-            return ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
-    if isinstance(cell, str):
-        return cell.split(delimiter)
-    return (cell or []) if class_label is None else class_label.int2str(cell or [])
-
-
 # Cells
 
 
@@ -321,7 +209,7 @@ def read_ids(table: Table, task: Task) -> list[str]:
     """
     if task.id_column is None:
         return [str(table.start + i) for i in range(len(table.rows))]
-    _require(table, task.id_column, "id")
+    table.require(task.id_column, "id")
     column = table.column(task.id_column)
     if pa.types.is_floating(column.type):  # as Python writes them into CSV and JSON; Arrow would write 1 for 1.0
         ids = ["" if np.isnan(number) else str(number) for number in column.to_numpy()]
@@ -379,7 +267,7 @@ def read_texts(table: Table, task: Task) -> list[str]:
     Raises:
         UserError: for a row without text.
     """
-    _require(table, task.text_column, "text")
+    table.require(task.text_column, "text")
     empty = np.flatnonzero(pc.equal(table.strings(task.text_column), "").to_numpy())
     if len(empty):
         raise UserError(
@@ -392,64 +280,15 @@ def read_texts(table: Table, task: Task) -> list[str]:
     return texts
 
 
-def read_labels(table: Table, task: Task) -> np.ndarray:
-    """Labels of the rows: int8 array `[N, L]` of 0 and 1, in the task's order.
-
-    Raises:
-        UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
-    """
-    for name in task.label_columns:
-        _require(table, name, "label")
-    return _read_label_columns(table, task) if task.labels_are_columns else _read_label_lists(table, task)
-
-
-def _read_label_columns(table: Table, task: Task) -> np.ndarray:
-    """`read_labels` from one 0/1 column for each label."""
-    codes = np.column_stack([_binary_codes(table.column(name)) for name in task.labels])
-    bad = np.argwhere(codes < 0)
-    if len(bad):
-        row, column = (int(i) for i in bad[0])
-        name = task.labels[column]
-        value = table.column(name)[row].as_py()
-        shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
-        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells)")
-    return codes
-
-
-def _read_label_lists(table: Table, task: Task) -> np.ndarray:
-    """`read_labels` from a column of label lists."""
-    column = task.label_columns[0]
-    index = {name: i for i, name in enumerate(task.labels)}
-    labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
-    for row, names in enumerate(_label_lists(table, column, task.label_delimiter)):
-        for name in names:
-            if name not in index:
-                raise UserError(
-                    f'{table.where(row, column)}: unknown label "{quote(name)}"; training has: '
-                    f"{join_names(task.labels)}"
-                )
-            labels[row, index[name]] = 1
-    return labels
-
-
-def _require(table: Table, name: str, role: str) -> None:
-    """Refuse a table without the column `name`, which was the `role` column in training."""
-    if name not in table.rows.column_names:
-        raise UserError(
-            f'{table.name} has no column "{name}", the {role} column in training; it has: '
-            f"{join_names(table.rows.column_names)}"
-        )
-
-
 def check_test_columns(table: Table, task: Task) -> None:
     """Refuse a table to predict that has no text or id column, or some but not all of the label columns.
 
     Raises:
         UserError: for such a table.
     """
-    _require(table, task.text_column, "text")
+    table.require(task.text_column, "text")
     if task.id_column is not None:
-        _require(table, task.id_column, "id")
+        table.require(task.id_column, "id")
     missing = [name for name in task.label_columns if name not in table.rows.column_names]
     if missing and len(missing) < len(task.label_columns):
         raise UserError(

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path
+from utils.core.shown import join_names
 from utils.data import json_tables
 
 ROWS_AT_A_TIME = 10_000
@@ -61,6 +62,14 @@ class Table:
     def strings(self, name: str) -> pa.ChunkedArray:
         """A column as strings without whitespace around them; empty for null."""
         return pc.fill_null(pc.utf8_trim_whitespace(self.column(name).cast(pa.string())), "")
+
+    def require(self, name: str, role: str) -> None:
+        """Refuse a table without the column `name`, which was the `role` column in training."""
+        if name not in self.rows.column_names:
+            raise UserError(
+                f'{self.name} has no column "{name}", the {role} column in training; it has: '
+                f"{join_names(self.rows.column_names)}"
+            )
 
     def chunk(self, start: int, rows: pa.Table) -> Table:
         """The Arrow table `rows` as the chunk of this table that begins at its row `start`."""

@@ -1,14 +1,16 @@
-"""The first approach: a model with a classification head, one logit for each label."""
+"""A model with a classification head: one logit for each label, or one for each label's question."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 import torch
-from scipy.special import expit
+from scipy.special import expit, softmax
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -17,18 +19,27 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.core.arguments import ModelArguments
+from utils.core.arguments import ModelArguments, QuestionArguments
 from utils.core.errors import UserError
+from utils.core.files import read_json_object
 from utils.core.processes import this_process
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
+from utils.models.adapters import (
+    add_lora,
+    dtype_of_merged,
+    load_adapter,
+    merge_adapter,
+    name_base_on_hub,
+    to_merge,
+)
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
-from utils.models.head import HEAD_PARTS, get_head, pool_mean
+from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
+from utils.models.questions import ONE_LOGIT, Questions, ask_labels, start_from_yes_and_no
 from utils.models.sharding import is_sharded, ready_to_shard
 from utils.scoring.predictions import Predictions
 
@@ -43,7 +54,7 @@ class Classifier:
     """A model with a classification head, its tokenizer and its labels.
 
     Encoders pool their first token, so their tokenizer is made to pad on the right. Decoders pool their last token that
-    is not the pad token, on either side of the padding.
+    is not the pad token, on either side of the padding. With `--pooling mean` both pool all tokens but the padding.
 
     Args:
         model: with a head for the task's labels; with LoRA adapters where it has them.
@@ -51,6 +62,7 @@ class Classifier:
         model_args: how the model was loaded.
         task: labels and text options.
         max_length: tokens of a text asked for; the model may take less.
+        questions: how it is asked for its labels one by one, if it is.
     """
 
     model_arguments: ClassVar[type[ModelArguments]] = ModelArguments
@@ -64,34 +76,48 @@ class Classifier:
         model_args: ModelArguments,
         task: Task,
         max_length: int,
+        questions: Questions | None = None,
     ):
         self.model, self.tokenizer, self.model_args, self.task = model, tokenizer, model_args, task
+        self.questions = questions
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
+        if questions is not None:
+            self.ask(task.labels)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
-        self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"
+        self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"  # or the mean, in its place
         if self.pools_first_token:
             tokenizer.padding_side = "right"
 
     @classmethod
-    def new(cls, model_args: ModelArguments, task: Task, max_length: int) -> Classifier:
+    def new(
+        cls, model_args: ModelArguments, task: Task, max_length: int, question_args: QuestionArguments | None = None
+    ) -> Classifier:
         """A model to train, with a new head and, where asked for, LoRA adapters.
 
         Args:
             model_args: which model, in full or with LoRA.
             task: whose labels the head is for.
             max_length: tokens of a text.
+            question_args: whether and how it is asked for its labels one by one.
 
         Raises:
             UserError: for a model that cannot be loaded or trained so.
         """
+        questions = None
+        if question_args is not None and question_args.ask_labels:
+            questions = Questions.asked_for(question_args, task.labels)
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, task.labels, tokenizer)
+        labels = ONE_LOGIT if questions else task.labels
+        model = load_with_head(model_args, labels, tokenizer, single_label=task.single_label)
+        check_pooling(model, model_args.pooling, model_args.attention)
+        if question_args is not None and question_args.question_head == "yes_no":
+            start_from_yes_and_no(model, tokenizer, model_args)
         if model_args.use_peft:
             model = add_lora(model, model_args)
-        return cls(model, tokenizer, model_args, task, max_length)
+        return cls(model, tokenizer, model_args, task, max_length, questions)
 
     @classmethod
     def load(cls, folder: str, arguments: dict[str, Any], task: Task) -> Classifier:
@@ -107,12 +133,23 @@ class Classifier:
         """
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
-        model = load_with_head(model_args, task.labels, tokenizer, new_head=adapted)
+        questions = Questions.load(folder) if arguments.get("ask_labels") else None
+        labels, single = ONE_LOGIT if questions else task.labels, task.single_label
+        model = load_with_head(model_args, labels, tokenizer, new_head=adapted, single_label=single)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
             model = load_adapter(model, folder)
-        return cls(model, tokenizer, model_args, task, task.max_length)
+        return cls(model, tokenizer, model_args, task, task.max_length, questions)
+
+    def ask(self, labels: list[str]) -> None:
+        """Ask for `labels` `[L]` from now on, untrained ones too; only where there are `questions`."""
+        questions: Any = self.questions
+        longest = ask_labels(without_adapter(self.model), self.tokenizer, questions, labels)
+        room = length_limit(sys.maxsize, self.tokenizer, self.model.config) - longest
+        self.max_length = min(self.max_length, room)
+        if labels != self.task.labels:
+            self.task = replace(self.task, labels=labels)
 
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
@@ -156,8 +193,16 @@ class Classifier:
                 logits[torch.as_tensor(rows, device=device)] = output.float()
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
-        probabilities = expit(logits.double().cpu().numpy())
+        probabilities = self.probabilities(logits.double().cpu().numpy())
         return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
+        return softmax(logits, axis=1) if self.task.single_label else expit(logits)
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
 
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
@@ -179,8 +224,13 @@ class Classifier:
         """What the preflight says of this approach: names and texts."""
         name, head = get_head(without_adapter(self.model))
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in head.parameters() if p.requires_grad})
-        decoders = {"last": "last real token", "mean": "mean of the real tokens"}
-        pooled = "first token" if self.pools_first_token else decoders[self.model_args.pooling]
+        pooled = "first token" if self.pools_first_token else "last real token"
+        if self.model_args.pooling == "mean":
+            pooled = "mean of the real tokens"
+        if self.model_args.attention == "bidirectional":
+            pooled += ", attention in both directions"
+        if self.questions is not None:
+            pooled = f'last token of each question, as "{self.questions.words(self.task.labels[0])}"'
         return [["head", f"{name}, {'/'.join(dtypes)}, pools the {pooled}"]]
 
     def as_text(self, row: np.ndarray) -> str:
@@ -189,13 +239,28 @@ class Classifier:
 
     def save(self, folder: str | Path) -> None:
         """Write what a prediction needs besides what Trainer saves."""
+        if self.questions is not None:
+            self.questions.save(folder)
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(to_merge(self.model_args), self.task.labels, self.tokenizer, on_cpu=True)
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
+        base = load_with_head(
+            to_merge(self.model_args, dtype),
+            self.task.labels,
+            self.tokenizer,
+            on_cpu=True,
+            single_label=self.task.single_label,
+        )
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -206,11 +271,19 @@ class Classifier:
             arguments: its run_args.json.
             task: its task.json.
         """
+        config = Path(folder) / "config.json"  # an adapter's folder has none
+        mean_of_its_own = config.is_file() and "classifier_pooling" in read_json_object(config)
+        asked = bool(arguments.get("ask_labels"))
+        # A model trained in full keeps it in its configuration; an adapter's base knows nothing of it.
+        turned = arguments["use_peft"] and arguments["attention"] == "bidirectional"
         return {
+            "plain": not asked and not turned and (arguments["pooling"] != "mean" or mean_of_its_own),
+            "asked": asked,
             "made": "fine-tuned with LoRA" if arguments["use_peft"] else "fine-tuned",
             "pipeline_tag": "text-classification",
             "use_template": "model_card_use_classifier.md.jinja",
             "loss_description": f"loss {arguments['loss']}, pos_weight {arguments['pos_weight']}",
+            "problem_type": f"{'single' if task.single_label else 'multi'}_label_classification",
             "head_parts": HEAD_PARTS,
         }
 
@@ -221,8 +294,9 @@ def load_with_head(
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
+    single_label: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a multi-label head.
+    """Load a model with a classification head.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
@@ -233,6 +307,8 @@ def load_with_head(
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
+        single_label: whether a text has one label instead of any number: the configuration says so, and plain
+            transformers' pipelines take softmax or sigmoid by it.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -241,8 +317,10 @@ def load_with_head(
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    config.problem_type = "multi_label_classification"
+    config.problem_type = f"{'single' if single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
+    if model_args.attention == "bidirectional":
+        config.is_causal = False  # saved with a model trained in full, and with a merged one
     quantization_config = quantization(model_args)
     stored = getattr(config, "quantization_config", None)
     if stored is not None:
@@ -271,9 +349,10 @@ def load_with_head(
         if name.split(".")[-1] in HEAD_PARTS:
             if not is_sharded(module):  # else DeepSpeed ZeRO-3 has it
                 module.to(torch.float32)
-            # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head; under DeepSpeed, which
-            # casts the whole model to 16 bit, fp32 ones may meet a 16-bit head.
+            # 16-bit hidden states meet the fp32 head; under DeepSpeed, which casts the whole model to 16 bit, fp32 ones
+            # may meet a 16-bit head.
             module.register_forward_pre_hook(_as_weights)
+            compute_without_autocast(module)
     if model_args.pooling == "mean":
         pool_mean(model)
     return model

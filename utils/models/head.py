@@ -1,6 +1,7 @@
 """Classification heads: what they are called, what they see."""
 
 import types
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,22 +29,75 @@ def get_head(model: PreTrainedModel) -> tuple[str, nn.Module]:
     raise UserError(f"{type(model).__name__} has no head named {' or '.join(HEAD_NAMES)}: it is not supported")
 
 
-def pool_mean(model: PreTrainedModel) -> None:
-    """Make a decoder's classifier use the mean of the hidden states of its real tokens instead of the last one's.
+def compute_without_autocast(module: nn.Module) -> None:
+    """Make a part of the head compute in the dtype of its weights, fp32, also where the rest is in 16 bit.
+
+    bf16 knows 128 numbers between 1 and 2: probabilities would have steps of 0.004, ties among them, and thresholds
+    between two steps.
+    """
+    module.forward = types.MethodType(_forward_without_autocast, module)  # one that copies of the module take along
+
+
+def _forward_without_autocast(self: nn.Module, *inputs: Any, **kwargs: Any) -> Any:
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return type(self).forward(self, *inputs, **kwargs)
+
+
+def check_pooling(model: PreTrainedModel, pooling: str | None, attention: str = "own") -> None:
+    """Refuse a pooling or an attention that is another architecture's.
 
     Raises:
-        UserError: for an encoder, which has a pooled token of its own.
+        UserError: for `first` with a decoder, `last` and `bidirectional` with an encoder.
     """
-    if get_head(model)[0] != "score":
-        raise UserError(f"--pooling mean is for decoders; {type(model).__name__} pools its first token")
-    model.forward = types.MethodType(_forward_with_mean, model)
+    kind, own = {"score": ("a decoder", "last"), "classifier": ("an encoder", "first")}[get_head(model)[0]]
+    if pooling not in (None, "mean", own):
+        raise UserError(f"--pooling {pooling}: {type(model).__name__} is {kind}, choose {own} or mean")
+    if attention == "bidirectional" and own == "first":
+        raise UserError(
+            f"--attention bidirectional: {type(model).__name__} is an encoder, whose tokens see all: leave it out"
+        )
+
+
+def pool_mean(model: PreTrainedModel) -> None:
+    """Make a classifier use the mean of the hidden states of its real tokens (Reimers and Gurevych 2019).
+
+    It takes the place of the token that the model pools: a decoder's last, an encoder's first. BERT's pooler, a layer
+    behind the first token inside the base model, is taken out; layers of the head itself (RoBERTa's, DeBERTa's,
+    DistilBERT's) see the mean. ModernBERT and its kin know the mean themselves, and keep it in their configuration.
+    """
+    if hasattr(model.config, "classifier_pooling"):
+        model.config.classifier_pooling = "mean"
+        if hasattr(model, "classifier_pooling"):
+            setattr(model, "classifier_pooling", "mean")  # noqa: B010  (EuroBERT's copy, which the hints do not know)
+    elif get_head(model)[0] == "score":
+        model.forward = types.MethodType(_forward_with_mean, model)
+    else:
+        base = getattr(model, model.base_model_prefix)
+        if getattr(base, "pooler", None) is not None:
+            base.pooler = None
+        base.register_forward_hook(_mean_for_first_token, with_kwargs=True)
+
+
+def _mean_for_first_token(base: nn.Module, inputs: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """Give the head, which reads the first token or what the pooler made of it, the mean instead, in fp32."""
+    mean = mean_of_tokens(output.last_hidden_state, kwargs.get("attention_mask"))
+    output.last_hidden_state = mean.unsqueeze(1)
+    if "pooler_output" in type(output).__dataclass_fields__:
+        output.pooler_output = mean
+    return output
+
+
+def mean_of_tokens(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean `[B, H]` in fp32 of the hidden states `[B, T, H]` of the tokens that `attention_mask` `[B, T]` marks."""
+    if attention_mask is None:
+        return hidden.float().mean(dim=1)
+    real = attention_mask.to(torch.float32).unsqueeze(-1)
+    return (hidden.float() * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
 
 def _forward_with_mean(
-    self: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: object
+    self: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
 ) -> SequenceClassifierOutputWithPast:
     kwargs.pop("labels", None)  # the loss is Trainer's
     hidden = getattr(self, self.base_model_prefix)(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
-    real = attention_mask.to(torch.float32).unsqueeze(-1)
-    mean = (hidden.float() * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
-    return SequenceClassifierOutputWithPast(logits=self.score(mean))
+    return SequenceClassifierOutputWithPast(logits=self.score(mean_of_tokens(hidden, attention_mask)))

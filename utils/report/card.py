@@ -7,8 +7,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from utils.core.arguments import ARGMAX
 from utils.core.shown import escape_markdown
 from utils.data.task import Task
+from utils.doctor.baselines import baseline_text
+from utils.doctor.finding import Diagnosis
 from utils.models.approaches import approach_of
 from utils.report.pictures import has_training_curves
 from utils.runs.folder import PICTURES_FOLDER
@@ -20,19 +23,26 @@ PICTURES = {
     "label_f1": "F1 of each label with 95 % intervals",
     "precision_recall": "Precision and recall of each label, with the chosen threshold",
     "co_occurrence": "How often labels stand together, true and predicted",
+    "confusion": "Which labels are taken for each other",
     "calibration": "Calibration of the probabilities",
     "training_curves": "Loss and macro-F1 during training",
 }
 
 
-def expected_pictures(report: bool, log_history: list[dict[str, Any]]) -> list[str]:
+def expected_pictures(report: bool, log_history: list[dict[str, Any]], task: Task) -> list[str]:
     """Names of the pictures that a run will have.
 
     Args:
         report: whether they are drawn at all.
         log_history: of the training, empty if there was none.
+        task: its labels.
     """
-    return [name for name in PICTURES if report and (name != "training_curves" or has_training_curves(log_history))]
+    drawn = {
+        "training_curves": has_training_curves(log_history),
+        "co_occurrence": len(task.labels) > 1 and not task.single_label,
+        "confusion": task.single_label,
+    }
+    return [name for name in PICTURES if report and drawn.get(name, True)]
 
 
 def present_pictures(folder: str | Path) -> list[str]:
@@ -45,6 +55,7 @@ def render_card(
     arguments: dict[str, Any],
     task: Task,
     results: dict[str, Any],
+    diagnosis: Diagnosis | None,
     *,
     name: str,
     address: str,
@@ -59,6 +70,7 @@ def render_card(
         arguments: the run's run_args.json.
         task: its task.json.
         results: its all_results.json.
+        diagnosis: what the doctor says of it; None for a run of before there was one.
         name: of the run.
         address: what to load it by: its folder, or its name on the Hub.
         pictures: names of those to show.
@@ -83,9 +95,12 @@ def render_card(
         merged=merged,
         task=task,
         results=results,
-        tuned=arguments["threshold_strategy"] != "fixed",
+        tuned=arguments["threshold_strategy"] not in ("fixed", ARGMAX),
         score_notes=score_notes(results),
+        metrics=metrics,
         summary_table=summary_table(metrics, markdown=True),
+        baseline_table=baseline_text(diagnosis.baselines, markdown=True) if diagnosis else "",
+        diagnosis=diagnosis,
         label_table=label_table(metrics, task.labels, markdown=True),
         label_counts=list(zip(task.labels, task.train_positives)),
         **approach_of(arguments).card_facts(folder, arguments, task),

@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 from utils.core.files import read_json, write_text
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
+from utils.doctor.baselines import baseline_table
+from utils.doctor.finding import Diagnosis
+from utils.doctor.mislabelled import find_suspects
 from utils.models.approaches import describe_approach
 from utils.report import pictures
 from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
@@ -20,12 +23,21 @@ from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE
 from utils.runs.manifest import renew_entries
-from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
-from utils.scoring.notes import ENDS, choice_note, leak_note
+from utils.scoring.bootstrap import (
+    OF_LABELS,
+    RESAMPLES,
+    Drawn,
+    interval,
+    plain_scores,
+    possible_resamples,
+    resample_each,
+)
+from utils.scoring.notes import choice_note, ends_of_intervals, leak_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes, summary_rows
+from utils.scoring.scores import TUNED, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
+SUSPECTS = 30
 
 
 @dataclass
@@ -101,18 +113,14 @@ def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MIS
     return rows
 
 
-def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
-    """Scores at 0.5, tuned and decoded, with intervals where the bootstrap gives them."""
+def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
+    """Scores at 0.5, tuned and decoded, with their intervals."""
     metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
-    for kind, scores in drawn.items():
-        for score in WITH_INTERVAL:
-            name = f"{score.name}{kind}"
-            metrics |= {
-                f"{name}_{end}": value for end, value in zip(ENDS, interval(getattr(scores, score.name), metrics[name]))
-            }
+    metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
+    draws = possible_resamples(len(run.predictions), RESAMPLES)
     paragraphs = [
-        f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
-        f"({RESAMPLES:,} resamples, near-duplicates drawn together); the luck of the training seed is not in it."
+        f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows ({draws:,} "
+        "resamples, near-duplicates drawn together); the luck of the training seed is not in it."
     ]
     if TUNED in drawn:
         paragraphs.append(
@@ -123,18 +131,28 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
     return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
-def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Section:
-    """Scores of each label with intervals `[L]` of its F1."""
+def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
+    """Scores of each label with their intervals."""
     support = run.predictions.truth.sum(axis=0)
-    how = "tuned thresholds, cross-fitted" if run.headline == TUNED else "threshold 0.5"
+    metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
+    metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
     rows = []
     for i, label in enumerate(run.task.labels):
-        scores = [run.results.get(f"eval_{name}/{label}", "-") for name in ("precision", "recall", "f1")]
-        threshold = float(run.thresholds.values[i])
-        rows.append([label, *scores, f"[{low[i]:.3f}, {high[i]:.3f}]", int(support[i]), threshold])
-    header = ["label", "precision", "recall", "F1", "95 % interval", "support", "threshold"]
-    note = f"Precision, recall and F1 at {how}. The threshold is the one for new rows ({run.thresholds.rule.strategy})."
+        rows.append([label, *(with_interval(metrics, f"{name}/{label}") for name in OF_LABELS), int(support[i])])
+    header = ["label", "precision", "recall", "F1", "support"]
+    note = f"Precision, recall and F1 {_how_decided(run)}."
+    if not run.task.single_label:
+        rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
+        header.append("threshold")
+        note += f" The threshold is the one for new rows ({run.thresholds.rule.strategy})."
     return Section("Labels", [note], header, rows)
+
+
+def _how_decided(run: FinishedRun) -> str:
+    """How probabilities became the predictions that a run is judged by, in words."""
+    if run.task.single_label:
+        return "where each text is given its likeliest label"
+    return "at tuned, cross-fitted thresholds" if run.headline == TUNED else "at threshold 0.5"
 
 
 def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, tuple[Figure, str, str]]:
@@ -144,6 +162,7 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     """
     labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
     weighted = " Training with pos_weight moves them up on purpose."
+    decided = run.decisions[run.headline][0]
     drawn = {
         "label_f1": (
             pictures.label_f1(labels, f1, low, high, truth.sum(axis=0)),
@@ -151,15 +170,17 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             "The fewer true rows, the wider the interval.",
         ),
         "precision_recall": (
-            pictures.precision_recall(labels, truth, probabilities, run.thresholds.values),
+            pictures.precision_recall(
+                labels, truth, probabilities, run.thresholds.values, run.predictions.near_duplicates
+            ),
             "Precision and recall",
-            "AP is the area under the curve; dotted, the share of true rows, which is the precision of guessing. The "
-            "thresholds were chosen on these rows, so their diamonds are a little too good.",
-        ),
-        "co_occurrence": (
-            pictures.co_occurrence(labels, truth, run.decisions[run.headline][0]),
-            "Labels together",
-            "A cell and its mirror image across the diagonal should hold the same number.",
+            "AP is the area under the curve, ± half of its 95 % interval; dotted, the share of true rows, which is the "
+            "precision of guessing."
+            + (
+                " The thresholds were chosen on these rows, so their diamonds are a little too good."
+                if not run.task.single_label
+                else ""
+            ),
         ),
         "calibration": (
             pictures.calibration(truth, probabilities),
@@ -168,13 +189,26 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             + (weighted if run.arguments.get("pos_weight", "none") != "none" else ""),
         ),
     }
+    if run.task.single_label:
+        drawn["confusion"] = (
+            pictures.confusion(labels, truth, decided),
+            "Labels taken for each other",
+            "Rows of the picture are true labels, columns the ones given: what is off the diagonal is wrong.",
+        )
+    elif len(labels) > 1:
+        drawn["co_occurrence"] = (
+            pictures.co_occurrence(labels, truth, decided),
+            "Labels together",
+            "A cell and its mirror image across the diagonal should hold the same number.",
+        )
     state_file = Path(run.folder) / STATE_FILE
     state = read_json(state_file) if state_file.is_file() else {}
     if pictures.has_training_curves(state.get("log_history", [])):
         drawn["training_curves"] = (
             pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step")),
             "Training",
-            "The loss in training is a mean over the steps since the point before.",
+            "The loss in training is a mean over the steps since the point before. Shaded: the 95 % interval of "
+            "macro-F1 over the rows.",
         )
     return drawn
 
@@ -191,16 +225,58 @@ def _save_pictures(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.n
 
 def _mistakes_section(run: FinishedRun) -> Section:
     """The most confident mistakes; of cross-fitted predictions those of the first partition."""
-    how = "tuned, cross-fitted thresholds" if run.headline == TUNED else "threshold 0.5"
     rows = mistakes_rows(run.predictions, run.decisions[run.headline][0])
     note = "There are none."
     if rows:
         note = (
-            f"The {len(rows)} validation rows with the most confident mistakes, at {how}: the label decided wrongly "
-            "with the probability farthest from the truth."
+            f"The {len(rows)} validation rows with the most confident mistakes, {_how_decided(run)}: the label decided "
+            "wrongly with the probability farthest from the truth."
         )
     header = ["text", "true", "predicted", "surest mistake"]
     return Section("Most confident mistakes", [note], header, rows, kind="prose")
+
+
+def _doctor_sections(diagnosis: Diagnosis) -> list[Section]:
+    """What the doctor says of a run, and how it compares with simple methods."""
+    findings = [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    header = ["what is wrong", "how bad", "what to do"]
+    sections = [Section("What the doctor says", [diagnosis.headline], header, findings, kind="prose")]
+    if diagnosis.baselines:
+        note = (
+            "Labels given without reading the text, as many as do best for each score, and a linear model that was "
+            "trained on the same rows in seconds. In brackets: 95 % bootstrap interval of the difference."
+        )
+        sections.append(Section("Against simple methods", [note], *baseline_table(diagnosis.baselines)))
+    return sections
+
+
+def suspect_rows(predictions: Predictions, most: int = SUSPECTS) -> list[list[str]]:
+    """The cells that look most like mistakes: `[text, what the label says, probability of what it says, id]`.
+
+    Args:
+        predictions: N rows with texts and truth, predicted by a model that has not seen them.
+        most: cells to return at most.
+    """
+    suspects = find_suspects(predictions.truth, predictions.probabilities)
+    rows = []
+    for row, column, confidence in list(zip(suspects.rows, suspects.columns, suspects.confidence))[:most]:
+        says = f"{predictions.labels[column]}: {'yes' if predictions.truth[row, column] else 'no'}"
+        rows.append([predictions.texts[row], says, f"{confidence:.3f}", predictions.ids[row]])
+    return rows
+
+
+def _suspects_section(run: FinishedRun) -> Section:
+    """The cells of the validation rows that look most like mistakes."""
+    rows = suspect_rows(run.predictions)
+    note = "No label looks like a mistake."
+    if rows:
+        note = (
+            f"The {len(rows)} labels of which the model, which has not seen these rows, is most confidently of another "
+            "mind (confident learning: Northcutt, Jiang and Chuang, 2021). Some are the model's mistakes, some the "
+            "labels'; only reading tells."
+        )
+    header = ["text", "the label says", "probability of that", "id"]
+    return Section("Labels that look like mistakes", [note], header, rows, kind="prose")
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -214,9 +290,9 @@ def write_run_report(folder: str | Path) -> Path:
     """
     run = read_run(folder)
     truth = run.predictions.truth
-    drawn = resample_each(truth, run.decisions, run.predictions.near_duplicates)
+    drawn = resample_each(truth, run.decisions, run.predictions.probabilities, run.predictions.near_duplicates)
     f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
-    low, high = interval(drawn[run.headline].f1, f1)
+    low, high = interval(drawn[run.headline]["f1"], f1)
     images = _save_pictures(run, f1, low, high)
 
     arguments = [[name, str(value)] for name, value in sorted(run.arguments.items()) if value is not None]
@@ -228,11 +304,16 @@ def write_run_report(folder: str | Path) -> Path:
     }
     lead = f"{model_name(run.arguments)}, {describe_approach(run.arguments)}; "
     lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
+    diagnosis = Diagnosis.load(folder)
+    checks = [[check.title, check.seen] for check in diagnosis.checks] if diagnosis else []
     sections = [
+        *(_doctor_sections(diagnosis) if diagnosis else []),
         _score_section(run, drawn),
-        _label_section(run, low, high),
+        _label_section(run, drawn),
         Section("Pictures", pictures=images),
         _mistakes_section(run),
+        _suspects_section(run),
+        *([Section("What was looked at", header=["check", "seen"], rows=checks, kind="pairs")] if checks else []),
         Section("Arguments", header=["argument", "value"], rows=arguments, kind="pairs"),
     ]
     path = Path(folder) / REPORT_FILE
@@ -273,6 +354,13 @@ def write_comparison_report(
     write_text(path, render("Comparison of runs", f"{' and '.join(counts)}, the best first.", sections))
 
 
+def scores_picture(board: Board) -> Figure:
+    """Macro-F1 of the runs of a board with intervals."""
+    scores = [entry.headline_score for entry in board.entries]
+    values, low, high = ([getattr(score, part) for score in scores] for part in ("value", "low", "high"))
+    return pictures.score_intervals([entry.name for entry in board.entries], values, low, high)
+
+
 def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: float) -> list[Section]:
     """The sections of runs that were scored on the same rows.
 
@@ -287,19 +375,14 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
     sections = [Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held))]
     if len(entries) == 1:
         return sections
-    scores = [entry.headline_score for entry in entries]
-    figure = pictures.score_intervals(
-        [entry.name for entry in entries],
-        *([getattr(score, part) for score in scores] for part in ("value", "low", "high")),
-    )
     text = "Whether intervals overlap does not say whether two runs differ: the paired comparison below does."
-    sections[-1].pictures = [Picture(pictures.data_uri(figure), "Macro-F1", text)]
+    sections[-1].pictures = [Picture(pictures.data_uri(scores_picture(board)), "Macro-F1", text)]
     note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
     sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
     header = ["label", "support", *(entry.name for entry in entries)]
     support = board.truth.sum(axis=0)
     rows = [
-        [label, int(support[i]), *(float(entry.label_f1[i]) for entry in entries)]
+        [label, int(support[i]), *("{:.3f} [{:.3f}, {:.3f}]".format(*entry.label_f1[:, i]) for entry in entries)]
         for i, label in enumerate(board.labels)
     ]
     sections.append(Section(f"F1 of each label{which}", [], header, rows))

@@ -11,11 +11,12 @@ import pandas as pd
 from utils.core.files import atomic_path
 from utils.core.shown import escape_markdown, printable
 from utils.core.tables import format_bytes, format_seconds, format_share, format_table
-from utils.runs.comparison import COMPARED_WITHOUT_INTERVAL, Board
+from utils.runs.comparison import Board
 from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
+from utils.scoring.bootstrap import possible_resamples
 from utils.scoring.notes import choice_note
-from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL, left_out, left_out_notes
+from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, left_out, left_out_notes, shown_scores
 
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
@@ -56,12 +57,15 @@ def score_rows(board: Board, held: bool) -> Table:
     """The table of scores; `held`: on held labels, so that nothing is cross-fitted."""
     has = {kind for entry in board.entries for kind in entry.members[0].decisions}
     columns = COLUMNS | ({TUNED: "macro-F1 as submitted"} if held else {})
-    shown = [kind for kind in columns if kind in has]
+    if any(entry.gives_one_label for entry in board.entries):
+        one = all(entry.gives_one_label for entry in board.entries)
+        columns = columns | {AT_HALF: "macro-F1" if one else "macro-F1 at 0.5 or of the likeliest"}
+    shown, scores = [kind for kind in columns if kind in has], shown_scores(MORE_SCORES, board.one_decision)
     header = ["run", "model", "approach", "runs", "trainable"]
-    header += [*(columns[kind] for kind in shown), "against the best", *(score.title for score in MORE_SCORES)]
+    header += [*(columns[kind] for kind in shown), "against the best", *(score.title for score in scores)]
     rows = []
     for entry in board.entries:
-        more = [entry.scores.get(f"{s.name}{'' if s.of_probabilities else entry.headline}") for s in MORE_SCORES]
+        more = [entry.scores.get(f"{s.name}{'' if s.of_probabilities else entry.headline}") for s in scores]
         rows.append(
             [entry.name, entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
             + [str(entry.scores.get(f"f1_macro{kind}", "-")) for kind in shown]
@@ -95,6 +99,10 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         "Tuned: thresholds cross-fitted, each row scored with thresholds that were chosen without it; mean over "
         "several partitions of the rows."
     )
+    if all(entry.gives_one_label for entry in board.entries):
+        of, what = "likeliest labels", "Each text is given its likeliest label."
+    elif any(entry.gives_one_label for entry in board.entries):
+        of += " or likeliest labels (where a run gives each text one)"
     if held:
         of, what = (
             "submitted predictions",
@@ -104,9 +112,11 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         chosen = f" {note}"
     notes = "".join(f" {note}" for note in left_out_notes(left_out(board.truth), MORE_SCORES))
     rows = f"{len(board.truth):,} {'held' if held else 'validation'} rows, {len(board.labels)} labels."
+    named = "Accuracy" if board.one_decision else "micro-F1, Jaccard"
+    draws = possible_resamples(len(board.truth), resamples)
     return (
-        f"{rows} {what} micro-F1, Jaccard and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
-        f"rows ({resamples:,} resamples, near-duplicates drawn together){_seeds_in_intervals(board)}; ±: standard "
+        f"{rows} {what} {named} and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
+        f"rows ({draws:,} resamples, near-duplicates drawn together){_seeds_in_intervals(board)}; ±: standard "
         f"deviation over the seeds or folds named. Folds are scored together, their training times added up."
         f"{chosen}{notes}"
     )
@@ -198,17 +208,12 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
                 "peak_memory_bytes": entry.peak_memory_bytes,
                 "ranked_by": f"f1_macro{entry.headline}",
             }
-            for kind in (AT_HALF, TUNED, DECODED):
-                for score in WITH_INTERVAL:
+            for score in SCORES:
+                for kind in [AT_HALF] if score.of_probabilities else COLUMNS:
                     estimate = entry.scores.get(f"{score.name}{kind}")
                     for part in ("value", "low", "high", "sd", "seed_sd"):
                         key = f"{score.name}{kind}" + ("" if part == "value" else f"_{part}")
                         record[key] = None if estimate is None else getattr(estimate, part)
-            for score in COMPARED_WITHOUT_INTERVAL:
-                for kind in [AT_HALF] if score.of_probabilities else COLUMNS:
-                    estimate = entry.scores.get(f"{score.name}{kind}")
-                    for part, end in {"value": "", "sd": "_sd"}.items():
-                        record[f"{score.name}{kind}{end}"] = None if estimate is None else getattr(estimate, part)
             record["sd_over"] = entry.headline_score.over
             for part in ("value", "low", "high", "standard_error", "p_value"):
                 key = "difference" if part == "value" else f"difference_{part}" if part != "p_value" else part

@@ -100,11 +100,13 @@ def log_finished_run(
 
 
 def label_rows(run: FinishedRun) -> Table:
-    """Threshold, scores and support of each label."""
+    """Threshold, if there is one, scores and support of each label."""
     rows = [
         [label, float(threshold), *(run.results[f"eval_{name}/{label}"] for name in PER_LABEL)]
         for label, threshold in zip(run.task.labels, run.thresholds.values)
     ]
+    if run.task.single_label:
+        return ["label", *PER_LABEL], [[label, *scores] for label, _, *scores in rows]
     return ["label", "threshold", *PER_LABEL], rows
 
 

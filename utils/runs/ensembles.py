@@ -17,7 +17,7 @@ from utils.runs.groups import describe_runs, group_key, is_fold, join_folds, joi
 from utils.scoring.bootstrap import RESAMPLES, SEED, interval, plain_scores, resample
 from utils.scoring.differences import Comparison, Contender, Difference, factor_of
 from utils.scoring.predictions import Predictions
-from utils.scoring.thresholds import ThresholdRule, apply_thresholds, cross_fitting_parts
+from utils.scoring.thresholds import ThresholdRule, cross_fitting_parts
 
 # Picks of the greedy selection; a weight is a multiple of 1 / PICKS.
 PICKS = 20
@@ -191,7 +191,7 @@ def weigh(
     """
     rows, shares = ensemble.chosen_on, np.asarray(weights, dtype=float) / np.sum(weights)
     probabilities = ensemble.mean(shares)[rows]
-    decisions = [apply_thresholds(probabilities, 0.5)[None]]
+    decisions = [rule.decide_unfitted(probabilities)[None]]
     if not rule.is_fixed:
         decisions.append(rule.cross_fit(probabilities, ensemble.truth[rows], ensemble.groups[rows], partitions))
     return Together("together", shares, decisions)
@@ -214,12 +214,12 @@ def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
     probabilities, truth = ensemble.probabilities[:, rows], ensemble.truth[rows]
     at_half, tuned = (np.empty((PARTITIONS, *truth.shape), dtype=np.int8) for _ in range(2))
     for partition in range(PARTITIONS):
-        parts = cross_fitting_parts(truth, ensemble.groups[rows], partition)
+        parts = cross_fitting_parts(ensemble.groups[rows], partition)
         for part in np.unique(parts):
             out = parts == part
             weights = fit_weights(probabilities[:, ~out], truth[~out], rule)
             mean = ensemble.mean(weights)[rows]
-            at_half[partition, out] = apply_thresholds(mean[out], 0.5)
+            at_half[partition, out] = rule.decide_unfitted(mean[out])
             tuned[partition, out] = rule.fit(mean[~out], truth[~out]).apply(mean[out])
     decisions = [at_half] if rule.is_fixed else [at_half, tuned]
     return Together("together, fitted", fit_weights(probabilities, truth, rule), decisions)
@@ -239,7 +239,7 @@ def gain(ensemble: Ensemble, decided: np.ndarray, others: list[np.ndarray], rule
     truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
 
     def contender(each: list[np.ndarray]) -> Contender:
-        drawn = [resample(truth, one, RESAMPLES, SEED, groups).f1_macro for one in each]
+        drawn = [resample(truth, one, RESAMPLES, SEED, groups)["f1_macro"] for one in each]
         value = float(np.mean([_macro_f1(truth, one) for one in each]))
         return Contender(value, np.array(drawn), factor=factor_of(rule))
 
@@ -275,7 +275,8 @@ def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together]) -
     if len(rows) > 1 and ensemble.comparable:
         truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
         rows += [[way.name, "1.00", len(truth), *_score_cells(truth, way.decisions, groups)] for way in ways]
-    header = ["run", "weight", "validation rows", "macro-F1 at 0.5", "macro-F1 tuned (cross-fitted)"]
+    first = "macro-F1" if rule.gives_one_label else "macro-F1 at 0.5"
+    header = ["run", "weight", "validation rows", first, "macro-F1 tuned (cross-fitted)"]
     text = format_table(header[: len(rows[0])], rows)
     text += "\n\nIn brackets: 95 % bootstrap interval over the rows; the luck of the training seed is not in it."
     if not ensemble.comparable:
@@ -296,7 +297,7 @@ def _score_cells(truth: np.ndarray, decisions: list[np.ndarray], groups: np.ndar
     cells = []
     for decided in decisions:
         score = _macro_f1(truth, decided)
-        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups).f1_macro, score)
+        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups)["f1_macro"], score)
         cells.append(f"{score:.3f} [{low:.3f}, {high:.3f}]")
     return cells
 

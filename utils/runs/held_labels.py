@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, looks_binary, read_ids, read_labels
+from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, read_ids
+from utils.data.label_cells import looks_binary, read_labels
 from utils.data.tables import Table, read_table
 from utils.data.task import Task
 from utils.runs.comparison import Entry, Scored, make_entry
@@ -15,7 +16,7 @@ from utils.runs.finished import FinishedRun
 from utils.runs.groups import group_runs, join_folds, short_names
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import AT_HALF, TUNED
-from utils.scoring.thresholds import Thresholds, apply_thresholds
+from utils.scoring.thresholds import Thresholds
 
 
 @dataclass
@@ -26,6 +27,7 @@ class HeldLabels:
     task: Task  # its labels, and in which columns they stand
     ids: list[str]
     truth: np.ndarray
+    columns: list[str]  # of the labels in training, which a submission may have too
 
 
 def read_held_labels(path: str, task: Task | None = None, submissions: list[str] | tuple = ()) -> HeldLabels:
@@ -41,11 +43,12 @@ def read_held_labels(path: str, task: Task | None = None, submissions: list[str]
     """
     table = read_table(path)
     names = table.rows.column_names
+    columns = [] if task is None else task.label_columns
     if task is None:
         by_lower = {name.lower().strip(): name for name in reversed(names)}
         found = [by_lower[name] for name in ID_NAMES if name in by_lower]
         labels = [name for name in names if name not in found[:1] and looks_binary(table, name)]
-        if not found or len(labels) < 2:
+        if not found or not labels:
             raise UserError(
                 f"{table.name} needs an id column and a 0/1 column for each label; it has: {', '.join(names)}"
             )
@@ -61,7 +64,7 @@ def read_held_labels(path: str, task: Task | None = None, submissions: list[str]
         task = replace(task, label_columns=task.labels)
     task = replace(task, id_column=task.id_column or "id")
     check_unique_ids(lambda: [table], task)
-    return HeldLabels(table.name, task, read_ids(table, task), read_labels(table, task))
+    return HeldLabels(table.name, task, read_ids(table, task), read_labels(table, task), columns or task.label_columns)
 
 
 def score_on_held_labels(
@@ -125,6 +128,8 @@ def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
     task = held.task
     if set(task.labels) <= set(table.rows.column_names):
         task = replace(task, label_columns=task.labels)
+    elif set(held.columns) <= set(table.rows.column_names):
+        task = replace(task, label_columns=held.columns)
     check_unique_ids(lambda: [table], task)
     rows = _rows_of(read_ids(table, task), held, table.name)
     cells = read_labels(table, task)[rows]
@@ -183,9 +188,10 @@ def _predict_folds(folds: list[FinishedRun], table: Table, held: HeldLabels, bat
         predicted = predict_table(load_run(run.folder), table, batch_size).in_order(labels)
         probabilities = probabilities + predicted.probabilities[rows] / len(folds)
     truth = held.truth[:, [held.task.labels.index(label) for label in labels]]
+    thresholds = _thresholds(folds)
     decisions = {
-        AT_HALF: apply_thresholds(probabilities, 0.5)[None],
-        TUNED: _thresholds(folds).apply(probabilities)[None],
+        AT_HALF: thresholds.rule.decide_unfitted(probabilities)[None],
+        TUNED: thresholds.apply(probabilities)[None],
     }
     return Scored(Predictions(labels, held.ids, truth=truth, probabilities=probabilities), decisions)
 

@@ -35,7 +35,7 @@ NOT_CHECKED = (CARD_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
 # Files with the words of a tokenizer; those of bytes and characters have none.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 # Of a name that fits a run's file, what loaders would open.
-READ = (".json", ".jinja", ".txt", ".model", WEIGHTS)
+READ = (".json", ".jinja", ".txt", ".model", ".onnx", WEIGHTS)
 WHAT_TO_DO = "copy the folder again, train again, or pass --skip_checks if the change is yours"
 
 

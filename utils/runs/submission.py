@@ -17,6 +17,8 @@ from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
+from utils.doctor.drift import NewRows, Reference, compare, drift_text
+from utils.doctor.finding import DOCTOR_FILE
 from utils.runs.folder import load_task
 from utils.scoring.notes import choice_note
 from utils.scoring.thresholds import ThresholdRule, Thresholds
@@ -44,6 +46,12 @@ def load_tasks(folders: list[str]) -> list[Task]:
                 f"{folders[0]} and {folder} have different labels ({', '.join(tasks[0].labels)} and "
                 f"{', '.join(task.labels)}): average runs of the same labels only"
             )
+        if task.single_label != tasks[0].single_label:
+            one, several = (folders[0], folder) if tasks[0].single_label else (folder, folders[0])
+            raise UserError(
+                f"{one} gives each text one label, {several} any number of them, and their probabilities mean other "
+                "things: average runs of one kind only"
+            )
     return tasks
 
 
@@ -58,11 +66,13 @@ class Combination:
         weights: of the runs in the mean of their probabilities, `[R]`.
         thresholds: for that mean.
         text: what to say of it on the terminal.
+        reference: what the rows that are predicted are compared with; None where the runs do not know.
     """
 
     weights: np.ndarray
     thresholds: Thresholds
     text: str
+    reference: Reference | None
 
 
 def combine_runs(
@@ -84,10 +94,18 @@ def combine_runs(
         UserError: for runs that do not go together, or weights that do not fit them.
     """
     stored = [Thresholds.load(folder, labels) for folder in folders]
+    if any(one.rule.gives_one_label for one in stored) and (strategy is not None or shrinkage is not None):
+        flag = "strategy" if strategy is not None else "shrinkage"
+        raise UserError(
+            f"--threshold_{flag}: {folders[0]} gives each text its likeliest label, without thresholds: leave it out"
+        )
+    reference = Reference.load(folders[0], labels)
     refit = shrinkage is not None or strategy not in (None, stored[0].rule.strategy)
     if len(stored) == 1 and not refit:
         text = f"thresholds of {folders[0]} ({stored[0].rule.strategy})"
-        return Combination(np.ones(1), stored[0], text)
+        if stored[0].rule.gives_one_label:
+            text = "each text is given its likeliest label"
+        return Combination(np.ones(1), stored[0], text, reference)
     rule = _common_rule(folders, [thresholds.rule for thresholds in stored], strategy, shrinkage)
 
     from utils.runs.ensembles import gather_members, join_members
@@ -98,9 +116,12 @@ def combine_runs(
     given = None if weights in (None, ["fit"]) else np.array([float(weight) for weight in weights])
     ways, note = _fit_or_equal(ensemble, rule) if weights == ["fit"] else ([_as_given(ensemble, given, rule)], "")
     rows, member_weights = ensemble.chosen_on, ways[-1].weights
-    thresholds = rule.fit(ensemble.mean(member_weights)[rows], ensemble.truth[rows])
+    probabilities = ensemble.mean(member_weights)[rows]
+    thresholds = rule.fit(probabilities, ensemble.truth[rows])
+    if reference is not None:
+        reference.rows, reference.given = len(probabilities), thresholds.apply(probabilities).sum(axis=0)
     run_weights = _run_weights(ensemble, member_weights, given, len(runs))
-    return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note))
+    return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note), reference)
 
 
 def _common_rule(
@@ -189,6 +210,8 @@ def _describe(runs: list[FinishedRun], ensemble: Ensemble, ways: list[Together],
     what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
     if len(ensemble.members) == 1:
         what = "probabilities"
+    if rule.gives_one_label:
+        return f"{text}\n\neach text is given its likeliest label".strip()
     text += f"\n\nthresholds chosen on the {what} of {ensemble.chosen_on.sum():,} validation rows ({rule.strategy})"
     return text.strip()
 
@@ -242,7 +265,8 @@ class RowsToPredict:
 
 
 def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int) -> list[str]:
-    """Columns of the submission: the sample file's where given, else the id and one a label.
+    """Columns of the submission: the sample file's where given, else the id and one a label; the id and the one column
+    of training where that names the one label of each text.
 
     Args:
         test: the rows to predict.
@@ -255,7 +279,7 @@ def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None,
     """
     id_name = task.id_column or "id"
     if sample_file is None:
-        return [id_name, *task.labels]
+        return [id_name, *(task.label_columns if task.single_label else task.labels)]
 
     def sample_chunks() -> Iterator[Table]:
         return read_chunks(sample_file, chunk_rows)
@@ -411,8 +435,24 @@ class SubmissionWriter:
             [label, f"{predicted / self.rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
             for label, predicted, count in zip(task.labels, self.positives, task.train_positives)
         ]
-        without = ["(no label)", f"{self.without_label / self.rows:.1%}", ""]
-        return format_table(["label", "predicted", "training"], [*shares, without])
+        without = [] if task.single_label else [["(no label)", f"{self.without_label / self.rows:.1%}", ""]]
+        return format_table(["label", "predicted", "training"], shares + without)
+
+
+def compare_with_training(folder: str, reference: Reference | None, new: NewRows) -> str:
+    """What the doctor says of rows that were predicted.
+
+    Args:
+        folder: of the first run.
+        reference: what they are compared with.
+        new: the rows.
+    """
+    if reference is None:
+        return f"The rows were not compared with those of the training: {folder} has no {DOCTOR_FILE}."
+
+    from utils.models.loading import load_tokenizer
+
+    return drift_text(compare(reference, new, load_tokenizer(folder)), new.rows)
 
 
 def submission_frame(columns: list[str], task: Task, ids: list[str], predictions: np.ndarray) -> pd.DataFrame:

@@ -11,15 +11,19 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.tables import format_table
 from utils.data.examples import Examples
+from utils.scoring.influence import half_width, influence
 from utils.scoring.metrics import mean_scores, prediction_scores, probability_scores
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import (
+    ACCURACY,
     AT_HALF,
     DECODED,
+    MACRO_F1,
     OF_PREDICTIONS,
     OF_PROBABILITIES,
     PER_LABEL,
     TUNED,
+    is_likeliest,
     left_out,
     left_out_notes,
     summary_rows,
@@ -37,7 +41,9 @@ class Evaluation:
         metrics: the scores of `utils.scoring.scores`: at threshold 0.5 under their plain names; with chosen thresholds,
             cross-fitted, mean over the partitions, with `_tuned` behind (absent for the strategy `fixed`); of decoded
             labels with `_decoded` behind; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each
-            label x at the thresholds in use, cross-fitted too.
+            label x at the thresholds in use, cross-fitted too. Where each text has one label the plain names are those
+            of the likeliest label, and there are no thresholds; there, and where there is one label in all, `accuracy`
+            is the share of rows that are right. `half_width` is about half of the 95 % interval of macro-F1.
         thresholds: fitted on all the rows, for use on new ones.
         decisions: 0/1 predictions `[P, N, L]` that the scores are of, by the suffix of their names.
     """
@@ -99,9 +105,29 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
             metrics |= {f"{score.name}{kind}": results[kind][score.name] for score in OF_PREDICTIONS}
     if TUNED in results:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
+    metrics["half_width"] = _half_width(predictions, decisions)
     thresholds = rule.fit(probabilities, truth)
-    metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
+    if not rule.gives_one_label:
+        metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
+    if takes_one_decision(labels, rule):
+        metrics |= {f"{ACCURACY}{kind}": metrics[f"exact_match{kind}"] for kind in decisions}
     return Evaluation(predictions, metrics | left_out(truth) | predictions.figures, thresholds, decisions)
+
+
+def takes_one_decision(labels: list[str], rule: ThresholdRule) -> bool:
+    """Whether a row is right or wrong as a whole: it has one label, or there is one label in all.
+
+    Args:
+        labels: names of the labels, `[L]`.
+        rule: how probabilities become yes and no.
+    """
+    return rule.gives_one_label or len(labels) == 1
+
+
+def _half_width(predictions: Predictions, decisions: dict[str, np.ndarray]) -> float:
+    """About half of the 95 % interval of macro-F1 at the thresholds in use, without resampling: for the log."""
+    decided = decisions[TUNED if TUNED in decisions else AT_HALF][0]
+    return half_width(influence(MACRO_F1, predictions.truth, decided), predictions.near_duplicates)
 
 
 def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:
@@ -115,7 +141,9 @@ def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) 
     kinds = {AT_HALF} | (set() if rule.is_fixed else {TUNED}) | ({DECODED} if decoded else set())
     names = {f"{score.name}{kind}" for score in OF_PREDICTIONS for kind in kinds}
     names |= {score.name for score in OF_PROBABILITIES}
-    return names | {f"{name}/{label}" for name in (*PER_LABEL, "threshold") for label in labels}
+    names |= {f"{ACCURACY}{kind}" for kind in kinds if takes_one_decision(labels, rule)}
+    columns = PER_LABEL if rule.gives_one_label else (*PER_LABEL, "threshold")
+    return names | {f"{name}/{label}" for name in columns for label in labels}
 
 
 def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:
@@ -132,7 +160,9 @@ def label_table(metrics: dict[str, float], labels: list[str], markdown: bool = F
         labels: names of the labels, `[L]`.
         markdown: for a Markdown file instead of the terminal.
     """
-    columns = (*PER_LABEL, "threshold")
+    columns = PER_LABEL if is_likeliest(metrics) else (*PER_LABEL, "threshold")
     rows = [[label, *(with_interval(metrics, f"{column}/{label}") for column in columns)] for label in labels]
-    how = "tuned thresholds, cross-fitted" if f"f1_macro{TUNED}" in metrics else "threshold 0.5"
-    return f"Each label at {how}:\n\n{format_table(['label', *columns], rows, markdown)}"
+    how = "at tuned thresholds, cross-fitted" if f"f1_macro{TUNED}" in metrics else "at threshold 0.5"
+    if is_likeliest(metrics):
+        how = "where the likeliest is given"
+    return f"Each label {how}:\n\n{format_table(['label', *columns], rows, markdown)}"

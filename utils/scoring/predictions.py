@@ -15,7 +15,7 @@ from utils.core.files import atomic_path, read_part
 from utils.core.shown import quote
 from utils.data.splits import near_duplicate_groups
 from utils.scoring.scores import AT_HALF, DECODED, TUNED
-from utils.scoring.thresholds import ThresholdRule, apply_thresholds
+from utils.scoring.thresholds import ThresholdRule
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.data.examples import Examples
@@ -72,11 +72,12 @@ class Predictions:
     def decide(self, rule: ThresholdRule) -> dict[str, np.ndarray]:
         """The 0/1 predictions `[P, N, L]` that scores are of, by the suffix of the scores' names.
 
-        At 0.5; with thresholds that `rule` chooses, cross-fitted, so that the truth must be known; and as decoded.
+        At 0.5, or the likeliest label where each text has one; with thresholds that `rule` chooses, cross-fitted, so
+        that the truth must be known; and as decoded.
         Cross-fitted ones are those of P partitions of the rows, and a score is the mean over them; of others there is
         one set, P = 1. Where single rows are shown, it is the first set.
         """
-        decisions = {AT_HALF: apply_thresholds(self.probabilities, 0.5)[None]}
+        decisions = {AT_HALF: rule.decide_unfitted(self.probabilities)[None]}
         if not rule.is_fixed:
             decisions[TUNED] = rule.cross_fit(self.probabilities, self.truth, self.near_duplicates)
         if self.decoded is not None:

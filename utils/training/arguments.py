@@ -12,7 +12,7 @@ from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_liger_kernel_available
 
-from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
+from utils.core.arguments import ARGMAX, ModelArguments, RunArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.core.parser import option
 from utils.models.precision import bf16_is_fast
@@ -239,7 +239,7 @@ def fill_in(
     # bitsandbytes' optimizers do not know FSDP's sharded weights.
     if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu and storage is None:
         training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
-    if threshold_args.threshold_strategy == "fixed" and training_args.metric_for_best_model:
+    if threshold_args.threshold_strategy in ("fixed", ARGMAX) and training_args.metric_for_best_model:
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix(TUNED)
     # Without a name trackio would begin another run for each part of the script.
     training_args.run_name = training_args.run_name or Path(training_args.output_dir).resolve().name

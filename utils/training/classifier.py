@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from scipy.special import expit
 from transformers import EvalPrediction
 
-from utils.core.arguments import LossArguments
+from utils.core.arguments import CROSS_ENTROPY, LossArguments
 from utils.models.classifier import Classifier
 from utils.models.encoding import longest_first
 from utils.scoring.evaluation import Evaluator
 from utils.training.arguments import TaskTrainingArguments
 from utils.training.batches import LengthGroupedBatches, refusing_trackers
 from utils.training.log import use_readable_log
-from utils.training.losses import MultiLabelLoss, positive_weights
+from utils.training.losses import MultiLabelLoss, class_weights, positive_weights
 
 
 class MultiLabelTrainer(LengthGroupedBatches):
@@ -44,6 +44,8 @@ class MultiLabelTrainer(LengthGroupedBatches):
     ):
         # Evaluated with the longest first, scored in the order of the file.
         order = longest_first(validation_tokens["length"][:])
+        self.to_probabilities = classifier.probabilities
+        scored = partial(_compute_metrics, evaluate, self.to_probabilities, order) if evaluate else None
 
         with refusing_trackers(args.output_dir):
             super().__init__(
@@ -54,31 +56,38 @@ class MultiLabelTrainer(LengthGroupedBatches):
                 processing_class=classifier.tokenizer,
                 data_collator=classifier.collator(on_gpu=not args.use_cpu),
                 compute_loss_func=loss,
-                compute_metrics=partial(_compute_metrics, evaluate, order) if evaluate else None,
+                compute_metrics=scored,
             )
         use_readable_log(self)
 
     def predict_in_order(self, tokens: datasets.Dataset) -> np.ndarray:
         """Probabilities `[N, L]` of encoded examples, in their order, with any number of processes."""
         order = longest_first(tokens["length"][:])
-        return _in_order(self.predict(tokens.select(order), metric_key_prefix="eval").predictions, order)
+        logits = self.predict(tokens.select(order), metric_key_prefix="eval").predictions
+        return _in_order(self.to_probabilities, logits, order)
 
 
-def _compute_metrics(evaluate: Evaluator, order: np.ndarray, prediction: EvalPrediction) -> dict[str, float]:
+def _compute_metrics(
+    evaluate: Evaluator,
+    to_probabilities: Callable[[np.ndarray], np.ndarray],
+    order: np.ndarray,
+    prediction: EvalPrediction,
+) -> dict[str, float]:
     """Scores of rows that were predicted in another order, as Trainer asks for them."""
-    return evaluate(_in_order(prediction.predictions, order)).metrics
+    return evaluate(_in_order(to_probabilities, prediction.predictions, order)).metrics
 
 
-def _in_order(logits: Any, order: np.ndarray) -> np.ndarray:
+def _in_order(to_probabilities: Callable[[np.ndarray], np.ndarray], logits: Any, order: np.ndarray) -> np.ndarray:
     """Probabilities `[N, L]` of rows from their logits `[N, L]`, which are in another order."""
     probabilities = np.empty(logits.shape)
-    probabilities[order] = expit(logits.astype(float))
+    probabilities[order] = to_probabilities(logits.astype(float))
     return probabilities
 
 
 def make_loss(loss_args: LossArguments, labels: np.ndarray) -> MultiLabelLoss:
     """The loss that the flags ask for; `labels` `[N, L]` of the training rows give the weights of positive cells."""
-    weights = positive_weights(labels, loss_args.pos_weight, loss_args.max_pos_weight)
+    weigh = class_weights if loss_args.loss == CROSS_ENTROPY else positive_weights
+    weights = weigh(labels, loss_args.pos_weight, loss_args.max_pos_weight)
     return MultiLabelLoss(
         loss_args.loss,
         torch.tensor(weights, dtype=torch.float32),

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from utils.scoring.scores import DECODED, SCORES, TUNED
+from utils.scoring.scores import ACCURACY, DECODED, SCORES, TUNED, is_likeliest, shown_scores
 
 LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_macro")
 
@@ -14,11 +14,15 @@ LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_m
 def describe_logs(logs: dict[str, float]) -> str | None:
     """One line for the terminal: losses and scores, without the figures of each label; None for other entries."""
     if "eval_loss" in logs:
-        macro = f"{logs['eval_f1_macro']:.4f} at 0.5"
+        scores = {name.removeprefix("eval_"): value for name, value in logs.items()}
+        macro = f"{logs['eval_f1_macro']:.4f}{'' if is_likeliest(scores) else ' at 0.5'}"
         for kind, how in ((TUNED, "tuned"), (DECODED, "of the answers")):
             if f"eval_f1_macro{kind}" in logs:
                 macro += f", {logs[f'eval_f1_macro{kind}']:.4f} {how}"
-        more = "".join(f", {score.title} {logs[f'eval_{score.name}']:.4f}" for score in LOGGED)
+        if "eval_half_width" in logs:
+            macro += f" (each ± {logs['eval_half_width']:.3f} over the rows)"
+        shown = shown_scores(LOGGED, ACCURACY in scores)
+        more = "".join(f", {score.title} {scores[score.name]:.4f}" for score in shown)
         return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, macro-F1 {macro}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""

@@ -1,4 +1,4 @@
-"""Losses for multi-label classification, and weights of the positive cells."""
+"""Losses of cells, or of the one label of a row, and weights of the positive cells."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from utils.core.arguments import CROSS_ENTROPY
 
 
 def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray:
@@ -31,6 +33,21 @@ def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray
     if setting == "sqrt":
         return np.clip(np.sqrt(ratio), 1 / cap, cap)
     return np.full(len(positives), float(setting))
+
+
+def class_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray:
+    """Weight of each label in the loss of rows that have one label each.
+
+    Args:
+        labels: 0/1 array `[N, L]` with a 1 in each row, the training rows.
+        setting: as `positive_weights` takes it.
+        cap: likewise.
+
+    Returns:
+        float array `[L]`, scaled so that its mean over the rows is 1: the learning rate keeps its meaning.
+    """
+    weights = positive_weights(labels, setting, cap)
+    return weights * len(labels) / (np.asarray(labels) @ weights).sum()
 
 
 def bce(logits: torch.Tensor, labels: torch.Tensor, pos_weight: torch.Tensor) -> torch.Tensor:
@@ -91,6 +108,20 @@ def asymmetric(
     return -torch.where(labels > 0.5, positive, negative)
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the one label of each row, in its cell; the others are 0.
+
+    Args:
+        logits: `[N, L]`.
+        labels: 0/1 with a 1 in each row, `[N, L]`.
+        weight: factor on the loss of each label's rows, `[L]`.
+
+    Returns:
+        losses, `[N, L]`.
+    """
+    return -weight * labels * F.log_softmax(logits, dim=1)
+
+
 @dataclass
 class MultiLabelLoss:
     """Trainer's `compute_loss_func` for logits and labels `[B, L]`.
@@ -99,8 +130,10 @@ class MultiLabelLoss:
     steps and processes. So the gradient does not depend on how the batch is divided among them. Trainer's own loss for
     a multi-label head ignores both: with accumulation 2 on 2 processes its gradient is 4 times too large.
 
+    Cross-entropy is divided by the number of rows instead, a row having one label.
+
     Args:
-        name: `bce`, `focal` or `asl`.
+        name: `bce`, `focal`, `asl` or `cross_entropy`.
         pos_weight: factor on the loss of each label's positive cells, `[L]`.
         focal_gamma: `gamma` of `focal`.
         asl_gamma_positive: `gamma_positive` of `asymmetric`.
@@ -133,6 +166,8 @@ class MultiLabelLoss:
             losses = asymmetric(
                 logits, labels, pos_weight, self.asl_gamma_positive, self.asl_gamma_negative, self.asl_clip
             )
+        elif self.name == CROSS_ENTROPY:
+            losses = logits.shape[1] * cross_entropy(logits, labels, pos_weight)  # for a mean over rows, not cells
         else:
             losses = bce(logits, labels, pos_weight)
         return losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch

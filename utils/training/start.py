@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils.core.arguments import DataArguments, ModelArguments, RunArguments
+from utils.core.arguments import DataArguments, ModelArguments, QuestionArguments, RunArguments
 from utils.core.errors import UserError
 from utils.core.files import check_file, check_writable
 from utils.core.parser import TrainerArguments
@@ -18,6 +18,7 @@ def check_start(
     run_args: RunArguments,
     trainer_args: TrainerArguments,
     eval_only: bool = False,
+    question_args: QuestionArguments | None = None,
 ) -> None:
     """Refuse what does not go together, files and models that are not there, and a folder that holds other things.
 
@@ -27,6 +28,7 @@ def check_start(
         run_args: what happens in the output folder.
         trainer_args: which folder that is.
         eval_only: whether the model is scored as it is.
+        question_args: whether the model is asked for its labels one by one.
 
     Raises:
         UserError: with the flags to change.
@@ -49,7 +51,17 @@ def check_start(
     if Path(output_dir).resolve() == Path(model_args.model_name_or_path).resolve():
         raise UserError(f"--output_dir {output_dir} is the folder of the model to start from: choose another")
     if run_args.merge_adapter and (not model_args.use_peft or model_args.pooling == "mean"):
-        raise UserError("--merge_adapter is for runs with --use_peft and --pooling last")
+        raise UserError(
+            "--merge_adapter is for runs with --use_peft that pool one token: plain transformers, which a merged model "
+            "is for, do not compute --pooling mean"
+        )
+    if question_args is not None and question_args.ask_labels:
+        if model_args.pooling is not None:
+            raise UserError("--ask_labels reads the last token of each question: leave --pooling out")
+        if run_args.merge_adapter:
+            raise UserError(
+                "--merge_adapter is for plain transformers, which do not ask labels one by one: leave it out"
+            )
     for file in (data_args.train_file, data_args.validation_file):
         if file:
             check_file(file)

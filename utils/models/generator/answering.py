@@ -22,6 +22,7 @@ from utils.models.generator.label_text import LabelText, choose_label_text
 from utils.models.generator.label_tree import LabelTree, build_label_tree
 from utils.models.generator.prompts import (
     DEFAULT_TEMPLATE,
+    ONE_LABEL_TEMPLATE,
     AnswerTokens,
     Prompt,
     answer_tokens,
@@ -61,7 +62,8 @@ class Generation:
         Raises:
             UserError: for a template file that cannot be read, or labels that cannot be written.
         """
-        template, file = DEFAULT_TEMPLATE, generation_args.prompt_template
+        template = ONE_LABEL_TEMPLATE if task.single_label else DEFAULT_TEMPLATE
+        file = generation_args.prompt_template
         if file:
             try:
                 template = Path(file).read_text(encoding="utf-8")
@@ -123,7 +125,11 @@ class AnswerFormat:
 
 
 def build_format(
-    generation: Generation, labels: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+    generation: Generation,
+    labels: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    single_label: bool = False,
 ) -> AnswerFormat:
     """Put a `Generation` in a tokenizer's tokens.
 
@@ -132,6 +138,7 @@ def build_format(
         labels: names of the labels in the order of the task, `[L]`.
         tokenizer: of the model.
         max_length: tokens of prompt, text and answer together.
+        single_label: whether answers of exactly one label alone are valid.
 
     Raises:
         UserError: where prompt, labels and `max_length` do not go together.
@@ -142,7 +149,7 @@ def build_format(
         )
     label_text = LabelText(labels, generation.order, generation.no_label)
     prompt = build_prompt(generation.prompt_template, label_text, tokenizer)
-    answers = answer_tokens(label_text, tokenizer, prompt.end)
+    answers = answer_tokens(label_text, tokenizer, prompt.end, single_label)
     budget = text_budget(prompt, answers, max_length)
     return AnswerFormat(generation, label_text, tokenizer, prompt, answers, build_label_tree(answers), budget)
 

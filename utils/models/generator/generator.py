@@ -15,7 +15,7 @@ from utils.core.arguments import GenerationArguments, GeneratorModelArguments, M
 from utils.core.log import log
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, to_merge
+from utils.models.adapters import add_lora, dtype_of_merged, load_adapter, merge_adapter, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import length_limit
 from utils.models.generator.answering import GENERATION_FILE, Generation, answer_texts, build_format
@@ -55,7 +55,7 @@ class LabelGenerator:
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
-        self.form = build_format(generation, task.labels, tokenizer, self.max_length)
+        self.form = build_format(generation, task.labels, tokenizer, self.max_length, task.single_label)
         self.unknown_words: Counter[str] = Counter()  # in the free answers to the texts answered last
 
     @classmethod
@@ -177,19 +177,22 @@ class LabelGenerator:
                 f"that need no more branches, and estimates for the others; --max_nodes {branches} is enough for all"
             )
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return self.count_cut(self.tokenize([text])) > 0
+
     def check(self) -> None:
         """There is no new head that might be frozen or quantised."""
 
     def preflight_rows(self) -> list[list[str]]:
         """What the preflight says of this approach: names and texts."""
         prompt, answers, generation = self.form.prompt, self.form.answers, self.form.generation
+        which = f"in the order {', '.join(generation.order)}; {generation.no_label!r} for no label"
+        if self.task.single_label:
+            which = "exactly one label each"
         return [
             ["prompt tokens", f"{len(prompt.head)} before a text, run once for all rows, and {len(prompt.tail)} after"],
-            [
-                "answers",
-                f"up to {answers.longest} tokens, in the order {', '.join(generation.order)}; {generation.no_label!r} "
-                "for no label",
-            ],
+            ["answers", f"up to {answers.longest} tokens, {which}"],
         ]
 
     def show_prompt(self, text: str, labels: np.ndarray) -> str:
@@ -207,10 +210,17 @@ class LabelGenerator:
         self.tokenizer.save_pretrained(folder)
         self.form.generation.save(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_generator(to_merge(self.model_args), self.tokenizer, on_cpu=True)
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
+        base = load_generator(to_merge(self.model_args, dtype), self.tokenizer, on_cpu=True)
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -222,7 +232,8 @@ class LabelGenerator:
             task: its task.json.
         """
         made = "used as it is" if arguments["eval_only"] else "taught with LoRA" if arguments["use_peft"] else "taught"
-        form = build_format(Generation.load(folder), task.labels, load_tokenizer(str(folder)), task.max_length)
+        tokenizer = load_tokenizer(str(folder))
+        form = build_format(Generation.load(folder), task.labels, tokenizer, task.max_length, task.single_label)
         return {
             "made": f"{made} to write labels",
             "pipeline_tag": "text-generation",

@@ -1,8 +1,9 @@
 """The answers a label generator may give, as a tree of the decisions that tell them apart.
 
-An answer is a list of labels in a fixed order, each at most once, or the word for no label; then the end token. Most of
-its tokens are forced by those before them, so the model is asked only where valid answers part. Whether the answer ends
-or goes on, and how it goes on, is asked in one pass: the token that would go on (a comma, say) is fed without waiting.
+An answer is a list of labels in a fixed order, each at most once, or the word for no label; where each text has one
+label it is a single one. Then comes the end token. Most of its tokens are forced by those before them, so the model is
+asked only where valid answers part. Whether the answer ends or goes on, and how it goes on, is asked in one pass: the
+token that would go on (a comma, say) is fed without waiting.
 """
 
 from __future__ import annotations
@@ -133,17 +134,31 @@ class LabelTree:
 
     The first decision of the node `root` comes right after the prompt, unless all answers begin with the same tokens.
     `token_ids` are all tokens that are chosen between. A node leads to nodes with lower numbers than its own.
+    `single_label`: whether each answer is exactly one label.
     """
 
     nodes: list[Node]
     root: int
     token_ids: list[int]
     size: int
+    single_label: bool = False
 
     @cached_property
     def arrays(self) -> TreeArrays:
         """The nodes as arrays."""
         return TreeArrays.of(self.nodes, self.size)
+
+    @cached_property
+    def reachable(self) -> np.ndarray:
+        """Which labels may still be said from each node on: `[V, L]` of booleans."""
+        found = np.zeros((len(self.nodes), self.size), dtype=bool)
+        for v, node in enumerate(self.nodes):
+            for decision in node.decisions:
+                for target, labels in zip(decision.targets, decision.gained):
+                    found[v, list(labels)] = True
+                    if target not in (END, ON):
+                        found[v] |= found[target]
+        return found
 
 
 @dataclass
@@ -188,9 +203,11 @@ class _TreeBuilder:
         # `after[i]`: what may follow label i, the end or a later label.
         self.after = {_NONE: _trie([finish])}
         for i in range(size):
-            self.after[i] = _trie([finish, *((answers.later[j], j) for j in range(i + 1, size))])
-        self.start = _trie([(answers.none, _NONE), *((answers.first[j], j) for j in range(size))])
-        self.size = size
+            later = [] if answers.single_label else [(answers.later[j], j) for j in range(i + 1, size)]
+            self.after[i] = _trie([finish, *later])
+        none = [] if answers.single_label else [(answers.none, _NONE)]
+        self.start = _trie([*none, *((answers.first[j], j) for j in range(size))])
+        self.size, self.single_label = size, answers.single_label
         self.nodes: list[Node] = []
         # By the id of a step: what it leads to, and the labels that are certain on the way.
         self.resolved: dict[int, tuple[int, tuple[int, ...]]] = {}
@@ -209,7 +226,7 @@ class _TreeBuilder:
             for decision in node.decisions:
                 decision.columns = np.array([place[token] for token in decision.columns])
                 decision.gained = [tuple(labels) for labels in decision.gained]
-        return LabelTree(self.nodes, root, token_ids, self.size)
+        return LabelTree(self.nodes, root, token_ids, self.size, self.single_label)
 
     def choices(self, step: _Step) -> dict[int, _Choice]:
         """The tokens that may follow a step.

@@ -35,6 +35,16 @@ Text:
 
 Labels:
 {% endif %}"""
+ONE_LABEL_TEMPLATE = """\
+Which of these labels fits the text below best? {{ labels | join(", ") }}
+Answer with that one label.
+
+Text:
+{{ text }}
+{%- if not chat %}
+
+Label:
+{% endif %}"""
 
 
 @dataclass
@@ -58,16 +68,20 @@ class AnswerTokens:
     """Token ids of the labels in their written order: as first in an answer, after another, and of the empty set.
 
     An answer is put together from these, so what training teaches and what scoring looks for are the same tokens.
+    `single_label`: whether an answer is exactly one label, so that no other is valid.
     """
 
     first: list[list[int]]
     later: list[list[int]]
     none: list[int]
     end: int
+    single_label: bool = False
 
     @property
     def longest(self) -> int:
-        """Number of tokens of the answer that holds every label."""
+        """Number of tokens of the longest answer: the one that holds every label, or the longest label."""
+        if self.single_label:
+            return max(map(len, self.first)) + 1
         return len(self.write(np.ones(len(self.first))))
 
     def write(self, row: np.ndarray) -> list[int]:
@@ -172,13 +186,16 @@ def _chat(words: str, tokenizer: PreTrainedTokenizerBase, end: int | None) -> tu
     return whole, end
 
 
-def answer_tokens(label_text: LabelText, tokenizer: PreTrainedTokenizerBase, end: int) -> AnswerTokens:
+def answer_tokens(
+    label_text: LabelText, tokenizer: PreTrainedTokenizerBase, end: int, single_label: bool = False
+) -> AnswerTokens:
     """The labels in a tokenizer's tokens.
 
     Args:
         label_text: how sets of labels are written.
         tokenizer: of the model.
         end: token that ends an answer.
+        single_label: whether an answer is exactly one label.
 
     Raises:
         UserError: for a label with a special token of the tokenizer in it.
@@ -198,7 +215,7 @@ def answer_tokens(label_text: LabelText, tokenizer: PreTrainedTokenizerBase, end
         behind = ids(label_text.words[0] + SEPARATOR + word)
         cut = len(first[0])
         later.append(behind[cut:] if behind[:cut] == first[0] else ids(SEPARATOR + word))
-    return AnswerTokens(first, later, ids(label_text.none), end)
+    return AnswerTokens(first, later, ids(label_text.none), end, single_label)
 
 
 def text_budget(prompt: Prompt, answers: AnswerTokens, max_length: int) -> int:

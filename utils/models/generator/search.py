@@ -279,7 +279,11 @@ class _BatchSearch:
         while self._feed_nodes(coverage, max_nodes):
             pass
         probabilities = self.reached
-        if len(self.branches):
+        if len(self.branches) and self.tree.single_label:  # in equal parts on what a branch can say, so that all is 1
+            reachable = self.tree.reachable[self.branches.node]
+            shares = self.branches.mass[:, None] * reachable / reachable.sum(axis=1, keepdims=True)
+            np.add.at(probabilities, self.branches.row, shares)
+        elif len(self.branches):
             certain = _certain(self.fed.labels[self.branches.parent], self.branches.gains)
             open_ = np.arange(self.tree.size) >= self.arrays.undecided[self.branches.node][:, None]
             expected = np.where(certain, 1.0, open_ * self._rates()[self.branches.row])

@@ -1,0 +1,232 @@
+"""Label cells: what they say, and the labels of rows that are made of them.
+
+All that a cell may say is decided in two functions: `binary_codes` for a column that is one label, `parse_names` for a
+cell that lists names.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from utils.core.errors import UserError
+from utils.core.shown import join_names, quote
+from utils.data.tables import Table
+from utils.data.task import Task
+
+# Ways to write 0 and 1, in lower case.
+BINARY_CELLS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+# Words that are 0 and 1 where a column holds both of a pair; a column of nothing but "no" or "F" is metadata.
+YES_AND_NO = (("yes", "no"), ("y", "n"), ("t", "f"))
+ALL_BINARY_CELLS = BINARY_CELLS | {word: 1 - i for pair in YES_AND_NO for i, word in enumerate(pair)}
+DELIMITERS = (",", ";", "|")
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, numbers or booleans, rather than lists, bytes and the like."""
+    return any(
+        check(kind)
+        for check in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_boolean,
+            pa.types.is_null,
+        )
+    )
+
+
+def is_text(table: Table, name: str) -> bool:
+    """Whether a column holds texts."""
+    kind = table.column(name).type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+# A column for each label
+
+
+def binary_codes(column: pa.ChunkedArray) -> np.ndarray:
+    """What the cells of a label column say: 0, 1, or -1 for what is neither. int8 array `[N]`."""
+    if not is_plain(column.type):
+        return np.full(len(column), -1, dtype=np.int8)
+    cells = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
+    index = pc.fill_null(pc.index_in(cells, value_set=pa.array(list(ALL_BINARY_CELLS))), -1).to_numpy()
+    return np.array([*ALL_BINARY_CELLS.values(), -1], dtype=np.int8)[index]
+
+
+def looks_binary(table: Table, name: str) -> bool:
+    """Whether more than half of the non-empty cells are 0 or 1: a label column, perhaps with mistakes in it."""
+    if not is_plain(table.column(name).type):
+        return False
+    filled = pc.not_equal(table.strings(name), "").to_numpy()
+    if not filled.any() or (binary_codes(table.column(name))[filled] >= 0).mean() <= 0.5:
+        return False
+    cells = distinct_cells(table, name)
+    return bool(cells & set(BINARY_CELLS)) or any(yes in cells and no in cells for yes, no in YES_AND_NO)
+
+
+def is_binary(table: Table, name: str) -> bool:
+    """Whether all non-empty cells are 0 or 1."""
+    filled = pc.not_equal(table.strings(name), "").to_numpy()
+    return looks_binary(table, name) and bool((binary_codes(table.column(name))[filled] >= 0).all())
+
+
+def distinct_cells(table: Table, name: str) -> set[str]:
+    """The different non-empty cells of a column, in lower case."""
+    return {str(cell).lower() for cell in pc.unique(table.strings(name)).to_pylist()} - {""}
+
+
+# A column of label lists
+
+
+def class_label(table: Table, column: str) -> datasets.ClassLabel | None:
+    """The names behind a column that gives labels as numbers, as data sets on the hub do; None for other columns."""
+    feature = table.rows.features[column]
+    inner = getattr(feature, "feature", feature)
+    return inner if isinstance(inner, datasets.ClassLabel) else None
+
+
+def parse_names(cell: Any, delimiter: str | None, names: Sequence[str] | None = None) -> list[str] | None:
+    """Names of the labels that a cell lists; None where it is no list of labels.
+
+    Args:
+        cell: a list, the text form `["joy", "love"]`, names with a delimiter between them, or one name.
+        delimiter: between the names of a text.
+        names: of the labels, where the cells hold their numbers, from 0; None where they hold names.
+    """
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        if re.search(r"""['"]\s+['"]""", cell):  # a printed numpy array: Python would join names without commas
+            return None
+        try:
+            cell = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+    elif isinstance(cell, str):
+        cell = cell.split(delimiter)
+    elif cell is None:
+        cell = []
+    elif not isinstance(cell, list):
+        cell = [cell]
+    if not isinstance(cell, list) or any(part is None or isinstance(part, list | dict) for part in cell):
+        return None
+    parts = [part for part in (str(part).strip() for part in cell) if part]
+    if names is None:
+        return parts
+    numbers = [int(part.removesuffix(".0")) if part.removesuffix(".0").isdecimal() else -1 for part in parts]
+    if not all(0 <= number < len(names) for number in numbers):
+        return None
+    return [names[number] for number in numbers]
+
+
+def label_lists(
+    table: Table, column: str, delimiter: str | None, names: Sequence[str] | None = None
+) -> Iterator[list[str]]:
+    """Label names of each row of a column of label lists.
+
+    Args:
+        table: rows.
+        column: of the label lists.
+        delimiter: between names.
+        names: of the labels, where the cells hold their numbers.
+
+    Raises:
+        UserError: for a cell that is not such a list.
+    """
+    classes = class_label(table, column)
+    names = classes.names if classes is not None else names
+    for row, cell in enumerate(table.rows[column]):
+        found = parse_names(cell, delimiter, names)
+        if found is None:
+            what = 'write "joy, love"' if names is None else f"write numbers from 0 to {len(names) - 1}"
+            raise UserError(f"{table.where(row, column)} is no list of labels: {quote(cell)}; {what}")
+        yield found
+
+
+def find_listed_labels(
+    table: Table, column: str, delimiter: str | None, names: list[str] | None = None
+) -> tuple[list[str], str | None]:
+    """`(labels, delimiter)` of a column of label lists.
+
+    Args:
+        table: the training table.
+        column: name of the column.
+        delimiter: what separates the names in a cell, if the user said so.
+        names: of the labels, where the cells hold their numbers.
+
+    Raises:
+        UserError: if it is unclear what separates the names, or the cells hold numbers instead of names.
+    """
+    classes = class_label(table, column)
+    if classes is not None:
+        return list(classes.names), None
+    if delimiter is None and is_text(table, column):
+        cells = table.strings(column)
+        cells = cells.filter(pc.invert(pc.starts_with(cells, "[")))
+        used = [d for d in DELIMITERS if pc.any(pc.match_substring(cells, d)).as_py()]
+        if len(used) > 1:
+            raise UserError(
+                f'{table.name}, column "{column}": both {" and ".join(used)} may separate the labels: '
+                "say which with --label_delimiter"
+            )
+        delimiter = used[0] if used else DELIMITERS[0]
+    if names is not None:
+        return names, delimiter
+    labels = sorted({name for row in label_lists(table, column, delimiter) for name in row})
+    if {label.lower() for label in labels} <= set(BINARY_CELLS):
+        raise UserError(
+            f'{table.name}, column "{column}" lists {join_names(labels) or "nothing"}, not the names of labels: '
+            "give lists of names, or a 0/1 column for each label"
+        )
+    return labels, delimiter
+
+
+# Rows
+
+
+def read_labels(table: Table, task: Task) -> np.ndarray:
+    """Labels of the rows: int8 array `[N, L]` of 0 and 1, in the task's order.
+
+    Raises:
+        UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
+    """
+    for name in task.label_columns:
+        table.require(name, "label")
+    return _read_label_columns(table, task) if task.labels_are_columns else _read_label_lists(table, task)
+
+
+def _read_label_columns(table: Table, task: Task) -> np.ndarray:
+    """`read_labels` from one 0/1 column for each label."""
+    codes = np.column_stack([binary_codes(table.column(name)) for name in task.labels])
+    bad = np.argwhere(codes < 0)
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        name = task.labels[column]
+        value = table.column(name)[row].as_py()
+        shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
+        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells)")
+    return codes
+
+
+def _read_label_lists(table: Table, task: Task) -> np.ndarray:
+    """`read_labels` from a column of label lists."""
+    column = task.label_columns[0]
+    index = {name: i for i, name in enumerate(task.labels)}
+    labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
+    names = task.labels if task.label_codes else None
+    for row, found in enumerate(label_lists(table, column, task.label_delimiter, names)):
+        for name in found:
+            if name not in index:
+                raise UserError(
+                    f'{table.where(row, column)}: unknown label "{quote(name)}"; training has: '
+                    f"{join_names(task.labels)}"
+                )
+            labels[row, index[name]] = 1
+    return labels
