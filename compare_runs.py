@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from shutil import get_terminal_size
 
 from utils.core.errors import UserError
+from utils.core.log import log, say
 from utils.core.parser import option, script
 
 
@@ -28,6 +29,9 @@ class CompareArguments:
     picture: str | None = option(None, "also write the picture of macro-F1 with intervals here, a .png")
     truth: str | None = option(None, "file of ids and true labels of test rows: score on these")
     test_file: str | None = option(None, "with --truth: the test rows, for runs to predict")
+    unknown_labels: bool = option(
+        False, "take label cells of --truth that are blank or -1 for not annotated: they count in no score"
+    )
     csv_quoting: str | None = option(
         None, "whether quotes enclose cells of the test file", choices=["standard", "none"]
     )
@@ -49,6 +53,8 @@ class CompareArguments:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {least} or more")
         if not 0 < self.power < 1:
             raise UserError(f"--power {self.power}: a difference in macro-F1, between 0 and 1")
+        if self.unknown_labels and not self.truth:
+            raise UserError("--unknown_labels is for --truth: name the file with the true labels too")
         if self.test_file and not self.truth:
             raise UserError("--test_file is for --truth: name the file with the true labels too")
 
@@ -58,7 +64,7 @@ def main(args: CompareArguments) -> None:
     """Read, score, compare, show, write."""
     # Imported here because they load pandas and scikit-learn, and --help should not.
     from utils.core.files import check_targets, write_text
-    from utils.core.shown import escape_markdown, printable
+    from utils.core.shown import escape_markdown
     from utils.report.tables import comparison_tables, write_csv
     from utils.runs.comparison import make_boards, validation_entries
     from utils.runs.finished import read_runs
@@ -69,7 +75,7 @@ def main(args: CompareArguments) -> None:
 
     def note(message):
         notes.append(message)
-        print(printable(message), file=sys.stderr)
+        log(message)
 
     # Read
     submissions = [name for name in args.runs if name.lower().endswith(".csv")] if args.truth else []
@@ -86,7 +92,9 @@ def main(args: CompareArguments) -> None:
         from utils.runs.held_labels import score_on_held_labels  # loads datasets, and torch to predict
 
         files = (args.truth, args.test_file, args.csv_quoting)
-        entries, left_out = score_on_held_labels(runs, submissions, *files, args.per_device_eval_batch_size)
+        entries, left_out = score_on_held_labels(
+            runs, submissions, *files, args.per_device_eval_batch_size, args.unknown_labels
+        )
     else:
         entries, left_out = validation_entries(runs)
     for message in left_out:
@@ -104,7 +112,7 @@ def main(args: CompareArguments) -> None:
 
     # Show and write
     held, width = bool(args.truth), get_terminal_size().columns if sys.stdout.isatty() else None
-    print(comparison_tables(boards, held, args.resamples, width=width, gap=args.power))
+    say(comparison_tables(boards, held, args.resamples, width=width, gap=args.power))
     if args.markdown:
         tables = comparison_tables(boards, held, args.resamples, markdown=True, gap=args.power)
         write_text(args.markdown, "\n\n".join([tables, *(f"- {escape_markdown(message)}" for message in notes)]) + "\n")
@@ -120,8 +128,8 @@ def main(args: CompareArguments) -> None:
 
         save_png(scores_picture(boards[0]), args.picture)
     for path in filter(None, targets.values()):
-        print(f"\nwritten: {path}", end="")
-    print()
+        say(f"\nwritten: {path}", end="")
+    say()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.errors import UserError
+from utils.core.log import say
 from utils.core.parser import option, script
 
 
@@ -71,8 +72,8 @@ def main(args: ExportArguments) -> None:
         check = compare(run, exported, folder, rows)
         check.refuse_if_far(args.int8)
         write_exported_card(target, Path(args.output_dir).name, check, args.int8)
-    print("\n".join(["", check.table(), "", *check.notes()]))
-    print(f"exported to {args.output_dir}: python {args.output_dir}/predict_onnx.py TEXT ...")
+    say("\n".join(["", check.table(), "", *check.notes()]))
+    say(f"exported to {args.output_dir}: python {args.output_dir}/predict_onnx.py TEXT ...")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ processes share the work, each with the whole model.
 from dataclasses import dataclass
 
 from utils.core.errors import UserError
+from utils.core.log import say
 from utils.core.parser import option, script
 
 
@@ -80,7 +81,7 @@ class SubmissionArguments:
             raise UserError(f"--weights: there are {len(values)} for {len(self.model)} runs: give one for each --model")
 
 
-@script(__doc__, [SubmissionArguments])
+@script(__doc__, [SubmissionArguments], quiet=True)
 def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
     from utils.core.files import check_file, check_targets
@@ -138,10 +139,10 @@ def main(args: SubmissionArguments) -> None:
             predictions = how.thresholds.apply(probabilities)
             writer.add(ids, probabilities, predictions)
             new.add(read_texts(chunk, task), predictions)
-    print(f"{writer.rates_table()}\n")
-    print(how.text)
-    print(compare_with_training(folders[0], how.reference, new))
-    print(f"{len(test)} rows written to {args.output_file}")
+    say(f"{writer.rates_table()}\n")
+    say(how.text)
+    say(compare_with_training(folders[0], how.reference, new))
+    say(f"{len(test)} rows written to {args.output_file}")
 
 
 if __name__ == "__main__":

@@ -80,13 +80,15 @@ def main(
     from utils.scoring.evaluation import Evaluator, metric_names
     from utils.training.arguments import check_best_metric
     from utils.training.experiment import Experiment
-    from utils.training.generator import AnswerEvaluator, LabelTrainer
+    from utils.training.generator import AnswerEvaluator, LabelTrainer, check_whole_answers
     from utils.training.launch import check_free_decoding
     from utils.training.preflight import Preflight
 
     # Refuse what cannot work with this machine, launch and Trainer
     training_args: GeneratorTrainingArguments = trainer_args.load()
     experiment = Experiment("run_sft_labels.py", model_args, threshold_args, run_args, training_args, eval_only)
+    if train is not None and not eval_only:
+        check_whole_answers(train)
     if generation_args.decoding == "free":
         check_free_decoding(model_args, training_args)
     names = metric_names(task.labels, experiment.rule, decoded=True)

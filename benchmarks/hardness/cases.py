@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.core.log import send_deepspeed_to_stderr
+from utils.core.log import silence_deepspeed
 from utils.core.shown import printable
 
 ENVIRONMENT = {
@@ -61,7 +61,7 @@ def last_line(text: str) -> str:
 def prepare(folder: Path) -> None:
     """Set the environment of all cases, with a cache in `folder`, and import what commands import."""
     os.environ.update(ENVIRONMENT | {"HF_HOME": str(folder / "cache")})
-    send_deepspeed_to_stderr()
+    silence_deepspeed()
     import importlib
 
     for name in (

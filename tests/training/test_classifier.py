@@ -30,6 +30,7 @@ def test_run_folder_is_complete(trained):
         "manifest.json",
         "model.safetensors",
         "predictions/validation.parquet",
+        "run.log",
         "run_args.json",
         "task.json",
         "thresholds.json",

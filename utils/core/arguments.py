@@ -5,6 +5,7 @@ Trainer's own flags are in `utils.training.arguments`.
 
 import math
 import re
+import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from trl import ModelConfig
 
 from utils.core.errors import UserError
 from utils.core.parser import option
+from utils.core.shown import quote
 
 # What the scripts take with one label per text, instead of what `--loss` and `--threshold_strategy` name.
 CROSS_ENTROPY, ARGMAX = "cross_entropy", "argmax"
@@ -112,6 +114,9 @@ class DataArguments:
     text_column: str | None = option(None, "left out: found by its name, or the only column of texts")
     label_columns: list[str] | None = option(
         None, "the 0/1 columns, or one column with a list of labels; left out: every 0/1 column"
+    )
+    unknown_labels: bool = option(
+        False, "take label cells that are blank or -1 for not annotated: they count neither in the loss nor in scores"
     )
     label_delimiter: str | None = option(None, "what divides the names in a label list; left out: comma, ; or |")
     csv_quoting: str | None = option(
@@ -295,6 +300,20 @@ class ThresholdArguments:
             self.threshold_strategy, self.threshold_shrinkage = ARGMAX, None
 
 
+def seconds_of(limit: str) -> float:
+    """The seconds of `--time_limit`: 90s, 25m, 1h30m.
+
+    Raises:
+        UserError: for other words, and for none.
+    """
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", limit.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups()) if parts else (0.0, 0.0, 0.0)
+    if not hours + minutes + seconds > 0:
+        raise UserError(f"--time_limit {quote(limit)}: write 90s, 25m or 1h30m")
+    return 3600 * hours + 60 * minutes + seconds
+
+
 @dataclass
 class RunArguments:
     """What happens in the output folder."""
@@ -310,7 +329,15 @@ class RunArguments:
     early_stopping_patience: int | None = option(
         None, "stop after so many evaluations without a better score; left out: never"
     )
+    time_limit: str | None = option(
+        None,
+        "90s, 25m, 1h30m: the training ends early enough for the command to be done by then, with the best checkpoint; "
+        "left out: no limit",
+    )
+    deadline: float | None = field(default=None, init=False)  # by time.monotonic
 
     def __post_init__(self):
+        if self.time_limit is not None:  # counted from here, where the script has just begun
+            self.deadline = time.monotonic() + seconds_of(self.time_limit)
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise UserError(f"--early_stopping_patience {self.early_stopping_patience}: must be 1 or more")

@@ -1,33 +1,56 @@
-"""Messages for the person at the terminal, while a script works."""
+"""Messages for the person at the terminal, while a script works.
+
+Inside a script only these functions reach the terminal: what libraries print is kept aside (`utils.core.noise`).
+"""
+
+from __future__ import annotations
 
 import logging
 import os
 import sys
+from typing import TextIO
 
 from utils.core.shown import printable
 
 
+def terminal(stream: TextIO) -> TextIO:
+    """The terminal behind `sys.stdout` or `sys.stderr`, where the words of libraries are kept from it."""
+    return getattr(stream, "terminal", stream)
+
+
+def is_main_process() -> bool:
+    """Whether this is the first process of a launch, or the only one.
+
+    The launcher says so by an environment variable; asking accelerate would load torch.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
 def log(message: str) -> None:
-    """Print a line to stderr, in the main process of a launch only.
+    """Print a line to stderr, in the main process of a launch only: what is being done."""
+    if is_main_process():
+        print(printable(message), file=terminal(sys.stderr), flush=True)
 
-    The launcher says by an environment variable which process this is; asking accelerate would load torch.
+
+def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
+    """Print to stdout: what a script was asked for. As `print` does, but with `?` for signs that stdout does not have.
+
+    Args:
+        parts: what to print.
+        sep: between them.
+        end: behind them.
+        flush: whether it shall be seen at once, also where stdout is no terminal.
     """
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(message), file=sys.stderr, flush=True)
+    stream, text = terminal(sys.stdout), sep.join(map(str, parts))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=flush)
 
 
-def send_deepspeed_to_stderr() -> None:
-    """Keep DeepSpeed's log out of stdout, which may be a file of predictions: it is imported wherever it is installed.
+def silence_deepspeed() -> None:
+    """Keep DeepSpeed from saying on stdout that there is no GPU. It is imported wherever it is installed, and stdout may
+    be a file of predictions."""
+    logging.getLogger("DeepSpeed").addFilter(_says_more)
 
-    That there is no GPU, it says in every process; the preflight says on what a run computes.
-    """
 
-    def show(record: logging.LogRecord) -> bool:
-        if not record.getMessage().startswith("Setting accelerator to CPU"):
-            print(printable(f"DeepSpeed: {record.getMessage()}"), file=sys.stderr, flush=True)
-        return False
-
-    logger = logging.getLogger("DeepSpeed")
-    for earlier in logger.filters[:]:
-        logger.removeFilter(earlier)
-    logger.addFilter(show)
+def _says_more(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")

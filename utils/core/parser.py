@@ -11,6 +11,7 @@ import math
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,8 @@ import yaml
 from trl import TrlParser
 
 from utils.core.errors import UserError, exit_on_user_error
-from utils.core.log import send_deepspeed_to_stderr
+from utils.core.log import silence_deepspeed
+from utils.core.noise import LibraryNoise
 from utils.core.processes import is_launched_several_times
 from utils.core.shown import quote
 from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
@@ -44,7 +46,11 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
 
 
 def script(
-    description: str, arguments: Sequence[type], trainer: str | None = None, words: str | None = None
+    description: str,
+    arguments: Sequence[type],
+    trainer: str | None = None,
+    words: str | None = None,
+    quiet: bool = False,
 ) -> Callable:
     """Decorate the `main` of a script: it is called with the parsed dataclasses.
 
@@ -57,6 +63,8 @@ def script(
             torch: `main` gets `TrainerArguments` instead, and loads it when all else has been checked. `--help_all`
             lists its flags too.
         words: the field that takes the words of the command line that belong to no flag.
+        quiet: whether what libraries print is kept from the terminal, as it is where Trainer works; `main` then prints
+            by `utils.core.log`.
 
     Returns:
         decorator for a function of the dataclasses; the result takes a list of words, or those of the command line.
@@ -67,20 +75,23 @@ def script(
         @functools.wraps(main)
         def run(argv: list[str] | None = None) -> None:
             argv = sys.argv[1:] if argv is None else argv
-            send_deepspeed_to_stderr()
+            silence_deepspeed()
             asked = set(argv[: argv.index("--")] if "--" in argv else argv)
             if {"--help", "-h"} & asked:
                 return print_help(description, arguments, TRAINER_HELP if trainer else None)
             if trainer and "--help_all" in asked:
                 return print_help(description, [*arguments, pkgutil.resolve_name(trainer)])
             if not trainer:
-                return main(*ArgumentParser(arguments, words=words).parse(argv))
+                parsed = ArgumentParser(arguments, words=words).parse(argv)
+                with LibraryNoise() if quiet else nullcontext():
+                    return main(*parsed)
             parser = ArgumentParser([*arguments, TrainerFlags], later=flags_of_trainer(trainer))
             *parsed, flags = parser.parse(argv)
             trainer_args = TrainerArguments(flags, [*arguments, trainer], argv)
-            if is_launched_several_times():
-                trainer_args.load()  # it sets up the processes, which read the data one after the other
-            return main(*parsed, trainer_args)
+            with LibraryNoise():
+                if is_launched_several_times():
+                    trainer_args.load()  # it sets up the processes, which read the data one after the other
+                return main(*parsed, trainer_args)
 
         return run
 

@@ -125,6 +125,7 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         text_column=text_column,
         normalize_users=data_args.normalize_users,
         normalize_urls=data_args.normalize_urls,
+        unknown_labels=table.unknown_labels,
     )
 
 
@@ -179,9 +180,10 @@ def _find_label_columns(
     nearly = [] if listed else [name for name in others if name not in binary and _looks_nearly_binary(table, name)]
     if nearly:
         cells = sorted(set(table.strings(nearly[0]).to_pylist()) - {""})
+        hint = "; if -1 is not annotated, pass --unknown_labels" if {"-1", "-1.0"} & set(cells) else ""
         raise UserError(
             f'{table.name}, column "{quote(nearly[0])}" holds {join_names(cells, 6)}: if it is a label, write 0 and 1; '
-            "if it is not, name the columns that are by --label_columns"
+            f"if it is not, name the columns that are by --label_columns{hint}"
         )
     if binary and listed:
         raise UserError(

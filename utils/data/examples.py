@@ -22,6 +22,7 @@ from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.core.log import log
 from utils.core.processes import local_main_first
+from utils.core.progress import show_progress_of
 from utils.data import columns, label_cells, text
 from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
 from utils.data.label_cells import read_labels
@@ -39,7 +40,7 @@ class Examples:
     """N texts with ids and L labels each, memory-mapped; what is derived from them is worked out once.
 
     Args:
-        rows: data set with the columns id, text and labels (floats, as the loss wants them).
+        rows: data set with the columns id, text and labels (floats, as the loss wants them; NaN where not known).
         groups: `[N]`, equal for near-duplicates; left out: found from the texts when asked for.
 
     Validation rows also know which of them have `leaked`: whether a training row is a near-duplicate, booleans `[N]`.
@@ -67,10 +68,10 @@ class Examples:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Labels of the rows: 0/1 as an int8 array `[N, L]`."""
+        """Labels of the rows, `[N, L]`: 0/1 as int8, or as float32 with NaN in cells that are not known if any are."""
         names = self.rows.features["labels"].length
         parts = [
-            batch["labels"].combine_chunks().flatten().to_numpy().astype(np.int8).reshape(-1, names)
+            _compact(batch["labels"].combine_chunks().flatten().to_numpy().reshape(-1, names))
             for batch in self.rows.select_columns("labels").with_format("arrow").iter(ROWS_AT_A_TIME)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, names), dtype=np.int8)
@@ -101,6 +102,11 @@ class Examples:
         return self if most is None else self.select(range(min(most, len(self))))
 
 
+def _compact(labels: np.ndarray) -> np.ndarray:
+    """Labels as int8 where all cells are 0 or 1, else as they are."""
+    return labels.astype(np.int8) if ((labels == 0) | (labels == 1)).all() else labels
+
+
 def log_samples(examples: Examples, labels: list[str], seed: int) -> None:
     """Show two rows drawn at random.
 
@@ -110,8 +116,11 @@ def log_samples(examples: Examples, labels: list[str], seed: int) -> None:
         seed: of the draw.
     """
     for row in np.random.default_rng(seed).choice(len(examples), min(2, len(examples)), replace=False):
-        names = [name for name, value in zip(labels, examples.labels[row]) if value]
-        log(f"  {examples.rows[int(row)]['text']!r}: {', '.join(names) or '(none)'}")
+        cells = examples.labels[row]
+        names = [name for name, value in zip(labels, cells) if value >= 0.5]
+        unknown = np.isnan(cells).sum()
+        note = f"; {unknown} not annotated" if unknown else ""
+        log(f"  {examples.rows[int(row)]['text']!r}: {', '.join(names) or '(none)'}{note}")
 
 
 def read_examples(table: Table, task: Task) -> Examples:
@@ -130,6 +139,7 @@ def read_examples(table: Table, task: Task) -> Examples:
             yield table.chunk(start, rows[start : start + ROWS_AT_A_TIME])
 
     check_unique_ids(chunks, task)
+    show_progress_of(datasets.utils.tqdm)
     examples = rows.map(
         _read_rows,
         with_indices=True,
@@ -167,7 +177,7 @@ def _read_rows(
 ) -> pa.Table:
     """Examples of some rows of a table."""
     dataset = datasets.Dataset(rows, info=datasets.DatasetInfo(features=features))
-    part = Table(dataset, name, first_row, start=indices[0])
+    part = Table(dataset, name, first_row, start=indices[0], unknown_labels=task.unknown_labels)
     labels = pa.array(read_labels(part, task).astype(np.float32).ravel())
     return pa.table(
         {
@@ -206,6 +216,8 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
         UserError: for files that cannot be read, or that hold too few rows to split.
     """
     train_table, validation_table = _read_tables(data_args)
+    for table in filter(None, (train_table, validation_table)):
+        table.unknown_labels = data_args.unknown_labels
     task = find_task(train_table, data_args)
     with local_main_first():  # the other processes find the examples in the cache
         train = read_examples(train_table, task)
@@ -215,6 +227,9 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
     if validation is not None and validation_table is not None:
         read.append((validation_table, validation))
     task.single_label = has_one_label_per_text(read, task, data_args.task)
+    train = _annotated_rows(train, train_table.name)
+    if validation is not None and validation_table is not None:
+        validation = _annotated_rows(validation, validation_table.name)
     ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
     log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
     log(_describe_labels(task))
@@ -232,7 +247,7 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
         validation.leaked = np.zeros(len(validation), dtype=bool)
     train, validation = train.head(data_args.max_train_samples), validation.head(data_args.max_eval_samples)
 
-    positives = train.labels.sum(axis=0)
+    positives = (train.labels >= 0.5).sum(axis=0)
     if len(task.labels) == 1 and positives[0] in (0, len(train)):
         raise UserError(
             f"{'all' if positives[0] else 'none'} of the {len(train)} training rows have the only label, "
@@ -242,7 +257,28 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
         if count == 0:
             log(f'warning: no training row has the label "{name}": it cannot be learnt')
     task.train_rows, task.train_positives = len(train), positives.tolist()
+    known = ~np.isnan(train.labels)
+    if not known.all():
+        task.train_annotated = known.sum(axis=0).tolist()
+        for name, count in zip(task.labels, task.train_annotated):
+            if count == 0:
+                raise UserError(f'no training row is annotated for the label "{name}": it cannot be learnt')
     return train, validation, task
+
+
+def _annotated_rows(examples: Examples, name: str) -> Examples:
+    """The rows in which at least one label is known; the others say nothing.
+
+    Raises:
+        UserError: where no row is left.
+    """
+    known = ~np.isnan(examples.labels).all(axis=1)
+    if known.all():
+        return examples
+    if not known.any():
+        raise UserError(f"{name}: no row is annotated for any label")
+    log(f"{name}: {(~known).sum()} of {len(examples)} rows left out, as no label of theirs is annotated")
+    return examples.select(np.flatnonzero(known))
 
 
 def has_one_label_per_text(read: list[tuple[Table, Examples]], task: Task, asked_for: str) -> bool:
@@ -267,12 +303,14 @@ def has_one_label_per_text(read: list[tuple[Table, Examples]], task: Task, asked
         return False
     for table, examples in read:
         numbers = examples.labels.sum(axis=1)
-        others = np.flatnonzero(numbers != 1)
+        annotated = np.asarray(~np.isnan(examples.labels).all(axis=1))
+        others = np.flatnonzero(annotated & (numbers != 1))
         if len(others) and asked_for == "single_label":
             row = int(others[0])
+            has = "cells that are not annotated" if np.isnan(numbers[row]) else f"{numbers[row]:g} labels"
             raise UserError(
-                f"{table.where(row)} has {numbers[row]:g} labels ({len(others)} rows have not exactly one): correct "
-                "them, or leave --task single_label out"
+                f"{table.where(row)} has {has} ({len(others)} rows have not exactly one label): correct them, or leave "
+                "--task single_label out"
             )
         if len(others):
             return False
@@ -402,11 +440,13 @@ def read_evaluation_data(data_args: DataArguments) -> tuple[Examples, Task]:
     if not data_args.validation_file:
         raise UserError("give the rows to evaluate by --validation_file")
     table = read_table(data_args.validation_file, data_args.csv_quoting)
+    table.unknown_labels = data_args.unknown_labels
     task = find_task(table, data_args)
     with local_main_first():
         validation = read_examples(table, task)
     task.data_sha256 = content_hash(validation)
     task.single_label = has_one_label_per_text([(table, validation)], task, data_args.task)
+    validation = _annotated_rows(validation, table.name)
     log(_describe_labels(task))
     task.train_positives = [0] * len(task.labels)
     return validation.head(data_args.max_eval_samples), task

@@ -1,6 +1,6 @@
 """Label cells: what they say, and the labels of rows that are made of them.
 
-All that a cell may say is decided in two functions: `binary_codes` for a column that is one label, `parse_names` for a
+All that a cell may say is decided in two functions: `cell_values` for a column that is one label, `parse_names` for a
 cell that lists names.
 """
 
@@ -27,6 +27,8 @@ BINARY_CELLS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 YES_AND_NO = (("yes", "no"), ("y", "n"), ("t", "f"))
 ALL_BINARY_CELLS = BINARY_CELLS | {word: 1 - i for pair in YES_AND_NO for i, word in enumerate(pair)}
 DELIMITERS = (",", ";", "|")
+# What stands in a cell that nobody has annotated, where `--unknown_labels` says that there are such cells.
+UNKNOWN_CELLS = ("", "-1", "-1.0", "nan")
 
 
 def is_plain(kind: pa.DataType) -> bool:
@@ -62,12 +64,24 @@ def binary_codes(column: pa.ChunkedArray) -> np.ndarray:
     return np.array([*ALL_BINARY_CELLS.values(), -1], dtype=np.int8)[index]
 
 
+def cell_values(table: Table, name: str) -> np.ndarray:
+    """What the cells of a label column say: 0, 1, NaN for unknown ones where there may be such, -1 for what is none of
+    these. Float array `[N]`.
+    """
+    values = binary_codes(table.column(name)).astype(np.float32)
+    if table.unknown_labels and is_plain(table.column(name).type):
+        values[pc.is_in(pc.utf8_lower(table.strings(name)), value_set=pa.array(UNKNOWN_CELLS)).to_numpy()] = np.nan
+    return values
+
+
 def looks_binary(table: Table, name: str) -> bool:
-    """Whether more than half of the non-empty cells are 0 or 1: a label column, perhaps with mistakes in it."""
+    """Whether more than half of the cells that are neither empty nor unknown are 0 or 1: a label column, perhaps with
+    mistakes in it."""
     if not is_plain(table.column(name).type):
         return False
-    filled = pc.not_equal(table.strings(name), "").to_numpy()
-    if not filled.any() or (binary_codes(table.column(name))[filled] >= 0).mean() <= 0.5:
+    values = cell_values(table, name)
+    filled = pc.not_equal(table.strings(name), "").to_numpy() & ~np.isnan(values)
+    if not filled.any() or (values[filled] >= 0).mean() <= 0.5:
         return False
     cells = distinct_cells(table, name)
     return bool(cells & set(BINARY_CELLS)) or any(yes in cells and no in cells for yes, no in YES_AND_NO)
@@ -76,7 +90,7 @@ def looks_binary(table: Table, name: str) -> bool:
 def is_binary(table: Table, name: str) -> bool:
     """Whether all non-empty cells are 0 or 1."""
     filled = pc.not_equal(table.strings(name), "").to_numpy()
-    return looks_binary(table, name) and bool((binary_codes(table.column(name))[filled] >= 0).all())
+    return looks_binary(table, name) and not (cell_values(table, name)[filled] < 0).any()
 
 
 def distinct_cells(table: Table, name: str) -> set[str]:
@@ -192,7 +206,7 @@ def find_listed_labels(
 
 
 def read_labels(table: Table, task: Task) -> np.ndarray:
-    """Labels of the rows: int8 array `[N, L]` of 0 and 1, in the task's order.
+    """Labels of the rows, `[N, L]` in the task's order: 0 and 1, NaN for unknown cells where the table may have such.
 
     Raises:
         UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
@@ -204,15 +218,18 @@ def read_labels(table: Table, task: Task) -> np.ndarray:
 
 def _read_label_columns(table: Table, task: Task) -> np.ndarray:
     """`read_labels` from one 0/1 column for each label."""
-    codes = np.column_stack([binary_codes(table.column(name)) for name in task.labels])
-    bad = np.argwhere(codes < 0)
+    values = np.column_stack([cell_values(table, name) for name in task.labels])
+    bad = np.argwhere(values < 0)
     if len(bad):
         row, column = (int(i) for i in bad[0])
         name = task.labels[column]
         value = table.column(name)[row].as_py()
         shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
-        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells)")
-    return codes
+        hint = ""
+        if not table.unknown_labels and table.strings(name)[row].as_py().lower() in UNKNOWN_CELLS:
+            hint = "; if such cells are not annotated, pass --unknown_labels"
+        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells){hint}")
+    return values if np.isnan(values).any() else values.astype(np.int8)
 
 
 def _read_label_lists(table: Table, task: Task) -> np.ndarray:
@@ -220,9 +237,13 @@ def _read_label_lists(table: Table, task: Task) -> np.ndarray:
     column = task.label_columns[0]
     index = {name: i for i, name in enumerate(task.labels)}
     labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
+    if table.unknown_labels and is_plain(table.column(column).type):
+        empty = pc.is_in(pc.utf8_lower(table.strings(column)), value_set=pa.array(UNKNOWN_CELLS)).to_numpy()
+        if empty.any():
+            labels = np.where(empty[:, None], np.nan, labels.astype(np.float32))
     names = task.labels if task.label_codes else None
     for row, found in enumerate(label_lists(table, column, task.label_delimiter, names)):
-        for name in found:
+        for name in found if not np.isnan(labels[row, 0]) else ():
             if name not in index:
                 raise UserError(
                     f'{table.where(row, column)}: unknown label "{quote(name)}"; training has: '

@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,14 @@ class Table:
         name: what error messages call the file or split.
         first_row: number of the file's first row of data: 2 below a header line, as a spreadsheet counts.
         start: how many rows of the file come before this chunk.
+        unknown_labels: whether label cells may be blank or -1, for not annotated.
     """
 
     rows: datasets.Dataset
     name: str
     first_row: int
     start: int = 0
+    unknown_labels: bool = False
 
     def where(self, row: int, column: str | None = None) -> str:
         """Name the place of a row or cell for an error message; `row` counts from 0 in this chunk."""
@@ -74,7 +76,7 @@ class Table:
     def chunk(self, start: int, rows: pa.Table) -> Table:
         """The Arrow table `rows` as the chunk of this table that begins at its row `start`."""
         dataset = datasets.Dataset(rows, info=datasets.DatasetInfo(features=self.rows.features))
-        return Table(dataset, self.name, self.first_row, start)
+        return replace(self, rows=dataset, start=start)
 
 
 def read_table(path: str | Path, csv_quoting: str | None = None) -> Table:

@@ -25,9 +25,11 @@ class Task:
         normalize_urls: whether links are replaced by `http`.
         single_label: whether each text has exactly one label (softmax, the likeliest label is given), instead of any
             number of them (a probability and a threshold for each label).
+        unknown_labels: whether label cells may be blank or -1, for not annotated.
         max_length: tokens that a text is cut to.
         train_rows: number of training rows.
         train_positives: training rows of each label, `[L]`.
+        train_annotated: training rows in which each label is known, `[L]`; empty where that is all of them.
         data_sha256: hash of all rows before the split, the same for every seed and fold.
     """
 
@@ -40,15 +42,23 @@ class Task:
     normalize_users: bool = False
     normalize_urls: bool = False
     single_label: bool = False
+    unknown_labels: bool = False
     max_length: int = 256
     train_rows: int = 0
     train_positives: list[int] = field(default_factory=list)
+    train_annotated: list[int] = field(default_factory=list)
     data_sha256: str = ""
 
     @property
     def labels_are_columns(self) -> bool:
         """Whether each label has its own 0/1 column."""
         return self.label_columns == self.labels
+
+    @property
+    def train_rates(self) -> list[float]:
+        """Share of the training rows with each label, among those in which it is known: `[L]`; empty without any."""
+        annotated = self.train_annotated or [self.train_rows] * len(self.labels)
+        return [count / max(1, of) for count, of in zip(self.train_positives, annotated)] if self.train_rows else []
 
     def save(self, folder: str | Path) -> None:
         """Write `task.json` into `folder`."""
@@ -70,12 +80,14 @@ class Task:
             raise ValueError("there must be labels, two or more where each text has one, with names of their own")
         if task.label_columns != task.labels and len(task.label_columns) != 1:
             raise ValueError("label_columns are neither the labels nor one column of lists")
-        counts = [task.max_length, task.train_rows, *task.train_positives]
+        counts = [task.max_length, task.train_rows, *task.train_positives, *task.train_annotated]
         if not all(type(count) is int and count >= 0 for count in counts) or task.max_length < 1:
             raise ValueError("numbers of rows and tokens must be whole")
         if not all(isinstance(text, str) for text in texts) or len(task.train_positives) != len(task.labels):
             raise ValueError("columns must have names, and each label a number of rows")
-        flags = [task.normalize_users, task.normalize_urls, task.label_codes, task.single_label]
-        if not all(isinstance(flag, bool) for flag in flags):
-            raise TypeError("normalize_users, normalize_urls, label_codes and single_label must be true or false")
+        if len(task.train_annotated) not in (0, len(task.labels)):
+            raise ValueError("train_annotated must have a number for each label, or none")
+        flags = ("normalize_users", "normalize_urls", "label_codes", "single_label", "unknown_labels")
+        if not all(isinstance(getattr(task, flag), bool) for flag in flags):
+            raise TypeError(f"{', '.join(flags)} must be true or false")
         return task

@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.core.errors import UserError
 from utils.core.files import write_text
+from utils.core.progress import show_progress_of
 from utils.core.shown import quote
 from utils.core.tables import format_bytes
 from utils.data.task import TASK_FILE, Task
@@ -115,6 +116,8 @@ def _sizes(name: str, info: Any) -> dict[str, int]:
 def _bounded(size: int) -> type:
     """A progress bar that ends a download of more than `size` bytes, or one that begins from its start too often."""
     from huggingface_hub.utils import tqdm
+
+    show_progress_of(tqdm)
 
     class Bounded(tqdm):
         received, begun_again = 0.0, 0

@@ -23,6 +23,7 @@ from utils.core.arguments import ModelArguments, QuestionArguments
 from utils.core.errors import UserError
 from utils.core.files import read_json_object
 from utils.core.processes import this_process
+from utils.core.progress import Progress, off_with_transformers
 from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import (
@@ -110,8 +111,7 @@ class Classifier:
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        labels = ONE_LOGIT if questions else task.labels
-        model = load_with_head(model_args, labels, tokenizer, single_label=task.single_label)
+        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer)
         check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
@@ -134,8 +134,7 @@ class Classifier:
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
         questions = Questions.load(folder) if arguments.get("ask_labels") else None
-        labels, single = ONE_LOGIT if questions else task.labels, task.single_label
-        model = load_with_head(model_args, labels, tokenizer, new_head=adapted, single_label=single)
+        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer, new_head=adapted)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
@@ -184,13 +183,15 @@ class Classifier:
         # Rows of other processes stay 0, so that the sum over all processes is the whole.
         logits = torch.zeros(len(texts), len(self.task.labels), device=device)
         autocast = torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        bar = Progress("classifying", len(texts), "texts", **off_with_transformers())
+        with torch.inference_mode(), autocast, bar:
             for rows in batches[state.process_index :: state.num_processes]:
                 batch: Any = collate(
                     [{"input_ids": ids[row], "attention_mask": np.ones_like(ids[row])} for row in rows]
                 )
                 output = self.model(**batch.to(device)).logits
                 logits[torch.as_tensor(rows, device=device)] = output.float()
+                bar.update(min(len(rows) * state.num_processes, len(texts) - bar.n))
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
         probabilities = self.probabilities(logits.double().cpu().numpy())
@@ -253,13 +254,7 @@ class Classifier:
             dtype: of its weights; left out: 16 bit, as fits the training.
         """
         dtype = dtype or dtype_of_merged(self.model_args.dtype)
-        base = load_with_head(
-            to_merge(self.model_args, dtype),
-            self.task.labels,
-            self.tokenizer,
-            on_cpu=True,
-            single_label=self.task.single_label,
-        )
+        base = load_with_head(to_merge(self.model_args, dtype), self.task, self.tokenizer, on_cpu=True)
         merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -288,27 +283,29 @@ class Classifier:
         }
 
 
+def _asked_of_head(task: Task, questions: Questions | None) -> Task:
+    """The task as the head sees it: one logit serves all labels that are asked for one by one."""
+    return task if questions is None else replace(task, labels=ONE_LOGIT)
+
+
 def load_with_head(
     model_args: ModelArguments,
-    labels: list[str],
+    task: Task,
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
-    single_label: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a classification head.
+    """Load a model with a head for the labels of a task.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
 
     Args:
         model_args: which model, in how many bits.
-        labels: names of the labels, `[L]`.
+        task: its labels, and whether a text has one of them or any number.
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
-        single_label: whether a text has one label instead of any number: the configuration says so, and plain
-            transformers' pipelines take softmax or sigmoid by it.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -316,8 +313,10 @@ def load_with_head(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    config.problem_type = f"{'single' if single_label else 'multi'}_label_classification"
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    # Plain transformers' pipelines take softmax or sigmoid by it.
+    config.problem_type = f"{'single' if task.single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     if model_args.attention == "bidirectional":
         config.is_causal = False  # saved with a model trained in full, and with a merged one

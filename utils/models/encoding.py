@@ -10,8 +10,11 @@ import datasets
 import numpy as np
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from utils.core.progress import show_progress_of
 from utils.data.examples import Examples, cache_key
 
+# Label of a cell that is not known, in a batch: what Trainer leaves out when it counts the cells of the global batch.
+UNKNOWN = -100.0
 # Below this many rows starting more processes costs more than it saves.
 ROWS_PER_PROCESS = 20_000
 
@@ -86,6 +89,7 @@ def map_rows(rows: datasets.Dataset, function: Callable, key: str, **options: An
             every use.
         options: of `Dataset.map`.
     """
+    show_progress_of(datasets.utils.tqdm)
     processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
     return rows.map(
         function,
@@ -136,9 +140,12 @@ class Collator:
         self.multiple_of = 8 if on_gpu else None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """The tensors of a batch."""
+        """The tensors of a batch; labels that are not known (NaN) are UNKNOWN in it."""
         self.pad.pad_to_multiple_of = rounded_up(self.multiple_of, [row["input_ids"] for row in rows])
-        return self.pad(rows)
+        batch: Any = self.pad(rows)
+        if "labels" in batch:
+            batch["labels"] = batch["labels"].nan_to_num(nan=UNKNOWN)
+        return batch
 
 
 def rounded_up(multiple_of: int | None, ids: Sequence[Sized]) -> int | None:

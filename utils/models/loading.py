@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.errors import UserError
 from utils.core.files import LONGEST_NAME, is_there
+from utils.core.progress import show_progress_of
 from utils.core.shown import quote
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) ->
     Raises:
         UserError: if the model cannot be loaded.
     """
+    from huggingface_hub.utils import tqdm
+
     check_model_folder(name)
+    show_progress_of(tqdm)  # of downloads
     # Never None, with which transformers asks on standard input whether to run the code that a folder brings.
     options.setdefault("trust_remote_code", False)
     _refuse_pickled_weights(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import UserError
+from utils.core.log import say
 from utils.core.parser import option, script
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def main(args: TinyArguments) -> None:
 
     transformers.utils.logging.disable_progress_bar()
     kind, folder = args.words
-    print(build(kind, folder, sample_texts(args.train_file)))
+    say(build(kind, folder, sample_texts(args.train_file)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.errors import UserError
+from utils.core.log import say
 from utils.core.parser import option, script
 from utils.core.shown import printable
 
@@ -47,7 +48,7 @@ def main(args: ReportArguments) -> None:
             ) from error
         if not Path(folder, MANIFEST_FILE).exists() and Path(folder, RESULTS_FILE).exists():
             write_manifest(folder)  # of an earlier version: from now on its files are checked
-        print(f"report: {printable(str(page))}")
+        say(f"report: {printable(str(page))}")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from utils.scoring.bootstrap import (
     possible_resamples,
     resample_each,
 )
-from utils.scoring.notes import choice_note, ends_of_intervals, leak_note
+from utils.scoring.notes import choice_note, ends_of_intervals, leak_note, time_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import TUNED, left_out_notes, summary_rows, with_interval
+from utils.scoring.scores import TUNED, known_cells, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
 SUSPECTS = 30
@@ -97,10 +97,10 @@ def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MIS
         rows `[text, true labels, predicted labels, the surest mistake]`, the surest first, each text once.
     """
     labels, truth, probabilities = predictions.labels, predictions.truth, predictions.probabilities
-    error = np.where(decided != truth, np.abs(probabilities - truth), -1.0)
+    error = np.where((decided != truth) & known_cells(truth), np.abs(probabilities - truth), -1.0)
 
     def names(cells: np.ndarray) -> str:
-        return ", ".join(label for label, yes in zip(labels, cells) if yes) or "(none)"
+        return ", ".join(label for label, yes in zip(labels, cells) if yes == 1) or "(none)"
 
     rows = []
     for row in np.argsort(-error.max(axis=1), kind="stable")[:most]:
@@ -127,19 +127,23 @@ def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
             "Tuned: each row is scored with thresholds that were chosen without it; mean over several partitions."
         )
     paragraphs += left_out_notes(metrics)
-    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results])])
+    paragraphs += filter(None, [leak_note(run.results), choice_note([run.results]), time_note(run.results)])
     return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
 def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
     """Scores of each label with their intervals."""
-    support = run.predictions.truth.sum(axis=0)
+    support = np.nansum(run.predictions.truth, axis=0)
     metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
     metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
     rows = []
     for i, label in enumerate(run.task.labels):
         rows.append([label, *(with_interval(metrics, f"{name}/{label}") for name in OF_LABELS), int(support[i])])
     header = ["label", "precision", "recall", "F1", "support"]
+    known = known_cells(run.predictions.truth)
+    if not known.all():
+        rows = [[*row, int(count)] for row, count in zip(rows, known.sum(axis=0))]
+        header.append("annotated")
     note = f"Precision, recall and F1 {_how_decided(run)}."
     if not run.task.single_label:
         rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
@@ -165,7 +169,7 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     decided = run.decisions[run.headline][0]
     drawn = {
         "label_f1": (
-            pictures.label_f1(labels, f1, low, high, truth.sum(axis=0)),
+            pictures.label_f1(labels, f1, low, high, np.nansum(truth, axis=0)),
             "F1 of each label",
             "The fewer true rows, the wider the interval.",
         ),
@@ -380,7 +384,7 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
     note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
     sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
     header = ["label", "support", *(entry.name for entry in entries)]
-    support = board.truth.sum(axis=0)
+    support = np.nansum(board.truth, axis=0)
     rows = [
         [label, int(support[i]), *("{:.3f} [{:.3f}, {:.3f}]".format(*entry.label_f1[:, i]) for entry in entries)]
         for i, label in enumerate(board.labels)

@@ -19,7 +19,7 @@ from scipy.special import ndtri
 
 from utils.scoring.influence import half_width
 from utils.scoring.ranking import Ranking
-from utils.scoring.scores import average_precision, hits_and_rows
+from utils.scoring.scores import average_precision, hits_and_rows, known_cells, known_rows, on_known_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def _short(name: str, length: int = 18) -> str:
 
 def most_frequent(truth: np.ndarray, most: int) -> np.ndarray:
     """Columns of the `most` labels with the most rows, in the order of `truth` `[N, L]`."""
-    support = np.asarray(truth).sum(axis=0)
+    support = np.nansum(truth, axis=0)
     return np.sort(np.argsort(-support, kind="stable")[:most])
 
 
@@ -179,10 +179,12 @@ def precision_recall(
         for axis, i in zip(axes.flat, shown):
             axis.set_title(f"{_short(labels[i], 12)}", loc="left", fontsize=9, pad=3)
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            _precision_recall_of_label(axis, truth[:, i], probabilities[:, i], thresholds[i], groups)
+            known = known_cells(truth[:, i])
+            _precision_recall_of_label(axis, truth[known, i], probabilities[known, i], thresholds[i], groups[known])
         figure.supxlabel("recall", fontsize=9)
         figure.supylabel("precision", fontsize=9)
-        figure.suptitle(f"{_which(len(shown), len(labels))}; diamond: the chosen threshold", fontsize=9)
+        diamond = "" if np.isnan(thresholds).all() else "; diamond: the chosen threshold"
+        figure.suptitle(f"{_which(len(shown), len(labels))}{diamond}", fontsize=9)
     return figure
 
 
@@ -232,7 +234,7 @@ def co_occurrence(labels: Sequence[str], truth: np.ndarray, predictions: np.ndar
         predictions: 0/1, `[N, L]`.
     """
     shown = most_frequent(truth, MOST_LABELS_IN_MATRIX)
-    truth, predictions = (np.asarray(array)[:, shown].astype(np.int64) for array in (truth, predictions))
+    truth, predictions = (array[:, shown].astype(np.int64) for array in on_known_cells(truth, predictions))
     true, predicted = truth.T @ truth, predictions.T @ predictions
     counts = (np.tril(true, -1) + np.triu(predicted, 1)).astype(float)
     np.fill_diagonal(counts, np.nan)
@@ -312,7 +314,7 @@ def calibration_bins(
         `(mean probability, share of true cells, number of cells, error)`: three arrays `[bins]`, NaN in the first two
         where a bin is empty, and a float.
     """
-    truth, probabilities = np.asarray(truth, dtype=float).ravel(), np.asarray(probabilities, dtype=float).ravel()
+    truth, probabilities = known_rows(np.asarray(truth, dtype=float).ravel(), np.asarray(probabilities).ravel())
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
     counts = np.bincount(which, minlength=bins)
     sums = [np.bincount(which, weights=values, minlength=bins) for values in (probabilities, truth)]

@@ -54,7 +54,7 @@ class Scored:
 
     @property
     def truth(self) -> np.ndarray:
-        """0/1 array `[N, L]`."""
+        """0/1 array `[N, L]`, NaN where nobody has annotated a cell."""
         return self.predictions.truth
 
     def resampled(self, kind: str, resamples: int, seed: int, groups: np.ndarray) -> Drawn:
@@ -77,7 +77,8 @@ class Scored:
     @property
     def rows(self) -> tuple:
         """Equal where two may be compared: the same ids with the same true labels."""
-        return tuple(self.predictions.ids), tuple(self.predictions.labels), self.truth.tobytes()
+        truth = np.nan_to_num(self.truth, nan=-1).astype(np.int8)
+        return tuple(self.predictions.ids), tuple(self.predictions.labels), truth.tobytes()
 
 
 def pool_folds(runs: list[FinishedRun]) -> Scored:

@@ -122,7 +122,8 @@ def join_members(members: list[Member]) -> Ensemble:
             other = texts.setdefault(row_id, text)
             # Runs may read other columns of a row with an id; a row number may be that of another row.
             same = member.has_ids or near_duplicate_key(text) == near_duplicate_key(other)
-            if not same or not np.array_equal(truth.setdefault(row_id, held.truth[i]), held.truth[i]):
+            other_truth = truth.setdefault(row_id, held.truth[i])
+            if not same or not np.array_equal(other_truth, held.truth[i], equal_nan=True):
                 what, do = f'validation row with id "{row_id}"', "average runs of the same data only"
                 if not member.has_ids:
                     what, do = f"row {row_id}", "without an id column rows are numbered from 0 in each file: add ids"

@@ -40,6 +40,7 @@ ARGUMENTS_FILE = "run_args.json"
 DATA_PATHS = ("train_file", "validation_file")
 RESULTS_FILE = "all_results.json"
 MANIFEST_FILE = "manifest.json"
+LOG_FILE = "run.log"
 CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
@@ -101,6 +102,7 @@ RUN_FILES = (
     RunFile("train_results.json", "as Trainer users know it"),
     RunFile("eval_results.json", "as Trainer users know it"),
     RunFile(STATE_FILE, "Trainer's log and best checkpoint"),
+    RunFile(LOG_FILE, "what libraries printed, which is kept from the terminal"),
     RunFile(REPORT_FILE, "all of it to look at; `python -m utils.report` makes it again"),
     RunFile(f"{MERGED_FOLDER}/*", "a plain 16-bit model with the adapter merged in (--merge_adapter)"),
 )
@@ -229,7 +231,7 @@ def abandon_run(output_dir: str | Path) -> None:
     for folder in checkpoints(output_dir):
         remove_checkpoint(folder)
     with suppress(OSError):
-        for name in (TASK_FILE, ARGUMENTS_FILE):
+        for name in (LOG_FILE, TASK_FILE, ARGUMENTS_FILE):
             (output_dir / name).unlink(missing_ok=True)
         output_dir.rmdir()  # if it is empty
 

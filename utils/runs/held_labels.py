@@ -30,18 +30,22 @@ class HeldLabels:
     columns: list[str]  # of the labels in training, which a submission may have too
 
 
-def read_held_labels(path: str, task: Task | None = None, submissions: list[str] | tuple = ()) -> HeldLabels:
+def read_held_labels(
+    path: str, task: Task | None = None, submissions: list[str] | tuple = (), unknown_labels: bool = False
+) -> HeldLabels:
     """Read a file of ids and true labels.
 
     Args:
         path: the file, with a 0/1 column for each label or the column of label lists of `task`.
         task: of a run to be scored. Left out: every 0/1 column is a label.
         submissions: files that are to be scored.
+        unknown_labels: whether cells may be blank or -1, for not annotated; rows with nothing else are left out.
 
     Raises:
         UserError: for a file without an id or labels, with an id twice, or with a cell that is neither 0 nor 1.
     """
     table = read_table(path)
+    table.unknown_labels = unknown_labels
     names = table.rows.column_names
     columns = [] if task is None else task.label_columns
     if task is None:
@@ -64,7 +68,11 @@ def read_held_labels(path: str, task: Task | None = None, submissions: list[str]
         task = replace(task, label_columns=task.labels)
     task = replace(task, id_column=task.id_column or "id")
     check_unique_ids(lambda: [table], task)
-    return HeldLabels(table.name, task, read_ids(table, task), read_labels(table, task), columns or task.label_columns)
+    ids, truth = read_ids(table, task), read_labels(table, task)
+    rows = np.flatnonzero(~np.isnan(truth).all(axis=1))
+    if not len(rows):
+        raise UserError(f"{table.name}: no row is annotated for any label")
+    return HeldLabels(table.name, task, [ids[row] for row in rows], truth[rows], columns or task.label_columns)
 
 
 def score_on_held_labels(
@@ -74,6 +82,7 @@ def score_on_held_labels(
     test_file: str | None,
     csv_quoting: str | None,
     batch_size: int,
+    unknown_labels: bool = False,
 ) -> tuple[list[Entry], list[str]]:
     """The rows of runs and submission files on test rows whose labels are known.
 
@@ -84,6 +93,7 @@ def score_on_held_labels(
         test_file: the test rows, for runs to predict.
         csv_quoting: whether quotes enclose cells of the test file.
         batch_size: rows predicted at a time.
+        unknown_labels: whether true labels may be blank or -1, for not annotated.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out.
@@ -93,7 +103,7 @@ def score_on_held_labels(
     """
     if runs and not test_file:
         raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
-    held = read_held_labels(truth_file, runs[0].task if runs else None, submissions)
+    held = read_held_labels(truth_file, runs[0].task if runs else None, submissions, unknown_labels)
     entries = [submission_entry(name, short, held) for name, short in short_names(submissions).items()]
     if not runs or not test_file:  # runs without test rows are refused above
         return entries, []

@@ -19,6 +19,7 @@ from utils.core.shown import quote
 from utils.data.task import TASK_FILE
 from utils.runs.folder import (
     CARD_FILE,
+    LOG_FILE,
     MANIFEST_FILE,
     MERGED_FOLDER,
     PICTURES_FOLDER,
@@ -31,7 +32,7 @@ from utils.runs.folder import (
 WEIGHTS = ".safetensors"
 LARGEST_HEADER = 100_000_000  # bytes; that of safetensors itself
 # For people to look at, or for other programs: no script reads them.
-NOT_CHECKED = (CARD_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
+NOT_CHECKED = (CARD_FILE, LOG_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
 # Files with the words of a tokenizer; those of bytes and characters have none.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 # Of a name that fits a run's file, what loaders would open.

@@ -13,6 +13,7 @@ import pandas as pd
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, unwritable_as_user_error
+from utils.core.progress import Progress
 from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
 from utils.data.tables import Table, read_chunks
@@ -345,8 +346,6 @@ def predict_runs(
     Raises:
         UserError: for a run that cannot be loaded, or predicts NaN.
     """
-    from tqdm import tqdm
-
     from utils.core.processes import this_process
     from utils.runs.inference import ProbabilityFile, load_run, predict_table
 
@@ -354,7 +353,7 @@ def predict_runs(
     average = None
     used = [(folder, weight) for folder, weight in zip(folders, weights) if weight > 0]
     rows = len(test) * len(used)
-    with tqdm(total=rows, unit="row", desc="predicting", disable=None if main_process else True) as bar:
+    with Progress("predicting", rows, "rows") as bar:
         for folder, weight in used:
             run = load_run(folder, trust_remote_code)
             for chunk in test.chunks():
@@ -432,8 +431,8 @@ class SubmissionWriter:
         task = self.task
         shares = [
             # A model scored as it is was not trained on any rows.
-            [label, f"{predicted / self.rows:.1%}", f"{count / task.train_rows:.1%}" if task.train_rows else ""]
-            for label, predicted, count in zip(task.labels, self.positives, task.train_positives)
+            [label, f"{predicted / self.rows:.1%}", f"{rate:.1%}" if task.train_rates else ""]
+            for label, predicted, rate in zip(task.labels, self.positives, task.train_rates or task.train_positives)
         ]
         without = [] if task.single_label else [["(no label)", f"{self.without_label / self.rows:.1%}", ""]]
         return format_table(["label", "predicted", "training"], shares + without)

@@ -24,6 +24,7 @@ from utils.scoring.scores import (
     PER_LABEL,
     TUNED,
     is_likeliest,
+    known_cells,
     left_out,
     left_out_notes,
     summary_rows,
@@ -41,7 +42,8 @@ class Evaluation:
         metrics: the scores of `utils.scoring.scores`: at threshold 0.5 under their plain names; with chosen thresholds,
             cross-fitted, mean over the partitions, with `_tuned` behind (absent for the strategy `fixed`); of decoded
             labels with `_decoded` behind; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each
-            label x at the thresholds in use, cross-fitted too. Where each text has one label the plain names are those
+            label x at the thresholds in use, cross-fitted too; where some cells are not annotated also `annotated/x`,
+            the number of rows in which label x is known. Where each text has one label the plain names are those
             of the likeliest label, and there are no thresholds; there, and where there is one label in all, `accuracy`
             is the share of rows that are right. `half_width` is about half of the 95 % interval of macro-F1.
         thresholds: fitted on all the rows, for use on new ones.
@@ -111,6 +113,9 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
         metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
     if takes_one_decision(labels, rule):
         metrics |= {f"{ACCURACY}{kind}": metrics[f"exact_match{kind}"] for kind in decisions}
+    known = known_cells(truth)
+    if not known.all():
+        metrics |= {f"annotated/{label}": int(count) for label, count in zip(labels, known.sum(axis=0))}
     return Evaluation(predictions, metrics | left_out(truth) | predictions.figures, thresholds, decisions)
 
 
@@ -160,7 +165,8 @@ def label_table(metrics: dict[str, float], labels: list[str], markdown: bool = F
         labels: names of the labels, `[L]`.
         markdown: for a Markdown file instead of the terminal.
     """
-    columns = PER_LABEL if is_likeliest(metrics) else (*PER_LABEL, "threshold")
+    annotated = ("annotated",) if f"annotated/{labels[0]}" in metrics else ()
+    columns = (*PER_LABEL, *annotated, *(() if is_likeliest(metrics) else ("threshold",)))
     rows = [[label, *(with_interval(metrics, f"{column}/{label}") for column in columns)] for label in labels]
     how = "at tuned thresholds, cross-fitted" if f"f1_macro{TUNED}" in metrics else "at threshold 0.5"
     if is_likeliest(metrics):

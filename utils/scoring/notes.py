@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.core.tables import format_seconds
 from utils.scoring.bootstrap import OF_LABELS, Drawn, interval, resample_each
 from utils.scoring.scores import ACCURACY, AT_HALF, SCORES, TUNED
 
@@ -115,10 +116,26 @@ def leak_note(results: Mapping[str, Any]) -> str:
     return f"{note}, which makes the scores too good: see --drop_leaks." if leaked else f"{note}."
 
 
+def time_note(results: Mapping[str, Any]) -> str:
+    """A sentence on a training that its time limit has ended; empty for others.
+
+    Args:
+        results: all_results.json of a run.
+    """
+    if "time_limit" not in results:
+        return ""
+    done, planned = results["steps"], results["steps_planned"]
+    return (
+        f"The training was ended by its time limit of {format_seconds(results['time_limit'])}, after {done:,} of "
+        f"{planned:,} steps: the learning rate was still on its way down."
+    )
+
+
 def score_notes(results: Mapping[str, Any]) -> list[str]:
     """What the reader of a run's scores should know, in sentences.
 
     Args:
         results: all_results.json of the run.
     """
-    return [note for note in (interval_note(results), leak_note(results), choice_note([results])) if note]
+    notes = (interval_note(results), leak_note(results), choice_note([results]), time_note(results))
+    return [note for note in notes if note]

@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -13,6 +14,7 @@ from scipy.special import expit
 from utils.core.arguments import ARGMAX, ThresholdArguments
 from utils.core.files import read_json_object, read_part, write_json
 from utils.scoring.calibration import EDGE, finite_logit, gather_at_nodes, platt_coefficients, start_curves
+from utils.scoring.scores import known_cells
 
 CROSS_FITTING_FOLDS = 10
 # Partitions that a cross-fitted score is the mean over, and the rows of all of them together from which on there are
@@ -73,7 +75,10 @@ class ThresholdRule:
         return likeliest(probabilities) if self.gives_one_label else apply_thresholds(probabilities, 0.5)
 
     def fit(self, probabilities: np.ndarray, truth: np.ndarray) -> Thresholds:
-        """Choose a threshold for each label on all rows, for use on new ones; arrays are `[N, L]`."""
+        """Choose a threshold for each label on all rows, for use on new ones; arrays are `[N, L]`.
+
+        Cells whose truth is not known (NaN) do not count.
+        """
         values = self.fit_on_subsets(probabilities, truth, np.ones((1, len(truth)), dtype=bool))[0]
         return Thresholds(values, self)
 
@@ -82,7 +87,7 @@ class ThresholdRule:
 
         Args:
             probabilities: `[N, L]`.
-            truth: 0/1 array `[N, L]`.
+            truth: 0/1 array `[N, L]`, NaN for cells that are not known and count in no fit.
             counted: which rows each of the F fits sees, `[F, N]` of booleans.
 
         Returns:
@@ -99,7 +104,7 @@ class ThresholdRule:
 
     def _fit_some(self, rows: SortedRows, counted: np.ndarray) -> np.ndarray:
         """Thresholds `[F, L]` of the fits that see the rows `counted` `[F, N]`."""
-        counted = counted[:, rows.order]
+        counted = counted[:, rows.order] & rows.known
         hits, numbers = rows.counts(counted)
         if self.strategy == "calibrated":
             other = calibrated_thresholds(rows, counted)
@@ -120,14 +125,14 @@ class ThresholdRule:
 
     def _fit_on_many_rows(self, rows: SortedRows, counted: np.ndarray) -> np.ndarray:
         """Calibrated thresholds `[F, L]` of the fits that see the rows `counted` `[F, N]`, label by label."""
-        logits, _, weights = gathered = gather_at_nodes(rows.logits, rows.truth, rows.order, counted)
+        logits, _, weights = gathered = gather_at_nodes(rows.logits, rows.truth, rows.order, counted, rows.known)
         curves = platt_coefficients(*gathered)
         expected = (weights * expit(curves[..., :1] * logits + curves[..., 1:])).sum(axis=2)
         found = np.empty((2, *curves.shape[:2]))
         positives = counted.astype(float) @ np.take_along_axis(rows.truth, np.argsort(rows.order, axis=1), axis=1).T
         for label in range(len(rows.truth)):
             one = rows.of_label(label)
-            seen = counted[:, one.order[0]]
+            seen = counted[:, one.order[0]] & one.known
             size = len(one.truth[0])
             top = min(size, 2 * int(one.truth.sum()) + 1000)
             fits = (positives[:, label], expected[:, label], curves[:, label])
@@ -243,20 +248,21 @@ class SortedRows:
 
     Args:
         probabilities: `[N, L]`.
-        truth: 0/1 array `[N, L]`.
+        truth: 0/1 array `[N, L]`, NaN for cells that are not known: no fit sees them.
     """
 
     def __init__(self, probabilities: np.ndarray, truth: np.ndarray):
         self.order = np.argsort(-probabilities.T, axis=1, kind="stable")  # [L, N], numbers of the rows
         self.scores = np.take_along_axis(probabilities.T, self.order, axis=1)
-        self.truth = np.take_along_axis(truth.T, self.order, axis=1).astype(float)
+        self.known = np.take_along_axis(known_cells(truth).T, self.order, axis=1)
+        self.truth = np.take_along_axis((truth == 1).T, self.order, axis=1).astype(float)
         # Rows with the same score are on the same side: a cut is possible only where the next score is lower.
         self.cuts = np.diff(self.scores, axis=1, append=-np.inf) < 0
 
     def of_label(self, label: int) -> SortedRows:
         """The rows as they are sorted for one label."""
         one = copy(self)
-        for name in ("order", "scores", "truth", "cuts", "logits"):
+        for name in ("order", "scores", "known", "truth", "cuts", "logits"):
             setattr(one, name, getattr(self, name)[label : label + 1])
         return one
 
@@ -264,13 +270,16 @@ class SortedRows:
     def logits(self) -> np.ndarray:
         """Logits as curves are fitted to them, those far out moved to `MIDDLE`, or to the label's median: `[L, N]`."""
         logits = finite_logit(self.scores)
-        median = np.median(logits, axis=1, keepdims=True) if logits.size else 0.0
+        median: Any = 0.0
+        if self.known.any(axis=1).all():
+            known = logits if self.known.all() else np.where(self.known, logits, np.nan)
+            median = np.nanmedian(known, axis=1, keepdims=True) if logits.size else 0.0
         return np.clip(logits, np.minimum(-MIDDLE, median), np.maximum(MIDDLE, median))
 
     @cached_property
     def curves(self) -> np.ndarray:
         """Platt's fits on all rows, `[1 + L, 2]`, from where those on most of them are near."""
-        return start_curves(self.logits, self.truth)
+        return start_curves(self.logits, self.truth, self.known)
 
     def counts(self, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`(true rows, rows)` from the top down to each one, `[F, L, N]` both, among `counted` `[F, L, N]`."""

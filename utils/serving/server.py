@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from utils.core.errors import UserError
+from utils.core.log import say
 
 
 @contextmanager
@@ -44,5 +45,5 @@ def serve(page: Any, host: str, port: int, share: bool) -> None:
         )
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: cannot listen there: choose another port") from error
-    print(f"page and HTTP interface: {local}{f', {public}' if public else ''} (Ctrl-C ends it)", flush=True)
+    say(f"page and HTTP interface: {local}{f', {public}' if public else ''} (Ctrl-C ends it)", flush=True)
     page.block_thread()

@@ -77,6 +77,8 @@ class LengthGroupedBatches(Trainer):
     model: PreTrainedModel
     train_dataset: datasets.Dataset
 
+    # Seconds that evaluating a row takes at most, in those of a training step for one; a label generator's differ.
+    evaluation_cost = 1.0
     # The losses divide by the number of cells or tokens of the whole global batch.
     loss_is_scaled_for_ga = True
 

@@ -10,6 +10,8 @@ import datasets
 import numpy as np
 import torch
 from transformers import EvalPrediction
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import EvalLoopOutput
 
 from utils.core.arguments import CROSS_ENTROPY, LossArguments
 from utils.models.classifier import Classifier
@@ -45,6 +47,7 @@ class MultiLabelTrainer(LengthGroupedBatches):
         # Evaluated with the longest first, scored in the order of the file.
         order = longest_first(validation_tokens["length"][:])
         self.to_probabilities = classifier.probabilities
+        self.loss = loss
         scored = partial(_compute_metrics, evaluate, self.to_probabilities, order) if evaluate else None
 
         with refusing_trackers(args.output_dir):
@@ -59,6 +62,18 @@ class MultiLabelTrainer(LengthGroupedBatches):
                 compute_metrics=scored,
             )
         use_readable_log(self)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As Trainer's, with the loss as the mean over all known cells of the rows.
+
+        Trainer takes the mean of the batches' losses, in which batches with fewer known cells weigh too much, and rows
+        count twice that fill up the last batch of several processes.
+        """
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics: Any = output.metrics
+        logits, labels = (torch.tensor(np.asarray(array)) for array in (output.predictions, output.label_ids))
+        metrics[f"{metric_key_prefix}_loss"] = self.loss(SequenceClassifierOutput(logits=logits), labels).item()
+        return output
 
     def predict_in_order(self, tokens: datasets.Dataset) -> np.ndarray:
         """Probabilities `[N, L]` of encoded examples, in their order, with any number of processes."""

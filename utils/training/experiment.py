@@ -13,7 +13,8 @@ import transformers
 from utils.core.arguments import ModelArguments, RunArguments, ThresholdArguments
 from utils.core.errors import UserError
 from utils.core.files import remove_if_empty, remove_temporary_files, write_text
-from utils.core.log import log
+from utils.core.log import log, say
+from utils.core.noise import end_noise, keep_noise_in
 from utils.core.processes import this_process
 from utils.core.shown import printable
 from utils.data.task import Task
@@ -30,6 +31,7 @@ from utils.runs.checkpoints import STATE_FILE
 from utils.runs.folder import (
     ARGUMENTS_FILE,
     CARD_FILE,
+    LOG_FILE,
     MERGED_FOLDER,
     abandon_run,
     begin_run,
@@ -54,6 +56,7 @@ from utils.training.arguments import (
     fill_in,
 )
 from utils.training.launch import check_checkpoint, check_launch, check_shared_folder
+from utils.training.log import training_curves
 from utils.training.loop import release, train_to_the_end
 from utils.training.preflight import Preflight
 from utils.training.space import check_space
@@ -146,6 +149,7 @@ class Experiment:
             begin_run(self.output_dir, self.arguments, task, resuming=bool(self.checkpoint))
         self.state.wait_for_everyone()
         check_shared_folder(Path(self.output_dir) / ARGUMENTS_FILE)
+        keep_noise_in(Path(self.output_dir) / LOG_FILE)
 
     def _check_folder_again(self) -> None:
         """Loading a model takes minutes, in which the same command may have finished elsewhere."""
@@ -160,8 +164,9 @@ class Experiment:
     def train(self, trainer: LengthGroupedBatches) -> dict[str, float]:
         """Train to the end, from the checkpoint of an interrupted run if there is one; returns Trainer's metrics."""
         try:
-            metrics = train_to_the_end(trainer, self.checkpoint, self.run_args.early_stopping_patience)
+            metrics = train_to_the_end(trainer, self.checkpoint, self.run_args)
         except UserError:
+            end_noise()
             if self.state.is_main_process:
                 abandon_run(self.output_dir)  # if there is nothing to go on from
                 self.lock.release()
@@ -196,8 +201,16 @@ class Experiment:
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
             metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
             tables = (summary_table(metrics), label_table(metrics, self.task.labels))
-            parts = [tables[0], *score_notes(results), tables[1], baseline_text(diagnosis.baselines), diagnosis.text()]
-            print("", *filter(None, parts), sep="\n\n", end="\n\n")
+            curves = training_curves(trainer.state.log_history) if trainer is not None else ""
+            parts = [
+                curves,
+                tables[0],
+                *score_notes(results),
+                tables[1],
+                baseline_text(diagnosis.baselines),
+                diagnosis.text(),
+            ]
+            say("", *filter(None, parts), sep="\n\n", end="\n\n")
         if trainer is not None:
             trainer.end()
         self._complete(approach, trainer)
@@ -216,14 +229,15 @@ class Experiment:
             write_run_report(self.output_dir)
 
     def _complete(self, approach: Approach, trainer: LengthGroupedBatches | None = None) -> None:
-        if not self.state.is_main_process:
-            return
-        if self.run_args.merge_adapter:  # late, as it needs the most memory
+        if self.run_args.merge_adapter and self.state.is_main_process:  # late, as it needs the most memory
             release(approach, trainer)
             self._merge(approach)
+        end_noise()
+        if not self.state.is_main_process:
+            return
         write_manifest(self.output_dir)  # from here on the run is finished
         self.lock.release()
-        print(f"run folder: {printable(self.output_dir)}")
+        say(f"run folder: {printable(self.output_dir)}")
         if self.push:  # last of all: the run is complete if the Hub refuses it
             push_run(self.output_dir, self.push)
 

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
+from utils.core.errors import UserError
 from utils.core.log import log
 from utils.core.parser import option
+from utils.core.shown import quote
 from utils.data.examples import Examples
 from utils.models.encoding import longest_first
 from utils.models.generator.generator import LabelGenerator
@@ -52,6 +55,22 @@ class GeneratorTrainingArguments(TaskTrainingArguments, SFTConfig):
     trust_remote_code: bool = field(default=False, init=False)  # ModelArguments have the flag
 
 
+def check_whole_answers(train: Examples) -> None:
+    """Refuse training rows that do not say what their whole answer is.
+
+    Raises:
+        UserError: for rows with cells that nobody has annotated.
+    """
+    unknown = np.isnan(train.labels).any(axis=1)
+    if unknown.any():
+        raise UserError(
+            f"{unknown.sum()} of {len(train)} training rows have cells that are not annotated, the first with id "
+            f'"{quote(train.ids[int(np.argmax(unknown))])}": a label generator is taught whole answers, in which a '
+            "label that is left out means no: take these rows out, or train a head with run_classifier.py, which "
+            "leaves such cells out of its loss"
+        )
+
+
 class AnswerEvaluator:
     """Asks a generator for the labels of validation texts, and scores its answers.
 
@@ -89,6 +108,8 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         evaluate: scores the answers to the validation examples, at each evaluation and in all processes.
         eval_coverage: probability of the answers to reach then.
     """
+
+    evaluation_cost = 4.0  # the loss, and the search over answers
 
     def __init__(
         self,

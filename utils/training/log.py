@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, Trainer
+import numpy as np
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from utils.core.log import say
+from utils.core.progress import Progress
 from utils.scoring.scores import ACCURACY, DECODED, SCORES, TUNED, is_likeliest, shown_scores
 
 LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_macro")
@@ -32,25 +35,99 @@ def describe_logs(logs: dict[str, float]) -> str | None:
     return None
 
 
-class LogWithProgressBar(ProgressCallback):
-    """Trainer's progress bar; the log as readable lines above it."""
+class TrainingProgress(TrainerCallback):
+    """Says how far a training and its evaluations are, with the last loss and macro-F1; without progress lines
+    (`--disable_tqdm`) a line of the log every `--logging_steps`."""
+
+    def __init__(self):
+        self.training: Progress | None = None
+        self.evaluating: Progress | None = None
+        self.figures: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        off = {"disable": True} if args.disable_tqdm else {}
+        self.training = Progress("training", state.max_steps, "steps", initial=state.global_step, **off)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.training is not None:
+            self.training.update(state.global_step - self.training.n)
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if args.disable_tqdm:
+            return
+        if self.evaluating is None:
+            self.evaluating = Progress("evaluating", len(eval_dataloader), "batches")
+        self.evaluating.update()
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+        self._evaluated()
+
+    def _evaluated(self) -> None:
+        if self.evaluating is not None:
+            self.evaluating.close()
+        self.evaluating = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         line = describe_logs(logs)
-        if line and state.is_world_process_zero and self.training_bar is not None:
-            self.training_bar.write(line)
+        if "eval_loss" in logs:
+            self._evaluated()
+        if line is None or not state.is_world_process_zero:
+            return
+        for name, title in (("loss", "loss"), ("eval_f1_macro", "macro-F1")):
+            if name in logs:
+                self.figures[title] = f"{title} {logs[name]:.3f}"
+        if self.training is None or args.disable_tqdm:
+            say(line, flush=True)
+            return
+        self.training.set_postfix_str(", ".join(self.figures.values()), refresh=False)
+        if "eval_loss" in logs:
+            self.training.say(line)
 
-
-class LogWithoutProgressBar(PrinterCallback):
-    """The log as readable lines, for `--disable_tqdm`."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        line = describe_logs(logs)
-        if line and state.is_world_process_zero:
-            print(line, flush=True)
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.training is not None:
+            self.training.close()
 
 
 def use_readable_log(trainer: Trainer) -> None:
     """Replace the callback that prints Trainer's dictionaries."""
     trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
-    trainer.add_callback(LogWithoutProgressBar if trainer.args.disable_tqdm else LogWithProgressBar)
+    trainer.add_callback(TrainingProgress())
+
+
+# Heights of a curve's points in a line of text.
+LEVELS = "▁▂▃▄▅▆▇█"
+MOST_POINTS = 40
+CURVES = (("loss", "loss"), ("eval_loss", "validation loss"), ("eval_f1_macro", "macro-F1 at 0.5"))
+CURVES += tuple(
+    (f"eval_f1_macro{kind}", f"macro-F1 {how}") for kind, how in ((TUNED, "tuned"), (DECODED, "of answers"))
+)
+
+
+def training_curves(log_history: list[dict[str, Any]]) -> str:
+    """Loss and macro-F1 over a training, a line of text for each: first value, curve, last value; else empty.
+
+    Args:
+        log_history: of Trainer.
+    """
+    rows = []
+    scores = {name.removeprefix("eval_"): None for entry in log_history for name in entry}
+    for name, title in CURVES:
+        title = title.removesuffix(" at 0.5") if is_likeliest(scores) else title
+        values = [entry[name] for entry in log_history if isinstance(entry.get(name), int | float)]
+        if len(values) > 1:
+            rows.append((title, f"{values[0]:.3f}", sparkline(values), f"{values[-1]:.3f}"))
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    return "\n".join(
+        f"{title.ljust(widths[0])}  {first.rjust(widths[1])} {curve} {last}" for title, first, curve, last in rows
+    )
+
+
+def sparkline(values: list[float]) -> str:
+    """Values as blocks of all heights between the least and the largest; where there are many, means of neighbours."""
+    parts = np.array_split(np.asarray(values, dtype=float), min(len(values), MOST_POINTS))
+    points = np.array([part.mean() for part in parts])
+    span = points.max() - points.min()
+    heights = (points - points.min()) / span if span > 0 else np.full(len(points), 0.5)
+    return "".join(LEVELS[round(height * (len(LEVELS) - 1))] for height in heights)

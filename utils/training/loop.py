@@ -16,11 +16,13 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from utils.core.arguments import RunArguments, seconds_of
 from utils.core.errors import UserError
 from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
 from utils.runs.checkpoints import write_files
 from utils.runs.folder import ARGUMENTS_FILE
+from utils.training.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from utils.models.approaches import Approach
@@ -30,15 +32,13 @@ if TYPE_CHECKING:
 SECONDS_OF_ONE_STOP = 2
 
 
-def train_to_the_end(
-    trainer: LengthGroupedBatches, checkpoint: str | None, early_stopping_patience: int | None
-) -> dict[str, float]:
+def train_to_the_end(trainer: LengthGroupedBatches, checkpoint: str | None, run_args: RunArguments) -> dict[str, float]:
     """Train to the end; on SIGTERM or SIGINT save a checkpoint and exit.
 
     Args:
         trainer: that trains.
         checkpoint: folder to resume from, or None.
-        early_stopping_patience: evaluations without a better score after which it stops; None: it does not.
+        run_args: when it stops: `early_stopping_patience`, `time_limit`.
 
     Returns:
         Trainer's metrics, with memory, numbers of weights, and the number of trainable tensors that did not change.
@@ -52,8 +52,14 @@ def train_to_the_end(
     loss_so_far = LossSoFar()
     loss_so_far.trainer = trainer
     trainer.add_callback(loss_so_far)
-    if early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+    if run_args.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
+    time_limit = None
+    if run_args.time_limit is not None and run_args.deadline is not None:
+        eval_dataset: Any = trainer.eval_dataset
+        rows, cost = len(eval_dataset), trainer.evaluation_cost
+        time_limit = TimeLimit(seconds_of(run_args.time_limit), run_args.deadline, rows, cost, run_args.report)
+        trainer.add_callback(time_limit)
     resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     if checkpoint:
         log(f"resuming from {checkpoint}")
@@ -74,6 +80,8 @@ def train_to_the_end(
             f"WARNING: training did not change {len(unchanged)} of {change.tensors} trainable tensors, or not in all "
             f"processes, the first of them {unchanged[0]}: they have learnt nothing"
         )
+    if time_limit is not None:
+        metrics |= time_limit.figures(trainer.state)
     return metrics | {"unchanged_tensors": len(unchanged), **costs(trainer.model)}
 
 
@@ -255,7 +263,7 @@ class StopOnSignal(TrainerCallback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.first is None:
             self.received, self.first = number, time.monotonic()
-            print(f"{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr, flush=True)
+            log(f"{signal.Signals(number).name}: saving a checkpoint after this step")
         elif time.monotonic() - self.first > SECONDS_OF_ONE_STOP:
             self._restore()
             signal.raise_signal(number)

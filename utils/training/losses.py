@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from utils.core.arguments import CROSS_ENTROPY
+from utils.models.encoding import UNKNOWN
 
 
 def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray:
     """Weight of each label's positive cells in the loss.
 
     Args:
-        labels: 0/1 array `[N, L]`, the training rows.
+        labels: `[N, L]`, the training rows: 0/1, NaN for cells that are not known and do not count.
         setting: `none` (1), `balanced` (negatives / positives), `sqrt` (the square root of that), or a number.
         cap: `balanced` and `sqrt` weights are clipped to 1 / cap and cap, so that they stay finite and positive for a
             label without positive or negative rows.
@@ -24,8 +25,8 @@ def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray
     Returns:
         float array `[L]`.
     """
-    positives = np.asarray(labels).sum(axis=0)
-    ratio = (len(labels) - positives) / np.maximum(positives, 1e-9)
+    positives = np.nansum(labels, axis=0)
+    ratio = ((~np.isnan(labels)).sum(axis=0) - positives) / np.maximum(positives, 1e-9)
     if setting == "none":
         return np.ones(len(positives))
     if setting == "balanced":
@@ -126,9 +127,10 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tens
 class MultiLabelLoss:
     """Trainer's `compute_loss_func` for logits and labels `[B, L]`.
 
-    The sum over the cells is divided by the number of cells in the global batch, which Trainer counts over accumulation
-    steps and processes. So the gradient does not depend on how the batch is divided among them. Trainer's own loss for
-    a multi-label head ignores both: with accumulation 2 on 2 processes its gradient is 4 times too large.
+    The sum over the cells that are known is divided by their number in the global batch, which Trainer counts over
+    accumulation steps and processes (it leaves -100 out, which stands for unknown cells). So the gradient does not
+    depend on how the batch is divided among them. Trainer's own loss for a multi-label head ignores both: with
+    accumulation 2 on 2 processes its gradient is 4 times too large.
 
     Cross-entropy is divided by the number of rows instead, a row having one label.
 
@@ -155,10 +157,12 @@ class MultiLabelLoss:
 
         Args:
             outputs: what the model returned, with `logits` `[B, L]`.
-            labels: 0/1, `[B, L]`.
-            num_items_in_batch: cells in the global batch; None (in evaluation) gives the mean over these cells.
+            labels: 0/1, or -100 for cells that are not known, `[B, L]`.
+            num_items_in_batch: known cells in the global batch; None (in evaluation) gives the mean over these.
         """
         logits, labels = outputs.logits.float(), labels.float()
+        known = labels != UNKNOWN
+        labels = torch.where(known, labels, 0.0)
         pos_weight = self.pos_weight.to(logits.device)
         if self.name == "focal":
             losses = focal(logits, labels, pos_weight, self.focal_gamma)
@@ -170,4 +174,5 @@ class MultiLabelLoss:
             losses = logits.shape[1] * cross_entropy(logits, labels, pos_weight)  # for a mean over rows, not cells
         else:
             losses = bce(logits, labels, pos_weight)
-        return losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch
+        total = torch.where(known, losses, 0.0).sum()
+        return total / (known.sum() if num_items_in_batch is None else num_items_in_batch)

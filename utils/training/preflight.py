@@ -117,10 +117,12 @@ class Preflight:
     def _label_counts(self) -> str:
         """Table of the training rows of each label, and the weights of its positive cells."""
         task = self.approach.task
-        rows = [[label, int(count)] for label, count in zip(task.labels, task.train_positives)]
+        columns: dict[str, list] = {"label": task.labels, "training rows": task.train_positives}
+        if task.train_annotated:
+            columns["annotated"] = task.train_annotated
         if self.pos_weights is not None:
-            rows = [[*row, f"{weight:.2f}"] for row, weight in zip(rows, self.pos_weights)]
-        return format_table(["label", "training rows", "pos_weight"][: len(rows[0])], rows) + "\n"
+            columns["pos_weight"] = [f"{weight:.2f}" for weight in self.pos_weights]
+        return format_table(list(columns), [list(row) for row in zip(*columns.values())]) + "\n"
 
     def figures(self) -> dict[str, float]:
         """The figures by name, for trackers: numbers of weights, lengths of texts, bytes of memory."""

@@ -35,6 +35,8 @@ def check_start(
     """
     if eval_only and (model_args.use_peft or run_args.merge_adapter):
         raise UserError("--eval_only scores a model as it is: leave --use_peft and --merge_adapter out")
+    if eval_only and run_args.time_limit:
+        raise UserError("--time_limit ends trainings, and --eval_only has none: leave one of them out")
     if model_args.trust_remote_code and not (model_args.use_peft or eval_only):
         raise UserError(
             "--trust_remote_code is for adapters: a model trained in full would be saved with the code, and that of a "

@@ -198,7 +198,7 @@ class LabelGenerator:
     def show_prompt(self, text: str, labels: np.ndarray) -> str:
         """The prompt of a text, and in brackets its answer, the labels of a 0/1 row `[L]`."""
         prompt, form = self.form.prompt, self.form
-        answer = self.tokenizer.decode(form.answers.write(labels[form.label_text.columns]))
+        answer = self.tokenizer.decode(form.answers.write(labels[form.label_text.columns] >= 0.5))
         return f"{prompt.before}{text}{prompt.after}[{answer}]"
 
     def as_text(self, row: np.ndarray) -> str:

@@ -283,12 +283,18 @@ def encode_conversations(
 
     def tokenize(batch: dict[str, list]) -> dict[str, list]:
         texts = text_ids(batch["text"], tokenizer)
-        replies = [answers.write(np.asarray(row)[columns]) for row in batch["labels"]]
+        rows = np.array(batch["labels"], dtype=np.float32)[:, columns]
+        replies = [answers.write(row >= 0.5) for row in rows]
+        # A row with cells that nobody has annotated has no right answer, and counts in no loss.
+        counted = np.asarray(~np.isnan(rows).any(axis=1))
         prompts = [prompt.head + ids[:budget] + prompt.tail for ids in texts]
         lengths = [len(asked) + len(reply) for asked, reply in zip(prompts, replies)]
         return {
             "input_ids": [asked + reply for asked, reply in zip(prompts, replies)],
-            "labels": [[IGNORED] * len(asked) + reply for asked, reply in zip(prompts, replies)],
+            "labels": [
+                [IGNORED] * len(asked) + (reply if known else [IGNORED] * len(reply))
+                for asked, reply, known in zip(prompts, replies, counted)
+            ],
             "length": lengths,
             "full_length": [length + max(0, len(ids) - budget) for length, ids in zip(lengths, texts)],
         }

@@ -20,6 +20,7 @@ import torch
 from transformers import DynamicCache
 
 from utils.core.errors import UserError
+from utils.core.progress import Progress, off_with_transformers
 from utils.models.encoding import first_position
 from utils.models.generator.label_tree import END, ON, LabelTree
 from utils.models.generator.prompts import Prompt, left_padded
@@ -214,9 +215,11 @@ def score_labels(
     parts = []
     with _narrow_head(model, tree.token_ids) as columns:
         shared = _run_shared(model, prompt.head)
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            parts.append(_BatchSearch(model, tree, columns, pad_id, shared, batch).run(coverage, max_nodes))
+        with Progress("answering", len(rows), "texts", **off_with_transformers()) as bar:
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                parts.append(_BatchSearch(model, tree, columns, pad_id, shared, batch).run(coverage, max_nodes))
+                bar.update(len(batch))
     if not parts:
         return Scores(np.zeros((0, tree.size), dtype=np.int8), np.zeros((0, tree.size)), np.zeros(0))
     names = [field.name for field in fields(Scores)]
