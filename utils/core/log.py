@@ -47,8 +47,10 @@ def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) ->
 
 
 def silence_deepspeed() -> None:
-    """Keep DeepSpeed from saying on stdout that there is no GPU. It is imported wherever it is installed, and stdout may
-    be a file of predictions."""
+    """Keep DeepSpeed from saying on stdout that there is no GPU.
+
+    It is imported wherever it is installed, and stdout may be a file of predictions.
+    """
     logging.getLogger("DeepSpeed").addFilter(_says_more)
 
 
