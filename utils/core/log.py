@@ -5,6 +5,7 @@ Inside a script only these functions reach the terminal: what libraries print is
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import TextIO
@@ -43,3 +44,15 @@ def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) ->
     stream, text = terminal(sys.stdout), sep.join(map(str, parts))
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=flush)
+
+
+def silence_deepspeed() -> None:
+    """Keep DeepSpeed from saying on stdout that there is no GPU.
+
+    It is imported wherever it is installed, and stdout may be a file of predictions.
+    """
+    logging.getLogger("DeepSpeed").addFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")

@@ -19,6 +19,7 @@ import yaml
 from trl import TrlParser
 
 from utils.core.errors import UserError, exit_on_user_error
+from utils.core.log import silence_deepspeed
 from utils.core.noise import LibraryNoise
 from utils.core.processes import is_launched_several_times
 from utils.core.shown import nearest, quote
@@ -73,6 +74,7 @@ def script(
         @functools.wraps(main)
         def run(argv: list[str] | None = None) -> None:
             argv = sys.argv[1:] if argv is None else argv
+            silence_deepspeed()
             asked = set(argv[: argv.index("--")] if "--" in argv else argv)
             if {"--help", "-h"} & asked:
                 return print_help(description, arguments, TRAINER_HELP if trainer else None)
@@ -144,7 +146,7 @@ class ArgumentParser(TrlParser):
         declared = ((name, str(kind)) for base in bases for name, kind in vars(base).get("__annotations__", {}).items())
         self.takes_objects = {name for name, kind in declared if "dict" in kind}
         for action in self._actions:
-            action.type = _BOUNDED.get(action.type, action.type)
+            action.type = _bounded(action.type)
             # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
             if getattr(action.type, "__name__", "") == "string_to_bool":
                 action.nargs, action.const = "?", True
@@ -272,22 +274,25 @@ class _OnlyOnce(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _bounded_int(text: str) -> int:
-    value = int(text)
-    if abs(value) >= LARGEST_INT:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is too large a number")
-    return value
+def _bounded(kind: Any) -> Any:
+    """A type of argparse that refuses numbers which are too large or none; others as they are.
 
+    TRL's types of flags that may be left out take `none` too, and have the name of what else they take.
+    """
+    name = getattr(kind, "__name__", "")
+    if name not in ("int", "float"):
+        return kind
 
-def _bounded_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value) or abs(value) > LARGEST_FLOAT:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no number to compute with")
-    return value
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= LARGEST_FLOAT):
+            raise argparse.ArgumentTypeError(f"{quote(text)} is no number to compute with")
+        if isinstance(value, int) and abs(value) >= LARGEST_INT:
+            raise argparse.ArgumentTypeError(f"{quote(text)} is too large a number")
+        return value
 
-
-_bounded_int.__name__, _bounded_float.__name__ = "int", "float"  # as messages name them
-_BOUNDED: dict[Any, Any] = {int: _bounded_int, float: _bounded_float}
+    convert.__name__ = name
+    return convert
 
 
 def print_help(description: str, dataclass_types: Sequence[type], epilog: str | None = None) -> None:
