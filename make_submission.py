@@ -98,13 +98,15 @@ def main(args: SubmissionArguments) -> None:
         check_file(file)
 
     # Imported here because they load pandas and datasets, and what is refused above should not.
-    from utils.data.columns import read_ids
+    from utils.data.columns import read_ids, read_texts
     from utils.data.tables import read_chunks
+    from utils.doctor.drift import NewRows
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
         check_rows,
         combine_runs,
+        compare_with_training,
         load_tasks,
         predict_runs,
         submission_columns,
@@ -129,13 +131,17 @@ def main(args: SubmissionArguments) -> None:
         return  # the main process has the probabilities, and writes
 
     # Write
+    new = NewRows(len(test))
     with SubmissionWriter(args.output_file, args.probabilities_file, columns, task) as writer:
         for chunk in chunks():
             ids = read_ids(chunk, task)
             probabilities = average.read(chunk.start, len(ids))
-            writer.add(ids, probabilities, how.thresholds.apply(probabilities))
+            predictions = how.thresholds.apply(probabilities)
+            writer.add(ids, probabilities, predictions)
+            new.add(read_texts(chunk, task), predictions)
     say(f"{writer.rates_table()}\n")
     say(how.text)
+    say(compare_with_training(folders[0], how.reference, new))
     say(f"{len(test)} rows written to {args.output_file}")
 
 

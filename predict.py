@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 BAR = 24  # characters of a probability of 1
 SHOWN = 12  # labels shown of each text, besides those that are given to it
 LINES_AT_A_TIME = 1000
+FEWEST_COMPARED = 50  # texts that are compared with those of the training; fewer were chosen for a reason
 UNTRAINED = 0.5  # threshold of a label that no threshold was chosen for
 
 
@@ -201,6 +202,7 @@ def main(args: PredictArguments) -> None:
     import transformers
 
     from utils.data.text import normalize
+    from utils.doctor.drift import NewRows, Reference, compare, drift_text
     from utils.runs.inference import load_run
     from utils.scoring.thresholds import Thresholds
 
@@ -210,16 +212,19 @@ def main(args: PredictArguments) -> None:
     if args.labels:
         trained = dict(zip(run.task.labels, thresholds))
         run.ask(args.labels)
-        thresholds = np.array([trained.get(label, UNTRAINED) for label in args.labels])
+        untrained = np.nan if run.task.single_label else UNTRAINED
+        thresholds = np.array([trained.get(label, untrained) for label in args.labels])
     task = run.task
     terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():
         terminal.reconfigure(errors="replace")  # a question mark for each sign that it does not have
     columns = get_terminal_size().columns if terminal is not None and terminal.isatty() else None
-    lines = read_lines(args)
+    lines, new = read_lines(args), NewRows()
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
-        for text, probabilities in zip(texts, run.predict(normalized, args.batch_size).probabilities):
+        predicted = run.predict(normalized, args.batch_size).probabilities
+        new.add(normalized, (predicted >= thresholds).astype(np.int8))
+        for text, probabilities in zip(texts, predicted):
             if np.isnan(probabilities).any():
                 raise UserError(
                     f"{args.model} gives a probability that is NaN for {quote(text)}: its weights are broken"
@@ -228,6 +233,11 @@ def main(args: PredictArguments) -> None:
                 print(json_line(text, task.labels, probabilities, thresholds))
             else:
                 print(show(text, task.labels, probabilities, thresholds, columns))
+    reference = None if args.labels else Reference.load(folder, task.labels)
+    if reference is not None and new.rows >= FEWEST_COMPARED:
+        findings = compare(reference, new, run.tokenizer)
+        if findings:
+            print(drift_text(findings, new.rows), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def main(
 
     # Check and show what will be trained
     loss = make_loss(loss_args, train.labels)
-    preflight = Preflight(classifier, train_tokens, training_args, loss.pos_weight.numpy())
+    preflight = Preflight(classifier, train_tokens, training_args, train, loss.pos_weight.numpy())
     log(preflight.summary())
     if run_args.preflight_only:
         return
@@ -114,7 +114,7 @@ def main(
 
     # Evaluate, save, show, push
     evaluation = evaluate(trainer.predict_in_order(validation_tokens))
-    experiment.finish(classifier, evaluation, train_metrics, trainer, preflight)
+    experiment.finish(classifier, evaluation, train_metrics, trainer, preflight, (train, validation))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def main(
     # Tokenize, check and show what will be trained
     with local_main_first():  # the other processes find the tokens in the cache
         train_tokens, validation_tokens = generator.encode(train), generator.encode(validation)
-    preflight = Preflight(generator, train_tokens, training_args)
+    preflight = Preflight(generator, train_tokens, training_args, train)
     log(preflight.summary())
     if run_args.preflight_only:
         return
@@ -131,7 +131,7 @@ def main(
 
     # Evaluate, save, show, push
     generator.model = trainer.model
-    experiment.finish(generator, evaluate(), train_metrics, trainer, preflight)
+    experiment.finish(generator, evaluate(), train_metrics, trainer, preflight, (train, validation))
 
 
 if __name__ == "__main__":

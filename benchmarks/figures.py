@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,16 +80,6 @@ def command_line(folders: list[str] | None = None) -> str:
     return " ".join(Path(word).name if word in (folders or []) else word for word in sys.argv[1:])
 
 
-def commit() -> str:
-    """The commit that last changed what is measured, and whether it has been changed since."""
-    root = Path(__file__).parent.parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root, *words, "--", "utils"], capture_output=True, text=True).stdout.strip()
-
-    return (git("log", "-1", "--format=%H") or "unknown") + (", changed since" if git("status", "--porcelain") else "")
-
-
 def stored(path: str) -> dict[str, dict]:
     """What the results file holds, by name; empty where there is none."""
     return read_json(path)["results"] if Path(path).is_file() else {}
@@ -132,7 +121,6 @@ def save(
     results.pop(name, None)
     results[name] = {
         "date": date.today().isoformat(),
-        "commit": commit(),
         "command": f"python -m benchmarks.{module} {command_line(folders)}",
         **more,
         "tables": as_content(tables),

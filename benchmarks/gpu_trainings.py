@@ -111,7 +111,7 @@ def classifier_trainer(words):
     train_tokens, validation_tokens = classifier.encode(train), classifier.encode(validation)
     loss_args.suit(task.single_label)
     loss = make_loss(loss_args, train.labels)
-    preflight = Preflight(classifier, train_tokens, training_args, loss.pos_weight.numpy())
+    preflight = Preflight(classifier, train_tokens, training_args, train, loss.pos_weight.numpy())
     return MultiLabelTrainer(classifier, training_args, train_tokens, validation_tokens, loss), preflight
 
 
@@ -129,7 +129,7 @@ def generator_trainer(words):
     transformers.set_seed(training_args.seed)
     generator = LabelGenerator.new(model_args, generation_args, task, data_args.max_length)
     train_tokens, validation_tokens = generator.encode(train), generator.encode(validation)
-    preflight = Preflight(generator, train_tokens, training_args)
+    preflight = Preflight(generator, train_tokens, training_args, train)
     # It does not evaluate: there is nothing to ask the model.
     return LabelTrainer(generator, training_args, train_tokens, validation_tokens, None, 0.0), preflight
 

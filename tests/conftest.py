@@ -224,6 +224,7 @@ def training_flags(model, output_dir, **flags):
         "num_train_epochs": 2,
         "disable_tqdm": True,
         "report": False,  # seconds of drawing for each run; tests/test_report.py draws
+        "baseline": False,  # as much for loading scikit-learn; tests/doctor trains it
     } | flags
     return [str(word) for name, value in values.items() if value is not None for word in (f"--{name}", value)]
 

@@ -11,7 +11,10 @@ from utils.runs.folder import RESULTS_FILE, load_task
 from utils.runs.manifest import write_manifest
 from utils.scoring.predictions import PREDICTIONS_FILE
 
-SMALL = ("task.json", "run_args.json", "all_results.json", "thresholds.json", "trainer_state.json", PREDICTIONS_FILE)
+SMALL = (
+    *("task.json", "run_args.json", "all_results.json", "thresholds.json", "trainer_state.json", "doctor.json"),
+    PREDICTIONS_FILE,
+)
 
 
 def copy_run(source, folder, probabilities=None, rows=None, results=None, drop=(), **arguments):

@@ -154,7 +154,7 @@ def test_command_line_overrides_yaml(tmp_path):
         "--seed",
         "8",
     ]
-    _, data_args, loss_args, *_, training_args = parser.parse(words)
+    _, data_args, _, loss_args, *_, training_args = parser.parse(words)
     assert (training_args.learning_rate, training_args.seed, training_args.bf16) == (1e-3, 8, False)
     assert data_args.label_columns == ["joy", "fear"]
     assert loss_args.pos_weight == "3"

@@ -96,6 +96,7 @@ def test_what_is_pushed(hub, pushed):
         "manifest.json",
         "adapter_model.safetensors",
         "all_results.json",
+        "doctor.json",
         "run_args.json",
         "task.json",
         "thresholds.json",

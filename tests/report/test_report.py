@@ -11,12 +11,14 @@ import compare_runs
 from conftest import run_script
 from finished_runs import copy_run, guesses
 from utils.core.files import read_json, write_json
+from utils.doctor.finding import Diagnosis
 from utils.report import __main__ as report
 from utils.report import pictures
 from utils.report.page import MISTAKES, mistakes_rows, write_run_report
 from utils.runs.finished import read_run
 from utils.scoring.bootstrap import interval, resample_each
 from utils.scoring.predictions import PREDICTIONS_FILE, Predictions
+from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -99,16 +101,31 @@ def run_page(trained, tmp_path_factory):
 
 def test_report_of_a_run(run_page):
     folder, page = run_page
-    assert page.headings == ["Scores", "Labels", "Pictures", "Most confident mistakes", "Arguments"]
-    scores, labels, mistakes, arguments = page.tables
+    assert page.headings == [
+        "What the doctor says",
+        "Against simple methods",
+        "Scores",
+        "Labels",
+        "Pictures",
+        "Most confident mistakes",
+        "Labels that look like mistakes",
+        "What was looked at",
+        "Arguments",
+    ]
+    findings, methods, scores, labels, mistakes, suspects, checks, arguments = page.tables
+    diagnosis = Diagnosis.load(folder)
+    assert page.paragraphs[1] == diagnosis.headline
+    assert findings[1:] == [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    assert [row[0] for row in methods[1:]] == ["this model", "the frequent labels, always"]
+    assert [row[0] for row in checks[1:]] == [check.title for check in diagnosis.checks]
     run = read_run(folder)
     assert [row[0] for row in labels[1:]] == run.task.labels
     assert labels[1][-1] == f"{run.thresholds.values[0]:.3f}"
-    assert labels[1][3] == f"{run.results['eval_f1/anger']:.3f}"
+    assert labels[1][3].startswith(f"{run.results['eval_f1/anger']:.3f}\n[0.")
     assert scores[0] == ["score", "at 0.5", "tuned (cross-fitted)"]
     assert scores[1][2].startswith(f"{run.results['eval_f1_macro_tuned']:.3f}\n[0.")
     assert scores[3][0] == "samples-F1"
-    assert "[" not in scores[3][1]
+    assert all("\n[0." in row[1] for row in scores[1:])
     assert ["learning_rate", "0.003"] in arguments
     assert "head, full; trainable 3.5 %; training rows 520;" in page.paragraphs[0]
     assert "peak memory 1.0 GiB" in page.paragraphs[0]
@@ -118,15 +135,18 @@ def test_report_of_a_run(run_page):
     assert len(mistakes) == MISTAKES + 1
     # On a phone, where the header is not shown, each cell says what it is.
     named = [attributes["data-name"] for _, attributes, _ in page.tags if "data-name" in attributes]
-    assert named == mistakes[0] * MISTAKES
+    assert named == [*findings[0] * (len(findings) - 1), *mistakes[0] * MISTAKES, *suspects[0] * (len(suspects) - 1)]
 
 
 def test_texts_are_escaped(run_page):
     _, page = run_page
-    assert page.tables[2][1][0] == NASTY
-    assert page.tables[2][1][3].endswith("wrongly given at 1.00")
+    mistakes, suspects = page.tables[4:6]
+    assert mistakes[1][0] == suspects[1][0] == NASTY
+    assert mistakes[1][3].endswith("wrongly given at 1.00")
+    assert suspects[1][1].endswith(": no")
+    assert suspects[1][2] == "0.001"
     assert "<script" not in page.source
-    assert "49" not in page.tables[2][1][0]
+    assert "49" not in mistakes[1][0]
 
 
 def test_pictures_are_saved(run_page):
@@ -145,13 +165,15 @@ def test_pictures_are_saved(run_page):
 
 def test_run_without_a_log(trained, tmp_path):
     folder = copy_run(trained, tmp_path / "old")
-    (folder / "trainer_state.json").unlink()
+    for name in ("trainer_state.json", "doctor.json"):
+        (folder / name).unlink()
     results = read_json(folder / "all_results.json")
     write_json(
         folder / "all_results.json", {name: value for name, value in results.items() if "parameters" not in name}
     )
     page = check_page(write_run_report(folder))
-    assert len(page.tables) == 4
+    assert page.headings[0] == "Scores"
+    assert len(page.tables) == 5
     # The predictions and their texts are all that cross-fitting takes.
     assert _tuned(folder) == pytest.approx(results["eval_f1_macro_tuned"])
     assert sum(tag == "img" for tag, _, _ in page.tags) == 4
@@ -291,15 +313,21 @@ def test_training_curves():
     assert not pictures.has_training_curves(log[3:])
 
 
-def test_scores_on_the_card_have_the_intervals_of_the_report(trained):
+def test_every_score_on_the_card_and_in_the_report_has_its_interval(trained, tmp_path):
+    reported = write_run_report(copy_run(trained, tmp_path / "run")).read_text(encoding="utf-8")
     run, card = read_run(trained), (trained / "README.md").read_text(encoding="utf-8")
-    drawn = resample_each(run.predictions.truth, run.decisions, run.predictions.near_duplicates)
-    for kind, scores in drawn.items():
-        for name in ("f1_macro", "f1_micro", "jaccard"):
-            value = run.results[f"eval_{name}{kind}"]
-            low, high = interval(getattr(scores, name), value)
+    arrays = (run.predictions.truth, run.decisions, run.predictions.probabilities, run.predictions.near_duplicates)
+    drawn = resample_each(*arrays)
+    shown = [f"{score.name}{kind}" for kind in ("", "_tuned") for score in OF_PREDICTIONS]
+    for name in (*shown, *(score.name for score in OF_PROBABILITIES)):
+        value, kind = run.results[f"eval_{name}"], "_tuned" if name.endswith("_tuned") else ""
+        low, high = interval(drawn[kind][name.removesuffix("_tuned")], value)
+        assert low <= value <= high
+        assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in card
+        assert (run.results[f"eval_{name}_low"], run.results[f"eval_{name}_high"]) == pytest.approx((low, high))
+    for what in ("precision", "recall", "f1"):
+        values = np.array([run.results[f"eval_{what}/{label}"] for label in run.task.labels])
+        for value, low, high in zip(values, *interval(drawn["_tuned"][what], values)):
             assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in card
-    low, high = interval(drawn["_tuned"].f1, np.array([run.results[f"eval_f1/{label}"] for label in run.task.labels]))
-    for number, label in enumerate(run.task.labels):
-        assert f"{run.results[f'eval_f1/{label}']:.3f} [{low[number]:.3f}, {high[number]:.3f}]" in card
+            assert f"{value:.3f}\n[{low:.3f}, {high:.3f}]" in reported
     assert "In brackets: 95 % bootstrap interval over the rows; the luck of the training seed is not in it." in card

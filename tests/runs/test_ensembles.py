@@ -143,7 +143,7 @@ def test_members_are_scored_on_the_rows_of_all(trained, tmp_path, skilled):
         own_order = np.isin(run.predictions.ids, held.ids)
         groups = run.predictions.near_duplicates[own_order]
         drawn = resample(run.predictions.truth[own_order], run.decisions["_tuned"][:, own_order], 2000, 0, groups)
-        low, high = interval(drawn.f1_macro, tuned)
+        low, high = interval(drawn["f1_macro"], tuned)
         assert lines[name][7:] == [f"[{low:.3f},", f"{high:.3f}]"]
     assert "On the 110 rows that all of them held out, of 124." in table
 

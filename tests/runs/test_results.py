@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from conftest import ROOT
 from utils.core.tables import format_bytes, format_seconds, format_share
 from utils.data.task import TASK_FILE
+from utils.doctor.finding import DOCTOR_FILE
 from utils.models.approaches import ADAPTER_FILE, APPROACHES, Approach, describe_approach
 from utils.models.classifier import Classifier
 from utils.models.generator.answering import GENERATION_FILE
@@ -45,7 +46,7 @@ def test_the_table_of_files_holds_all_that_a_run_writes(trained):
     assert unknown == []
     patterns = {file.pattern for file in RUN_FILES}
     # Rooms below know the names of files that they read and write.
-    assert {PREDICTIONS_FILE, THRESHOLDS_FILE, GENERATION_FILE, TASK_FILE, ADAPTER_FILE} <= patterns
+    assert {PREDICTIONS_FILE, THRESHOLDS_FILE, GENERATION_FILE, TASK_FILE, ADAPTER_FILE, DOCTOR_FILE} <= patterns
     assert all(file.pushed for file in RUN_FILES if file.needed)
     for approach in (Classifier, LabelGenerator):
         needed = [file.pattern for file in RUN_FILES if file.needed]

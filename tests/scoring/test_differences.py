@@ -24,7 +24,7 @@ def contender(rng, truth, logits, seeds=1, noise=0.7, rule=None, resamples=300):
             probabilities >= 0.4 if rule is None else rule.cross_fit(probabilities, truth, np.arange(len(truth)), 1)
         )
         values.append(plain_scores(truth, decided)["f1_macro"])
-        drawn.append(resample(truth, decided, resamples, seed=0).f1_macro)
+        drawn.append(resample(truth, decided, resamples, seed=0)["f1_macro"])
     sd = float(np.std(values, ddof=1)) if seeds > 1 else None
     return Contender(float(np.mean(values)), np.array(drawn), sd, FACTOR if rule is None else factor_of(rule))
 

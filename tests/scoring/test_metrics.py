@@ -5,11 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics
 
-from utils.scoring import bootstrap, scores
+from utils.scoring import scores
 from utils.scoring.evaluation import evaluate, metric_names, summary_table
 from utils.scoring.metrics import prediction_scores, probability_scores
+from utils.scoring.notes import interval_figures
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import WITH_INTERVAL, left_out
+from utils.scoring.scores import left_out
 from utils.scoring.thresholds import ThresholdRule
 
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]])
@@ -130,8 +131,13 @@ def test_labels_that_a_score_leaves_out_are_named():
 def test_every_score_of_the_table_is_in_an_evaluation_and_has_its_interval():
     rows = Predictions(list("abc"), list("1234"), list("wxyz"), TRUTH, SCORES)
     evaluation = evaluate(rows, ThresholdRule("global", 0))
-    assert set(evaluation.metrics) - {"left_out/map", "left_out/roc_auc_macro"} == metric_names(
+    assert set(evaluation.metrics) - {"left_out/map", "left_out/roc_auc_macro", "half_width"} == metric_names(
         list("abc"), ThresholdRule("global", 0)
     )
-    assert {score.name for score in WITH_INTERVAL} == set(bootstrap.SCORES)
+    ends = interval_figures(evaluation)
+    for score in scores.SCORES:
+        for kind in [""] if score.of_probabilities else ["", "_tuned"]:
+            name = f"{score.name}{kind}"
+            assert ends[f"eval_{name}_low"] <= evaluation.metrics[name] <= ends[f"eval_{name}_high"]
+    assert {f"eval_{name}_low/{label}" for name in ("precision", "recall", "f1") for label in "abc"} < ends.keys()
     assert all(score.title in summary_table(evaluation.metrics) for score in scores.SCORES)

@@ -25,6 +25,7 @@ def test_run_folder_is_complete(trained):
         "README.md",
         "all_results.json",
         "config.json",
+        "doctor.json",
         "eval_results.json",
         "manifest.json",
         "model.safetensors",

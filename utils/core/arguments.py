@@ -322,6 +322,7 @@ class RunArguments:
     merge_adapter: bool = option(False, "also write OUTPUT_DIR/merged, a 16-bit model with the adapter merged in")
     overwrite: bool = option(False, "train again in an --output_dir that holds a finished or other run")
     report: bool = option(True, "write pictures and report.html into the folder of the run")
+    baseline: bool = option(True, "also train a linear model on TF-IDF, in seconds, whose scores are shown beside")
     keep_checkpoints: bool = option(False, "keep the checkpoint folders of a finished run")
     early_stopping_patience: int | None = option(
         None, "stop after so many evaluations without a better score; left out: never"

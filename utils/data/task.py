@@ -75,7 +75,7 @@ class Task:
             raise ValueError("numbers of rows and tokens must be whole")
         if not all(isinstance(text, str) for text in texts) or len(task.train_positives) != len(task.labels):
             raise ValueError("columns must have names, and each label a number of rows")
-        flags = (task.normalize_users, task.normalize_urls, task.label_codes, task.single_label)
+        flags = [task.normalize_users, task.normalize_urls, task.label_codes, task.single_label]
         if not all(isinstance(flag, bool) for flag in flags):
             raise TypeError("normalize_users, normalize_urls, label_codes and single_label must be true or false")
         return task

@@ -22,6 +22,7 @@ from utils.core.files import read_json
 from utils.core.log import log
 from utils.core.parser import option, script
 from utils.data.task import TASK_FILE
+from utils.doctor.finding import Diagnosis
 from utils.hub.errors import hub_errors, with_retries
 from utils.hub.names import ANY_NAME, is_hub_name, repository_name
 from utils.models.approaches import ADAPTER_FILE
@@ -184,6 +185,8 @@ def push_run(folder: str | Path, push: PushArguments) -> str:
 
     if not push.skip_checks:
         check_files(folder)
+    if load_arguments(folder).get("exported"):
+        raise UserError(f"{folder} is an exported model, no run: push it by `hf upload NAME {folder}`")
     content: dict[str, Any] = _changed_files(folder, push)
     name = repository_name(folder, push.hub_model_id)
     log(f"pushing {folder} to {name}, {push.visibility}")
@@ -241,14 +244,21 @@ def _base_model(folder: str | Path, arguments: dict[str, Any], push: PushArgumen
     return None, needed
 
 
+def without_paths(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A run's run_args.json without the folders of this machine: of data and models the last part of the path."""
+    changed = dict(arguments)
+    for name in (*DATA_PATHS, "dataset_name", "model_name_or_path"):
+        value = changed.get(name)
+        if value and (name in DATA_PATHS or not is_hub_name(value)):
+            changed[name] = Path(value).name
+    return changed
+
+
 def _changed_files(folder: str | Path, push: PushArguments) -> dict[str, bytes]:
     """`{name: content}` of the files that go without the paths of this machine."""
     arguments = load_arguments(folder)
     base, needed = _base_model(folder, arguments, push)
-    for name in (*DATA_PATHS, "dataset_name", "model_name_or_path"):
-        value = arguments.get(name)
-        if value and (name in DATA_PATHS or not is_hub_name(value)):
-            arguments[name] = Path(value).name
+    arguments = without_paths(arguments)
     if base:
         arguments["model_name_or_path"] = base
     changed = {ARGUMENTS_FILE: arguments}
@@ -270,6 +280,7 @@ def _hub_card(folder: str | Path, content: dict[str, bytes], name: str, push: Pu
         now,
         load_task(folder),
         results,
+        Diagnosis.load(folder),
         name=name.split("/")[-1],
         address=name,
         pictures=present_pictures(folder),

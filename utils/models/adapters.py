@@ -86,27 +86,30 @@ def check_adapter(folder: str | Path) -> None:
         raise UserError(f"{Path(folder) / ADAPTER_FILE} is no LoRA adapter of these scripts: train again")
 
 
-def to_merge(model_args: ModelArguments) -> ModelArguments:
+def to_merge(model_args: ModelArguments, dtype: str) -> ModelArguments:
     """How to load the base for `merge_adapter`: in the dtype of the result, so that there is one copy of that size."""
     changed = copy(model_args)
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
-        changed.dtype = dtype_of_merged(model_args.dtype)
+        changed.dtype = dtype
     return changed
 
 
 def dtype_of_merged(dtype: str | None) -> str:
-    """Dtype of a merged model: fp16 is more precise than bf16, but weights trained in bf16 may exceed its range."""
+    """16-bit dtype of a merged model, from that of the training.
+
+    fp16 is more precise than bf16, but weights trained in bf16 may exceed its range.
+    """
     return "bfloat16" if dtype == "bfloat16" else "float16"
 
 
 def merge_adapter(
     base: PreTrainedModel,
-    dtype: str | None,
+    dtype: str,
     tokenizer: PreTrainedTokenizerBase,
     adapter_folder: str | Path,
     merged_folder: str | Path,
 ) -> None:
-    """Merge an adapter into its base model, layer by layer on the CPU, and save the result as a plain 16-bit model.
+    """Merge an adapter into its base model, layer by layer on the CPU, and save the result as a plain model.
 
     If the base is quantised, the adapter was trained on the quantised weights. So the merge uses these, dequantised,
     instead of the original ones: the merged model computes the same as the trained one. Each merged layer takes the
@@ -114,14 +117,14 @@ def merge_adapter(
 
     Args:
         base: the model as it was before training, on the CPU.
-        dtype: number format of the training: `bfloat16` is kept, anything else becomes float16.
+        dtype: number format of the result.
         tokenizer: saved beside the model.
         adapter_folder: where the adapter is.
         merged_folder: where the merged model is saved.
     """
     from peft import PeftModel
 
-    merged_dtype = getattr(torch, dtype_of_merged(dtype))
+    merged_dtype = getattr(torch, dtype)
     if getattr(base, "is_quantized", False):
         base = base.dequantize(dtype=merged_dtype)
     adapted: Any = PeftModel.from_pretrained(base, adapter_folder, torch_device="cpu")

@@ -64,6 +64,9 @@ class Approach(Protocol):
     def predict(self, texts: list[str], batch_size: int) -> Predictions:
         """Probabilities for texts, in their order, the same in all processes."""
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+
     def check(self) -> None:
         """Refuse, with a `UserError`, a model that would not train as it must."""
 
@@ -76,8 +79,14 @@ class Approach(Protocol):
     def save(self, folder: str | Path) -> None:
         """Write what a prediction needs besides what Trainer saves."""
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with an adapter merged in."""
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -91,11 +100,13 @@ class Approach(Protocol):
 
 
 def approach_of(arguments: dict[str, Any]) -> type[Approach]:
-    """The class of a finished run, from its run_args.json.
+    """The class of a finished run, from its run_args.json; of one that export.py has made, what predicts with that.
 
     Raises:
         KeyError: for arguments that name no script of this project.
     """
+    if arguments.get("exported"):
+        return pkgutil.resolve_name("utils.models.onnx:OnnxClassifier")
     return pkgutil.resolve_name(APPROACHES[arguments["script"]][1])
 
 

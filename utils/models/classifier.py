@@ -26,10 +26,17 @@ from utils.core.processes import this_process
 from utils.core.progress import Progress, off_with_transformers
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, name_base_on_hub, to_merge
+from utils.models.adapters import (
+    add_lora,
+    dtype_of_merged,
+    load_adapter,
+    merge_adapter,
+    name_base_on_hub,
+    to_merge,
+)
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
-from utils.models.head import HEAD_PARTS, check_pooling, get_head, pool_mean
+from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
@@ -104,7 +111,8 @@ class Classifier:
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer)
+        labels = ONE_LOGIT if questions else task.labels
+        model = load_with_head(model_args, labels, tokenizer, single_label=task.single_label)
         check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
@@ -127,7 +135,8 @@ class Classifier:
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
         questions = Questions.load(folder) if arguments.get("ask_labels") else None
-        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer, new_head=adapted)
+        labels, single = ONE_LOGIT if questions else task.labels, task.single_label
+        model = load_with_head(model_args, labels, tokenizer, new_head=adapted, single_label=single)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
@@ -194,6 +203,10 @@ class Classifier:
         """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
         return softmax(logits, axis=1) if self.task.single_label else expit(logits)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
+
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
 
@@ -234,10 +247,23 @@ class Classifier:
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
             name_base_on_hub(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_with_head(to_merge(self.model_args), self.task, self.tokenizer, on_cpu=True)
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
+        base = load_with_head(
+            to_merge(self.model_args, dtype),
+            self.task.labels,
+            self.tokenizer,
+            on_cpu=True,
+            single_label=self.task.single_label,
+        )
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -265,29 +291,27 @@ class Classifier:
         }
 
 
-def _asked_of_head(task: Task, questions: Questions | None) -> Task:
-    """The task as the head sees it: one logit serves all labels that are asked for one by one."""
-    return task if questions is None else replace(task, labels=ONE_LOGIT)
-
-
 def load_with_head(
     model_args: ModelArguments,
-    task: Task,
+    labels: list[str],
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
+    single_label: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a head for the labels of a task.
+    """Load a model with a classification head.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
 
     Args:
         model_args: which model, in how many bits.
-        task: its labels, and whether a text has one of them or any number.
+        labels: names of the labels, `[L]`.
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
+        single_label: whether a text has one label instead of any number: the configuration says so, and plain
+            transformers' pipelines take softmax or sigmoid by it.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -295,10 +319,8 @@ def load_with_head(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
-    config.id2label = dict(enumerate(task.labels))
-    config.label2id = {label: i for i, label in config.id2label.items()}
-    # Plain transformers' pipelines take softmax or sigmoid by it.
-    config.problem_type = f"{'single' if task.single_label else 'multi'}_label_classification"
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    config.problem_type = f"{'single' if single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     if model_args.attention == "bidirectional":
         config.is_causal = False  # saved with a model trained in full, and with a merged one
@@ -330,9 +352,10 @@ def load_with_head(
         if name.split(".")[-1] in HEAD_PARTS:
             if not is_sharded(module):  # else DeepSpeed ZeRO-3 has it
                 module.to(torch.float32)
-            # Without autocast (a machine without bf16) 16-bit hidden states meet the fp32 head; under DeepSpeed, which
-            # casts the whole model to 16 bit, fp32 ones may meet a 16-bit head.
+            # 16-bit hidden states meet the fp32 head; under DeepSpeed, which casts the whole model to 16 bit, fp32 ones
+            # may meet a 16-bit head.
             module.register_forward_pre_hook(_as_weights)
+            compute_without_autocast(module)
     if model_args.pooling == "mean":
         pool_mean(model)
     return model

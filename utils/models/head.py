@@ -29,6 +29,20 @@ def get_head(model: PreTrainedModel) -> tuple[str, nn.Module]:
     raise UserError(f"{type(model).__name__} has no head named {' or '.join(HEAD_NAMES)}: it is not supported")
 
 
+def compute_without_autocast(module: nn.Module) -> None:
+    """Make a part of the head compute in the dtype of its weights, fp32, also where the rest is in 16 bit.
+
+    bf16 knows 128 numbers between 1 and 2: probabilities would have steps of 0.004, ties among them, and thresholds
+    between two steps.
+    """
+    module.forward = types.MethodType(_forward_without_autocast, module)  # one that copies of the module take along
+
+
+def _forward_without_autocast(self: nn.Module, *inputs: Any, **kwargs: Any) -> Any:
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return type(self).forward(self, *inputs, **kwargs)
+
+
 def check_pooling(model: PreTrainedModel, pooling: str | None, attention: str = "own") -> None:
     """Refuse a pooling or an attention that is another architecture's.
 

@@ -10,6 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from utils.core.arguments import ARGMAX
 from utils.core.shown import escape_markdown
 from utils.data.task import Task
+from utils.doctor.baselines import baseline_text
+from utils.doctor.finding import Diagnosis
 from utils.models.approaches import approach_of
 from utils.report.pictures import has_training_curves
 from utils.runs.folder import PICTURES_FOLDER
@@ -53,6 +55,7 @@ def render_card(
     arguments: dict[str, Any],
     task: Task,
     results: dict[str, Any],
+    diagnosis: Diagnosis | None,
     *,
     name: str,
     address: str,
@@ -67,6 +70,7 @@ def render_card(
         arguments: the run's run_args.json.
         task: its task.json.
         results: its all_results.json.
+        diagnosis: what the doctor says of it; None for a run of before there was one.
         name: of the run.
         address: what to load it by: its folder, or its name on the Hub.
         pictures: names of those to show.
@@ -95,6 +99,8 @@ def render_card(
         score_notes=score_notes(results),
         metrics=metrics,
         summary_table=summary_table(metrics, markdown=True),
+        baseline_table=baseline_text(diagnosis.baselines, markdown=True) if diagnosis else "",
+        diagnosis=diagnosis,
         label_table=label_table(metrics, task.labels, markdown=True),
         label_counts=list(zip(task.labels, task.train_positives)),
         **approach_of(arguments).card_facts(folder, arguments, task),

@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 from utils.core.files import read_json, write_text
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
+from utils.doctor.baselines import baseline_table
+from utils.doctor.finding import Diagnosis
+from utils.doctor.mislabelled import find_suspects
 from utils.models.approaches import describe_approach
 from utils.report import pictures
 from utils.report.tables import GAP, caption, difference_notes, difference_rows, differing_rows, score_rows
@@ -20,12 +23,21 @@ from utils.runs.comparison import Board
 from utils.runs.finished import FinishedRun, model_name, read_run, trainable_share
 from utils.runs.folder import PICTURES_FOLDER, REPORT_FILE
 from utils.runs.manifest import renew_entries
-from utils.scoring.bootstrap import RESAMPLES, Resampled, interval, plain_scores, resample_each
-from utils.scoring.notes import ENDS, choice_note, leak_note, time_note
+from utils.scoring.bootstrap import (
+    OF_LABELS,
+    RESAMPLES,
+    Drawn,
+    interval,
+    plain_scores,
+    possible_resamples,
+    resample_each,
+)
+from utils.scoring.notes import choice_note, ends_of_intervals, leak_note, time_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import TUNED, WITH_INTERVAL, left_out_notes, summary_rows
+from utils.scoring.scores import TUNED, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
+SUSPECTS = 30
 
 
 @dataclass
@@ -101,18 +113,14 @@ def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MIS
     return rows
 
 
-def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
-    """Scores at 0.5, tuned and decoded, with intervals where the bootstrap gives them."""
+def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
+    """Scores at 0.5, tuned and decoded, with their intervals."""
     metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
-    for kind, scores in drawn.items():
-        for score in WITH_INTERVAL:
-            name = f"{score.name}{kind}"
-            metrics |= {
-                f"{name}_{end}": value for end, value in zip(ENDS, interval(getattr(scores, score.name), metrics[name]))
-            }
+    metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
+    draws = possible_resamples(len(run.predictions), RESAMPLES)
     paragraphs = [
-        f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows "
-        f"({RESAMPLES:,} resamples, near-duplicates drawn together); the luck of the training seed is not in it."
+        f"On {len(run.predictions):,} validation rows. In brackets: 95 % bootstrap interval over the rows ({draws:,} "
+        "resamples, near-duplicates drawn together); the luck of the training seed is not in it."
     ]
     if TUNED in drawn:
         paragraphs.append(
@@ -123,14 +131,15 @@ def _score_section(run: FinishedRun, drawn: dict[str, Resampled]) -> Section:
     return Section("Scores", paragraphs, *summary_rows(metrics))
 
 
-def _label_section(run: FinishedRun, low: np.ndarray, high: np.ndarray) -> Section:
-    """Scores of each label with intervals `[L]` of its F1."""
+def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
+    """Scores of each label with their intervals."""
     support = run.predictions.truth.sum(axis=0)
+    metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
+    metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
     rows = []
     for i, label in enumerate(run.task.labels):
-        scores = [run.results.get(f"eval_{name}/{label}", "-") for name in ("precision", "recall", "f1")]
-        rows.append([label, *scores, f"[{low[i]:.3f}, {high[i]:.3f}]", int(support[i])])
-    header = ["label", "precision", "recall", "F1", "95 % interval", "support"]
+        rows.append([label, *(with_interval(metrics, f"{name}/{label}") for name in OF_LABELS), int(support[i])])
+    header = ["label", "precision", "recall", "F1", "support"]
     note = f"Precision, recall and F1 {_how_decided(run)}."
     if not run.task.single_label:
         rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
@@ -161,9 +170,12 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             "The fewer true rows, the wider the interval.",
         ),
         "precision_recall": (
-            pictures.precision_recall(labels, truth, probabilities, run.thresholds.values),
+            pictures.precision_recall(
+                labels, truth, probabilities, run.thresholds.values, run.predictions.near_duplicates
+            ),
             "Precision and recall",
-            "AP is the area under the curve; dotted, the share of true rows, which is the precision of guessing."
+            "AP is the area under the curve, ± half of its 95 % interval; dotted, the share of true rows, which is the "
+            "precision of guessing."
             + (
                 " The thresholds were chosen on these rows, so their diamonds are a little too good."
                 if not run.task.single_label
@@ -195,7 +207,8 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
         drawn["training_curves"] = (
             pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step")),
             "Training",
-            "The loss in training is a mean over the steps since the point before.",
+            "The loss in training is a mean over the steps since the point before. Shaded: the 95 % interval of "
+            "macro-F1 over the rows.",
         )
     return drawn
 
@@ -223,6 +236,49 @@ def _mistakes_section(run: FinishedRun) -> Section:
     return Section("Most confident mistakes", [note], header, rows, kind="prose")
 
 
+def _doctor_sections(diagnosis: Diagnosis) -> list[Section]:
+    """What the doctor says of a run, and how it compares with simple methods."""
+    findings = [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    header = ["what is wrong", "how bad", "what to do"]
+    sections = [Section("What the doctor says", [diagnosis.headline], header, findings, kind="prose")]
+    if diagnosis.baselines:
+        note = (
+            "Labels given without reading the text, as many as do best for each score, and a linear model that was "
+            "trained on the same rows in seconds. In brackets: 95 % bootstrap interval of the difference."
+        )
+        sections.append(Section("Against simple methods", [note], *baseline_table(diagnosis.baselines)))
+    return sections
+
+
+def suspect_rows(predictions: Predictions, most: int = SUSPECTS) -> list[list[str]]:
+    """The cells that look most like mistakes: `[text, what the label says, probability of what it says, id]`.
+
+    Args:
+        predictions: N rows with texts and truth, predicted by a model that has not seen them.
+        most: cells to return at most.
+    """
+    suspects = find_suspects(predictions.truth, predictions.probabilities)
+    rows = []
+    for row, column, confidence in list(zip(suspects.rows, suspects.columns, suspects.confidence))[:most]:
+        says = f"{predictions.labels[column]}: {'yes' if predictions.truth[row, column] else 'no'}"
+        rows.append([predictions.texts[row], says, f"{confidence:.3f}", predictions.ids[row]])
+    return rows
+
+
+def _suspects_section(run: FinishedRun) -> Section:
+    """The cells of the validation rows that look most like mistakes."""
+    rows = suspect_rows(run.predictions)
+    note = "No label looks like a mistake."
+    if rows:
+        note = (
+            f"The {len(rows)} labels of which the model, which has not seen these rows, is most confidently of another "
+            "mind (confident learning: Northcutt, Jiang and Chuang, 2021). Some are the model's mistakes, some the "
+            "labels'; only reading tells."
+        )
+    header = ["text", "the label says", "probability of that", "id"]
+    return Section("Labels that look like mistakes", [note], header, rows, kind="prose")
+
+
 def write_run_report(folder: str | Path) -> Path:
     """Write `report.html` and `pictures/*.png` of a finished run into its folder, from what is in it.
 
@@ -234,9 +290,9 @@ def write_run_report(folder: str | Path) -> Path:
     """
     run = read_run(folder)
     truth = run.predictions.truth
-    drawn = resample_each(truth, run.decisions, run.predictions.near_duplicates)
+    drawn = resample_each(truth, run.decisions, run.predictions.probabilities, run.predictions.near_duplicates)
     f1 = plain_scores(truth, run.decisions[run.headline])["f1"]
-    low, high = interval(drawn[run.headline].f1, f1)
+    low, high = interval(drawn[run.headline]["f1"], f1)
     images = _save_pictures(run, f1, low, high)
 
     arguments = [[name, str(value)] for name, value in sorted(run.arguments.items()) if value is not None]
@@ -248,11 +304,16 @@ def write_run_report(folder: str | Path) -> Path:
     }
     lead = f"{model_name(run.arguments)}, {describe_approach(run.arguments)}; "
     lead += "; ".join(f"{name} {value}" for name, value in facts.items() if value != "-")
+    diagnosis = Diagnosis.load(folder)
+    checks = [[check.title, check.seen] for check in diagnosis.checks] if diagnosis else []
     sections = [
+        *(_doctor_sections(diagnosis) if diagnosis else []),
         _score_section(run, drawn),
-        _label_section(run, low, high),
+        _label_section(run, drawn),
         Section("Pictures", pictures=images),
         _mistakes_section(run),
+        _suspects_section(run),
+        *([Section("What was looked at", header=["check", "seen"], rows=checks, kind="pairs")] if checks else []),
         Section("Arguments", header=["argument", "value"], rows=arguments, kind="pairs"),
     ]
     path = Path(folder) / REPORT_FILE
@@ -321,7 +382,7 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
     header = ["label", "support", *(entry.name for entry in entries)]
     support = board.truth.sum(axis=0)
     rows = [
-        [label, int(support[i]), *(float(entry.label_f1[i]) for entry in entries)]
+        [label, int(support[i]), *("{:.3f} [{:.3f}, {:.3f}]".format(*entry.label_f1[:, i]) for entry in entries)]
         for i, label in enumerate(board.labels)
     ]
     sections.append(Section(f"F1 of each label{which}", [], header, rows))

@@ -17,6 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
+from utils.scoring.influence import half_width
+from utils.scoring.ranking import Ranking
 from utils.scoring.scores import average_precision, hits_and_rows
 
 if TYPE_CHECKING:
@@ -151,7 +153,11 @@ def score_intervals(
 
 
 def precision_recall(
-    labels: Sequence[str], truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray
+    labels: Sequence[str],
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    thresholds: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> Figure:
     """Precision over recall of each label, with a diamond at its threshold.
 
@@ -160,7 +166,9 @@ def precision_recall(
         truth: 0/1, `[N, L]`.
         probabilities: `[N, L]`.
         thresholds: `[L]`.
+        groups: `[N]`, equal for near-duplicates, for the intervals; left out: there are none.
     """
+    groups = np.arange(len(truth)) if groups is None else groups
     truth, probabilities = np.asarray(truth), np.asarray(probabilities)
     shown = most_frequent(truth, MOST_LABELS_IN_CURVES)
     rows = -(-len(shown) // 2)
@@ -169,16 +177,18 @@ def precision_recall(
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
         for axis, i in zip(axes.flat, shown):
-            axis.set_title(f"{_short(labels[i], 16)}", loc="left", fontsize=9, pad=3)
+            axis.set_title(f"{_short(labels[i], 12)}", loc="left", fontsize=9, pad=3)
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            _precision_recall_of_label(axis, truth[:, i], probabilities[:, i], thresholds[i])
+            _precision_recall_of_label(axis, truth[:, i], probabilities[:, i], thresholds[i], groups)
         figure.supxlabel("recall", fontsize=9)
         figure.supylabel("precision", fontsize=9)
         figure.suptitle(f"{_which(len(shown), len(labels))}; diamond: the chosen threshold", fontsize=9)
     return figure
 
 
-def _precision_recall_of_label(axis: Axes, truth: np.ndarray, probabilities: np.ndarray, threshold: float) -> None:
+def _precision_recall_of_label(
+    axis: Axes, truth: np.ndarray, probabilities: np.ndarray, threshold: float, groups: np.ndarray
+) -> None:
     """Draw the curve of one label.
 
     Args:
@@ -186,6 +196,7 @@ def _precision_recall_of_label(axis: Axes, truth: np.ndarray, probabilities: np.
         truth: 0/1, `[N]`.
         probabilities: `[N]`.
         threshold: where the diamond is.
+        groups: of near-duplicates, `[N]`.
     """
     if not truth.any():
         axis.text(0.5, 0.5, "no true row", ha="center", va="center", color=GREY)
@@ -199,7 +210,9 @@ def _precision_recall_of_label(axis: Axes, truth: np.ndarray, probabilities: np.
     if predicted.any():
         hits = (predicted & (truth == 1)).sum()
         axis.plot(hits / truth.sum(), hits / predicted.sum(), "D", color=ORANGE, markersize=5)
-    axis.set_title(f"AP {average_precision(truth, probabilities):.2f}", loc="right", fontsize=8, color=DARK, pad=3)
+    spread = half_width(Ranking(truth, probabilities).influences()[0], groups)
+    score = f"AP {average_precision(truth, probabilities):.2f} ± {spread:.2f}"
+    axis.set_title(score, loc="right", fontsize=8, color=DARK, pad=3)
 
 
 def _wilson_intervals(shares: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -345,7 +358,7 @@ def has_training_curves(log_history: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def training_curves(log_history: Sequence[Mapping[str, Any]], best_step: int | None = None) -> Figure:
-    """Loss, and macro-F1 on the validation rows, over the optimizer's steps.
+    """Loss, and macro-F1 on the validation rows with its 95 % interval, over the optimizer's steps.
 
     Args:
         log_history: from trainer_state.json.
@@ -362,11 +375,15 @@ def training_curves(log_history: Sequence[Mapping[str, Any]], best_step: int | N
     panels = [(title, lines) for title, lines in panels if lines]
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(0.5 + 2.2 * max(1, len(panels)), max(1, len(panels)), 1, sharex=True)
+        widths = dict(points("eval_half_width").T.tolist())  # of macro-F1, by step
         for axis, (title, lines) in zip(axes[:, 0], panels):
             for key, name, colour, form in lines:
                 steps, values = points(key)
                 form = form if len(steps) > 1 else "o"
                 axis.plot(steps, values, form, color=colour, linewidth=1.3, markersize=3.5, label=name)
+                if key.startswith("eval_f1"):
+                    half = np.array([widths.get(step, 0.0) for step in steps])
+                    axis.fill_between(steps, values - half, values + half, color=colour, alpha=0.12, linewidth=0)
             if best_step:
                 axis.axvline(best_step, color=GREY, linewidth=0.9, linestyle=":", label="checkpoint kept")
             axis.set_title(title, loc="left")

@@ -11,11 +11,12 @@ import pandas as pd
 from utils.core.files import atomic_path
 from utils.core.shown import escape_markdown, printable
 from utils.core.tables import format_bytes, format_seconds, format_share, format_table
-from utils.runs.comparison import COMPARED_WITHOUT_INTERVAL, Board
+from utils.runs.comparison import Board
 from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
+from utils.scoring.bootstrap import possible_resamples
 from utils.scoring.notes import choice_note
-from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, WITH_INTERVAL, left_out, left_out_notes, shown_scores
+from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, left_out, left_out_notes, shown_scores
 
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
@@ -112,9 +113,10 @@ def caption(board: Board, held: bool, resamples: int) -> str:
     notes = "".join(f" {note}" for note in left_out_notes(left_out(board.truth), MORE_SCORES))
     rows = f"{len(board.truth):,} {'held' if held else 'validation'} rows, {len(board.labels)} labels."
     named = "Accuracy" if board.one_decision else "micro-F1, Jaccard"
+    draws = possible_resamples(len(board.truth), resamples)
     return (
         f"{rows} {what} {named} and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
-        f"rows ({resamples:,} resamples, near-duplicates drawn together){_seeds_in_intervals(board)}; ±: standard "
+        f"rows ({draws:,} resamples, near-duplicates drawn together){_seeds_in_intervals(board)}; ±: standard "
         f"deviation over the seeds or folds named. Folds are scored together, their training times added up."
         f"{chosen}{notes}"
     )
@@ -206,17 +208,12 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
                 "peak_memory_bytes": entry.peak_memory_bytes,
                 "ranked_by": f"f1_macro{entry.headline}",
             }
-            for kind in (AT_HALF, TUNED, DECODED):
-                for score in WITH_INTERVAL:
+            for score in SCORES:
+                for kind in [AT_HALF] if score.of_probabilities else COLUMNS:
                     estimate = entry.scores.get(f"{score.name}{kind}")
                     for part in ("value", "low", "high", "sd", "seed_sd"):
                         key = f"{score.name}{kind}" + ("" if part == "value" else f"_{part}")
                         record[key] = None if estimate is None else getattr(estimate, part)
-            for score in COMPARED_WITHOUT_INTERVAL:
-                for kind in [AT_HALF] if score.of_probabilities else COLUMNS:
-                    estimate = entry.scores.get(f"{score.name}{kind}")
-                    for part, end in {"value": "", "sd": "_sd"}.items():
-                        record[f"{score.name}{kind}{end}"] = None if estimate is None else getattr(estimate, part)
             record["sd_over"] = entry.headline_score.over
             for part in ("value", "low", "high", "standard_error", "p_value"):
                 key = "difference" if part == "value" else f"difference_{part}" if part != "p_value" else part

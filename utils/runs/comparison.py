@@ -12,13 +12,21 @@ from utils.core.arguments import ARGMAX
 from utils.models.approaches import describe_approach
 from utils.runs.finished import FinishedRun, model_name, trainable_share
 from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name, short_names
-from utils.scoring.bootstrap import LEVEL, Resampled, interval, plain_scores, resample
+from utils.scoring.bootstrap import (
+    Drawn,
+    interval,
+    plain_scores,
+    resample,
+    resample_probabilities,
+)
 from utils.scoring.differences import FACTOR, Comparison, Contender, Difference, factor_of, pooled_sd
-from utils.scoring.predictions import MaybeArray, Predictions
-from utils.scoring.scores import AT_HALF, KINDS, SCORES, WITH_INTERVAL, Score
+from utils.scoring.influence import LEVEL
+from utils.scoring.predictions import Predictions
+from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES
 from utils.scoring.thresholds import ThresholdRule
 
-COMPARED_WITHOUT_INTERVAL = tuple(score for score in SCORES if score.compared and not score.interval)
+# A kind of predictions, beside those of `utils.scoring.scores.KINDS`: the probabilities themselves.
+PROBABILITIES = "probabilities"
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Scored:
 
     predictions: Predictions
     decisions: dict[str, np.ndarray]
-    drawn: dict[tuple, Resampled] = field(default_factory=dict, repr=False)
+    drawn: dict[tuple, Drawn] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         rows = np.array(sorted(range(len(self.predictions)), key=self.predictions.ids.__getitem__), dtype=np.int64)
@@ -49,18 +57,21 @@ class Scored:
         """0/1 array `[N, L]`."""
         return self.predictions.truth
 
-    def resampled(self, kind: str, resamples: int, seed: int, groups: np.ndarray) -> Resampled:
+    def resampled(self, kind: str, resamples: int, seed: int, groups: np.ndarray) -> Drawn:
         """Scores of a kind of its decisions on draws of the rows, once for all comparisons that it is part of.
 
         Args:
-            kind: suffix of the scores.
+            kind: suffix of the scores, or `PROBABILITIES`.
             resamples: number of draws.
             seed: of the draws.
             groups: `[N]`, equal for rows that are drawn together.
         """
         key = (kind, resamples, seed, groups.tobytes())
         if key not in self.drawn:
-            self.drawn[key] = resample(self.truth, self.decisions[kind], resamples, seed, groups)
+            of_probabilities = kind == PROBABILITIES
+            predicted = self.predictions.probabilities if of_probabilities else self.decisions[kind]
+            draw = resample_probabilities if of_probabilities else resample
+            self.drawn[key] = draw(self.truth, predicted, resamples, seed, groups)
         return self.drawn[key]
 
     @property
@@ -89,19 +100,18 @@ class Estimate:
         value: over several seeds their mean, over several folds that of all rows together.
         sd: over the seeds, else over the folds; None for a single run.
         over: what `sd` is over, `3 seeds` or `5 folds`.
-        low: of the interval over the rows, and over the seeds where their spread is known; None for a score without
-            one.
+        low: of the interval over the rows, and over the seeds where their spread is known.
         high: likewise.
-        values: of each seed in each of the resamples of the rows, `[S, B]`; None for a score without an interval.
+        values: of each seed in each of the resamples of the rows, `[S, B]`.
         seed_sd: the spread over seeds that is in the interval, of its own or of other runs; None where it is not known.
     """
 
     value: float
     sd: float | Any
-    over: str = ""
-    low: float | Any = None
-    high: float | Any = None
-    values: MaybeArray = None
+    over: str
+    low: float
+    high: float
+    values: np.ndarray
     seed_sd: float | None = None
 
     def widen(self, seed_sd: float, seeds: int) -> None:
@@ -112,17 +122,13 @@ class Estimate:
         self.high = self.value + ((self.high - self.value) ** 2 + add) ** 0.5
 
     @property
-    def _ends(self) -> str:
-        return "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
-
-    @property
     def without_spread(self) -> str:
-        """The score, with its interval if it has one."""
-        return f"{self.value:.3f}{self._ends}"
+        """The score with its interval."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def __str__(self) -> str:
         spread = "" if self.sd is None else f" ± {self.sd:.3f} ({self.over})"
-        return f"{self.value:.3f}{spread}{self._ends}"
+        return f"{self.value:.3f}{spread} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass
@@ -145,7 +151,8 @@ class Entry:
         train_seconds: of one seed, its folds together.
         peak_memory_bytes: the highest of the runs.
         scores: by name, with the suffix of the predictions behind it.
-        label_f1: of the headline predictions, mean over the members, `[L]`.
+        label_f1: of the headline predictions, mean over the members, with the ends of its intervals over the rows:
+            value, low and high, `[3, L]`.
         difference: to the best, None for the best itself.
     """
 
@@ -301,36 +308,35 @@ def _score_entry(entry: Entry, resamples: int, seed: int, groups: np.ndarray) ->
         groups: `[N]`, equal for rows that are drawn together.
     """
     first = entry.members[0]
+
+    def estimate(of_seeds: list[float], of_folds: list[float], values: np.ndarray) -> Estimate:
+        mean = fmean(of_seeds)
+        return Estimate(mean, *_spread(of_seeds, of_folds), *interval(values.mean(axis=0), mean), values)
+
+    def drawn(kind: str) -> list[Drawn]:
+        return [member.resampled(kind, resamples, seed, groups) for member in entry.members]
+
     for kind in first.decisions:
         plain = [plain_scores(member.truth, member.decisions[kind]) for member in entry.members]
-        drawn = [member.resampled(kind, resamples, seed, groups) for member in entry.members]
         folds = [plain_scores(first.truth[rows], first.decisions[kind][:, rows]) for rows in _fold_rows(first)]
-        for score in WITH_INTERVAL:
-            values = np.array([getattr(one, score.name) for one in drawn])
-            of_seeds = [one[score.name] for one in plain]
-            spread = _spread(of_seeds, [one[score.name] for one in folds])
-            estimate = Estimate(fmean(of_seeds), *spread, *interval(values.mean(axis=0), fmean(of_seeds)), values)
-            entry.scores[f"{score.name}{kind}"] = estimate
+        draws = drawn(kind)
+        for name in (score.name for score in OF_PREDICTIONS):
+            values = np.array([one[name] for one in draws])
+            entry.scores[f"{name}{kind}"] = estimate([one[name] for one in plain], [one[name] for one in folds], values)
         if kind == entry.headline:
-            entry.label_f1 = np.mean([one["f1"] for one in plain], axis=0)
-    for score in COMPARED_WITHOUT_INTERVAL:
-        for kind in [AT_HALF] if score.of_probabilities else first.decisions:
-            _score_without_interval(entry, score, kind)
-
-
-def _score_without_interval(entry: Entry, score: Score, kind: str) -> None:
-    """Fill in a score that the bootstrap does not compute, from probabilities or from a kind of 0/1 predictions."""
-    if score.of_probabilities and any(member.predictions.probabilities is None for member in entry.members):
+            f1 = np.mean([one["f1"] for one in plain], axis=0)
+            entry.label_f1 = np.stack([f1, *interval(np.mean([one["f1"] for one in draws], axis=0), f1)])
+    if any(member.predictions.probabilities is None for member in entry.members):
         return
+    draws = drawn(PROBABILITIES)
+    for score in OF_PROBABILITIES:
 
-    def compute(member: Scored, rows: np.ndarray | slice) -> float:
-        if score.of_probabilities:
-            return score.compute(member.truth[rows], member.predictions.probabilities[rows])
-        return fmean(score.compute(member.truth[rows], decided[rows]) for decided in member.decisions[kind])
+        def compute(member: Scored, rows: np.ndarray | slice = slice(None)) -> float:
+            return score.compute(member.truth[rows], member.predictions.probabilities[rows])  # noqa: B023
 
-    of_seeds = [compute(member, slice(None)) for member in entry.members]
-    of_folds = [compute(entry.members[0], rows) for rows in _fold_rows(entry.members[0])]
-    entry.scores[f"{score.name}{kind}"] = Estimate(fmean(of_seeds), *_spread(of_seeds, of_folds))
+        values = np.array([one[score.name] for one in draws])
+        of_folds = [compute(first, rows) for rows in _fold_rows(first)]
+        entry.scores[score.name] = estimate([compute(member) for member in entry.members], of_folds, values)
 
 
 def _add_seeds(entries: list[Entry], name: str) -> None:
@@ -357,10 +363,8 @@ def _make_board(entries: list[Entry], resamples: int, seed: int) -> Board:
     for entry in entries:
         _score_entry(entry, resamples, seed, groups)
     ranked = sorted(entries, key=lambda entry: -entry.headline_score.value)
-    for kind in KINDS:
-        having = [entry for entry in ranked if kind in entry.members[0].decisions]
-        for score in WITH_INTERVAL:
-            _add_seeds(having, f"{score.name}{kind}")
+    for name in {name: None for entry in ranked for name in entry.scores}:
+        _add_seeds([entry for entry in ranked if name in entry.scores], name)
     contenders = [
         Contender(
             entry.headline_score.value,

@@ -214,7 +214,7 @@ def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
     probabilities, truth = ensemble.probabilities[:, rows], ensemble.truth[rows]
     at_half, tuned = (np.empty((PARTITIONS, *truth.shape), dtype=np.int8) for _ in range(2))
     for partition in range(PARTITIONS):
-        parts = cross_fitting_parts(truth, ensemble.groups[rows], partition)
+        parts = cross_fitting_parts(ensemble.groups[rows], partition)
         for part in np.unique(parts):
             out = parts == part
             weights = fit_weights(probabilities[:, ~out], truth[~out], rule)
@@ -239,7 +239,7 @@ def gain(ensemble: Ensemble, decided: np.ndarray, others: list[np.ndarray], rule
     truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
 
     def contender(each: list[np.ndarray]) -> Contender:
-        drawn = [resample(truth, one, RESAMPLES, SEED, groups).f1_macro for one in each]
+        drawn = [resample(truth, one, RESAMPLES, SEED, groups)["f1_macro"] for one in each]
         value = float(np.mean([_macro_f1(truth, one) for one in each]))
         return Contender(value, np.array(drawn), factor=factor_of(rule))
 
@@ -297,7 +297,7 @@ def _score_cells(truth: np.ndarray, decisions: list[np.ndarray], groups: np.ndar
     cells = []
     for decided in decisions:
         score = _macro_f1(truth, decided)
-        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups).f1_macro, score)
+        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups)["f1_macro"], score)
         cells.append(f"{score:.3f} [{low:.3f}, {high:.3f}]")
     return cells
 

@@ -24,6 +24,7 @@ from utils.core.files import (
 )
 from utils.core.log import log
 from utils.data.task import TASK_FILE, Task
+from utils.doctor.finding import DOCTOR_FILE
 from utils.models.approaches import ADAPTER_FILE, APPROACHES
 from utils.runs.checkpoints import (
     FILES_FILE,
@@ -87,8 +88,10 @@ RUN_FILES = (
     _needed("chat_template.jinja", "the tokenizer's"),
     _needed("generation.json", "of a label generator: prompt, order of the labels, how answers are scored"),
     _needed("questions.json", "of a head that is asked for its labels one by one: the words of the questions"),
+    _needed("model.onnx", "an exported model with its weights (export.py)"),
     _needed("thresholds.json", "threshold of each label, and how they were chosen"),
     _needed(RESULTS_FILE, "all scores"),
+    _needed(DOCTOR_FILE, "what the doctor says of the run, and the figures that new texts are compared with"),
     _needed(MANIFEST_FILE, "size and hash of each file; written last, so a folder with it is complete"),
     RunFile(CARD_FILE, "model card", pushed=True),
     RunFile(f"{PICTURES_FOLDER}/*.png", "pictures of the report", pushed=True),

@@ -50,9 +50,10 @@ def load_run(folder: str | Path, trust_remote_code: bool = False) -> Approach:
             "train again"
         ) from error
     run.name = str(folder)
-    run.compute_dtype = prediction_dtype(arguments["bf16"], device)
-    suit_this_machine(run.model)
-    place(run.model).eval()
+    if run.model is not None:  # an exported one computes by itself
+        run.compute_dtype = prediction_dtype(arguments["bf16"], device)
+        suit_this_machine(run.model)
+        place(run.model).eval()
     return run
 
 

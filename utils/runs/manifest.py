@@ -33,7 +33,7 @@ LARGEST_HEADER = 100_000_000  # bytes; that of safetensors itself
 # For people to look at, or for other programs: no script reads them.
 NOT_CHECKED = (CARD_FILE, LOG_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
 # Of a name that fits a run's file, what loaders would open.
-READ = (".json", ".jinja", ".txt", ".model", WEIGHTS)
+READ = (".json", ".jinja", ".txt", ".model", ".onnx", WEIGHTS)
 WHAT_TO_DO = "copy the folder again, train again, or pass --skip_checks if the change is yours"
 
 

@@ -18,6 +18,8 @@ from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
+from utils.doctor.drift import NewRows, Reference, compare, drift_text
+from utils.doctor.finding import DOCTOR_FILE
 from utils.runs.folder import load_task
 from utils.scoring.notes import choice_note
 from utils.scoring.thresholds import ThresholdRule, Thresholds
@@ -65,11 +67,13 @@ class Combination:
         weights: of the runs in the mean of their probabilities, `[R]`.
         thresholds: for that mean.
         text: what to say of it on the terminal.
+        reference: what the rows that are predicted are compared with; None where the runs do not know.
     """
 
     weights: np.ndarray
     thresholds: Thresholds
     text: str
+    reference: Reference | None
 
 
 def combine_runs(
@@ -96,12 +100,13 @@ def combine_runs(
         raise UserError(
             f"--threshold_{flag}: {folders[0]} gives each text its likeliest label, without thresholds: leave it out"
         )
+    reference = Reference.load(folders[0], labels)
     refit = shrinkage is not None or strategy not in (None, stored[0].rule.strategy)
     if len(stored) == 1 and not refit:
         text = f"thresholds of {folders[0]} ({stored[0].rule.strategy})"
         if stored[0].rule.gives_one_label:
             text = "each text is given its likeliest label"
-        return Combination(np.ones(1), stored[0], text)
+        return Combination(np.ones(1), stored[0], text, reference)
     rule = _common_rule(folders, [thresholds.rule for thresholds in stored], strategy, shrinkage)
 
     from utils.runs.ensembles import gather_members, join_members
@@ -112,9 +117,12 @@ def combine_runs(
     given = None if weights in (None, ["fit"]) else np.array([float(weight) for weight in weights])
     ways, note = _fit_or_equal(ensemble, rule) if weights == ["fit"] else ([_as_given(ensemble, given, rule)], "")
     rows, member_weights = ensemble.chosen_on, ways[-1].weights
-    thresholds = rule.fit(ensemble.mean(member_weights)[rows], ensemble.truth[rows])
+    probabilities = ensemble.mean(member_weights)[rows]
+    thresholds = rule.fit(probabilities, ensemble.truth[rows])
+    if reference is not None:
+        reference.rows, reference.given = len(probabilities), thresholds.apply(probabilities).sum(axis=0)
     run_weights = _run_weights(ensemble, member_weights, given, len(runs))
-    return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note))
+    return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note), reference)
 
 
 def _common_rule(
@@ -428,6 +436,22 @@ class SubmissionWriter:
         ]
         without = [] if task.single_label else [["(no label)", f"{self.without_label / self.rows:.1%}", ""]]
         return format_table(["label", "predicted", "training"], shares + without)
+
+
+def compare_with_training(folder: str, reference: Reference | None, new: NewRows) -> str:
+    """What the doctor says of rows that were predicted.
+
+    Args:
+        folder: of the first run.
+        reference: what they are compared with.
+        new: the rows.
+    """
+    if reference is None:
+        return f"The rows were not compared with those of the training: {folder} has no {DOCTOR_FILE}."
+
+    from utils.models.loading import load_tokenizer
+
+    return drift_text(compare(reference, new, load_tokenizer(folder)), new.rows)
 
 
 def submission_frame(columns: list[str], task: Task, ids: list[str], predictions: np.ndarray) -> pd.DataFrame:

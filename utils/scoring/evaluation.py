@@ -11,12 +11,14 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.tables import format_table
 from utils.data.examples import Examples
+from utils.scoring.influence import half_width, influence
 from utils.scoring.metrics import mean_scores, prediction_scores, probability_scores
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import (
     ACCURACY,
     AT_HALF,
     DECODED,
+    MACRO_F1,
     OF_PREDICTIONS,
     OF_PROBABILITIES,
     PER_LABEL,
@@ -41,7 +43,7 @@ class Evaluation:
             labels with `_decoded` behind; and `precision/x`, `recall/x`, `f1/x`, `support/x`, `threshold/x` of each
             label x at the thresholds in use, cross-fitted too. Where each text has one label the plain names are those
             of the likeliest label, and there are no thresholds; there, and where there is one label in all, `accuracy`
-            is the share of rows that are right.
+            is the share of rows that are right. `half_width` is about half of the 95 % interval of macro-F1.
         thresholds: fitted on all the rows, for use on new ones.
         decisions: 0/1 predictions `[P, N, L]` that the scores are of, by the suffix of their names.
     """
@@ -103,6 +105,7 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
             metrics |= {f"{score.name}{kind}": results[kind][score.name] for score in OF_PREDICTIONS}
     if TUNED in results:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
+    metrics["half_width"] = _half_width(predictions, decisions)
     thresholds = rule.fit(probabilities, truth)
     if not rule.gives_one_label:
         metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
@@ -119,6 +122,12 @@ def takes_one_decision(labels: list[str], rule: ThresholdRule) -> bool:
         rule: how probabilities become yes and no.
     """
     return rule.gives_one_label or len(labels) == 1
+
+
+def _half_width(predictions: Predictions, decisions: dict[str, np.ndarray]) -> float:
+    """About half of the 95 % interval of macro-F1 at the thresholds in use, without resampling: for the log."""
+    decided = decisions[TUNED if TUNED in decisions else AT_HALF][0]
+    return half_width(influence(MACRO_F1, predictions.truth, decided), predictions.near_duplicates)
 
 
 def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:

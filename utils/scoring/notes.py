@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.core.tables import format_seconds
-from utils.scoring.bootstrap import interval, resample_each
-from utils.scoring.scores import ACCURACY, AT_HALF, TUNED, WITH_INTERVAL
+from utils.scoring.bootstrap import OF_LABELS, Drawn, interval, resample_each
+from utils.scoring.scores import ACCURACY, AT_HALF, SCORES, TUNED
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.scoring.evaluation import Evaluation
@@ -23,21 +23,38 @@ LIFTS = {"f1_macro_tuned": 0.007, "f1_macro": 0.003, "map": 0.002, "loss": 0.003
 
 def interval_figures(evaluation: Evaluation) -> dict[str, float]:
     """Ends of the 95 % bootstrap intervals, for the results of a run: `eval_f1_macro_low`, `eval_f1_low/x` of label x
-    at the thresholds in use, and the like.
+    at the thresholds in use, and so on for every score.
 
     They are those that the report shows.
     """
-    predictions, metrics, figures = evaluation.predictions, evaluation.metrics, {}
-    drawn = resample_each(predictions.truth, evaluation.decisions, predictions.near_duplicates)
+    predictions, metrics = evaluation.predictions, evaluation.metrics
+    arrays = (predictions.truth, evaluation.decisions, predictions.probabilities, predictions.near_duplicates)
+    ends = ends_of_intervals(resample_each(*arrays), metrics, predictions.labels)
+    return {f"eval_{name}": value for name, value in ends.items()}
+
+
+def ends_of_intervals(drawn: Mapping[str, Drawn], metrics: Mapping[str, Any], labels: list[str]) -> dict[str, float]:
+    """Ends of the intervals of the scores that the metrics hold: `f1_macro_low`, `precision_low/x` of label x.
+
+    Args:
+        drawn: of `utils.scoring.bootstrap.resample_each`.
+        metrics: of the same run; scores that it lacks have no interval.
+        labels: names of the labels, `[L]`.
+    """
+    figures: dict[str, float] = {}
     for kind, scores in drawn.items():
-        for score in WITH_INTERVAL:
-            ends = interval(getattr(scores, score.name), metrics[f"{score.name}{kind}"])
-            names = [score.name, *([ACCURACY] if score.name == "jaccard" and ACCURACY in metrics else [])]
-            figures |= {f"eval_{name}{kind}_{end}": value for name in names for end, value in zip(ENDS, ends)}
-    f1 = np.array([metrics[f"f1/{label}"] for label in predictions.labels])
-    ends = interval(drawn[TUNED if TUNED in drawn else AT_HALF].f1, f1)
-    for end, values in zip(ENDS, ends):
-        figures |= {f"eval_f1_{end}/{label}": float(value) for label, value in zip(predictions.labels, values)}
+        for score in SCORES:
+            name = f"{score.name}{kind}"
+            if score.name in scores and name in metrics:
+                ends = interval(scores[score.name], metrics[name])
+                names = [name, *([f"{ACCURACY}{kind}"] if score.name == "exact_match" and ACCURACY in metrics else [])]
+                figures |= {f"{name}_{end}": value for name in names for end, value in zip(ENDS, ends)}
+    in_use = drawn[TUNED if TUNED in drawn else AT_HALF]
+    for name in OF_LABELS:
+        if all(f"{name}/{label}" in metrics for label in labels):
+            values = np.array([metrics[f"{name}/{label}"] for label in labels])
+            for end, each in zip(ENDS, interval(in_use[name], values)):
+                figures |= {f"{name}_{end}/{label}": float(value) for label, value in zip(labels, each)}
     return figures
 
 

@@ -35,7 +35,7 @@ class Score:
         of_probabilities: whether it is computed from probabilities, so that no threshold plays a part.
         logged: whether the line of an evaluation during training shows it.
         compared: whether comparisons of runs show it.
-        interval: whether comparisons and reports show its bootstrap interval; `utils.scoring.bootstrap` computes it.
+        of_rows: function that gives the score of each row, `[N]`, where it is the mean over the rows; None for others.
         higher_is_better: which checkpoint `--metric_for_best_model` picks.
         labels: function of truth that says which labels the mean is over, `[L]` of booleans; None for all.
         without: what the other labels are, in words.
@@ -47,7 +47,7 @@ class Score:
     of_probabilities: bool = False
     logged: bool = False
     compared: bool = False
-    interval: bool = False
+    of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     higher_is_better: bool = True
     labels: Callable[[np.ndarray], np.ndarray] | None = None
     without: str = ""
@@ -102,18 +102,24 @@ def _f1_micro(truth: np.ndarray, predictions: np.ndarray) -> float:
     return ratio(2 * counts.right.sum(), counts.true.sum() + counts.predicted.sum(), 0.0).item()
 
 
-def _f1_samples(truth: np.ndarray, predictions: np.ndarray) -> float:
+def _f1_of_rows(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     counts = Counts.over(1, truth, predictions)
-    return ratio(2 * counts.right, counts.true + counts.predicted, 1.0).mean()
+    return ratio(2 * counts.right, counts.true + counts.predicted, 1.0)
 
 
-def _jaccard(truth: np.ndarray, predictions: np.ndarray) -> float:
+def _jaccard_of_rows(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     counts = Counts.over(1, truth, predictions)
-    return ratio(counts.right, counts.true + counts.predicted - counts.right, 1.0).mean()
+    return ratio(counts.right, counts.true + counts.predicted - counts.right, 1.0)
 
 
-def _exact_match(truth: np.ndarray, predictions: np.ndarray) -> float:
-    return (np.asarray(truth) == np.asarray(predictions)).all(axis=1).mean()
+def _rows_that_match(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    return (np.asarray(truth) == np.asarray(predictions)).all(axis=1).astype(float)
+
+
+def _mean_over_rows(
+    of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Callable[[np.ndarray, np.ndarray], float]:
+    return lambda truth, predicted: of_rows(truth, predicted).mean()
 
 
 def _present(truth: np.ndarray) -> np.ndarray:
@@ -164,8 +170,8 @@ def _roc_auc_micro(truth: np.ndarray, probabilities: np.ndarray) -> float:
     return roc_auc(cells, np.ravel(probabilities)) if 0 < np.count_nonzero(cells) < cells.size else 0.5
 
 
-def _ranking_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over the rows of the precision of the labels down to each true one, ties counted to their end.
+def _ranking_precision_of_rows(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Mean over the true labels of a row of the precision of the labels down to each, ties counted to their end: `[N]`.
 
     A row whose cells are all 0 or all 1 has no ranking to get wrong, and counts as 1.
     """
@@ -178,7 +184,7 @@ def _ranking_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
     precision = np.take_along_axis(np.cumsum(true, axis=1), ends, axis=1) / (ends + 1)
     number = true.sum(axis=1)
     of_rows = (precision * true).sum(axis=1) / np.maximum(number, 1)
-    return np.where((number == 0) | (number == labels), 1.0, of_rows).mean()
+    return np.where((number == 0) | (number == labels), 1.0, of_rows)
 
 
 # A row that has no label and is given none counts 1 in samples-F1 and Jaccard.
@@ -189,7 +195,6 @@ SCORES = (
         lambda truth, predictions: f1_per_label(truth, predictions).mean(),
         logged=True,
         compared=True,
-        interval=True,
     ),
     Score(
         "f1_micro",
@@ -197,25 +202,26 @@ SCORES = (
         _f1_micro,
         logged=True,
         compared=True,
-        interval=True,
     ),
     Score(
         "f1_samples",
         "samples-F1",
-        _f1_samples,
+        _mean_over_rows(_f1_of_rows),
+        of_rows=_f1_of_rows,
     ),
     Score(
         "jaccard",
         "Jaccard",  # what SemEval-2018 E-c calls accuracy
-        _jaccard,
+        _mean_over_rows(_jaccard_of_rows),
         logged=True,
         compared=True,
-        interval=True,
+        of_rows=_jaccard_of_rows,
     ),
     Score(
         "exact_match",
         "exact match",
-        _exact_match,
+        _mean_over_rows(_rows_that_match),
+        of_rows=_rows_that_match,
     ),
     Score(
         "map",
@@ -226,7 +232,13 @@ SCORES = (
         labels=_present,
         without="that no row has",
     ),
-    Score("lrap", "LRAP", _ranking_precision, of_probabilities=True),
+    Score(
+        "lrap",
+        "LRAP",
+        _mean_over_rows(_ranking_precision_of_rows),
+        of_probabilities=True,
+        of_rows=_ranking_precision_of_rows,
+    ),
     Score(
         "roc_auc_macro",
         "macro ROC-AUC",
@@ -239,9 +251,9 @@ SCORES = (
     ),
     Score("roc_auc_micro", "micro ROC-AUC", _roc_auc_micro, of_probabilities=True, logged=True, compared=True),
 )
+MACRO_F1 = SCORES[0]
 OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
 OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
-WITH_INTERVAL = tuple(score for score in SCORES if score.interval)
 # Where a row takes one decision Jaccard is the accuracy, and these say the same as it or macro-F1 once more.
 SAID_BY_ACCURACY = ("f1_micro", "f1_samples", "exact_match")
 
@@ -293,7 +305,7 @@ def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]
         [score.title, *(with_interval(metrics, f"{score.name}{kind}") for kind in kinds)] for score in of_predictions
     ]
     for score in OF_PROBABILITIES:
-        values = {DECODED: "", AT_HALF: metrics.get(score.name, "-"), TUNED: "same"}
+        values = {DECODED: "", AT_HALF: with_interval(metrics, score.name), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
     titles = KINDS | ({AT_HALF: LIKELIEST} if is_likeliest(metrics) else {})
     return ["score", *(titles[kind] for kind in kinds)], rows

@@ -18,6 +18,9 @@ from utils.core.noise import end_noise, keep_noise_in
 from utils.core.processes import this_process
 from utils.core.shown import printable
 from utils.data.task import Task
+from utils.doctor.baselines import baseline_text
+from utils.doctor.examine import Training, examine
+from utils.doctor.finding import Diagnosis
 from utils.hub.push import check_push, push_run, take_push
 from utils.models.approaches import Approach
 from utils.models.parameters import costs
@@ -59,6 +62,7 @@ from utils.training.preflight import Preflight
 from utils.training.space import check_space
 
 if TYPE_CHECKING:
+    from utils.data.examples import Examples
     from utils.training.batches import LengthGroupedBatches
 
 
@@ -177,8 +181,9 @@ class Experiment:
         train_metrics: dict[str, float] | None = None,
         trainer: LengthGroupedBatches | None = None,
         preflight: Preflight | None = None,
+        rows: tuple[Examples, Examples] | None = None,
     ) -> None:
-        """Save, show and push the run. Called by all processes.
+        """Save, look over, show and push the run. Called by all processes.
 
         Args:
             approach: what was trained.
@@ -186,17 +191,19 @@ class Experiment:
             train_metrics: of `train`; None where nothing was trained.
             trainer: that has trained, likewise.
             preflight: what trackers get to see, likewise.
+            rows: for training and for validation, likewise.
         """
         if trainer is not None:
             trainer.save_model(str(staging_folder(self.output_dir)))
         if self.state.is_main_process:
-            results = self._publish(approach, evaluation, train_metrics, trainer)
+            results, diagnosis = self._publish(approach, evaluation, train_metrics, trainer, rows)
             self._write_report()
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
             metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
             tables = (summary_table(metrics), label_table(metrics, self.task.labels))
             curves = training_curves(trainer.state.log_history) if trainer is not None else ""
             parts = [curves, tables[0], *score_notes(results), tables[1]]
+            parts += [baseline_text(diagnosis.baselines), diagnosis.text()]
             say("", *filter(None, parts), sep="\n\n", end="\n\n")
         if trainer is not None:
             trainer.end()
@@ -234,8 +241,13 @@ class Experiment:
         evaluation: Evaluation,
         train_metrics: dict[str, float] | None,
         trainer: LengthGroupedBatches | None,
-    ) -> dict[str, Any]:
-        """Write all that makes the run complete, beside the model; the parts appear together. Returns the results."""
+        rows: tuple[Examples, Examples] | None,
+    ) -> tuple[dict[str, Any], Diagnosis]:
+        """Write all that makes the run complete, beside the model; the parts appear together.
+
+        Returns:
+            its results, and what the doctor says of it.
+        """
         staging = staging_folder(self.output_dir)
         staging.mkdir(exist_ok=True)
         approach.save(staging)
@@ -256,11 +268,18 @@ class Experiment:
                 chosen_by = str(self.training_args.metric_for_best_model)
                 eval_metrics |= choice_figures(trainer.state.log_history, chosen_by)
         log_history = trainer.state.log_history if trainer is not None else []
+        training = None
+        if trainer is not None and rows is not None:
+            training = Training.of(*rows, trainer, train_metrics, approach.max_length)
+        results = train_metrics | eval_metrics
+        diagnosis = examine(evaluation, results, approach.tokenizer, training, self.run_args.baseline)
+        diagnosis.save(staging)
         card = render_card(
             staging,
             self.arguments,
             self.task,
-            train_metrics | eval_metrics,
+            results,
+            diagnosis,
             name=self.output_dir.rstrip("/").split("/")[-1],
             address=self.output_dir,
             pictures=expected_pictures(self.run_args.report, log_history, self.task),
@@ -269,7 +288,7 @@ class Experiment:
         write_text(staging / CARD_FILE, card)
         save_results(staging, train_metrics, eval_metrics)
         publish(self.output_dir, self.run_args.keep_checkpoints)
-        return train_metrics | eval_metrics
+        return results, diagnosis
 
     def _merge(self, approach: Approach) -> None:
         staging, merged = staging_folder(self.output_dir), Path(self.output_dir) / MERGED_FOLDER

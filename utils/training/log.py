@@ -22,6 +22,8 @@ def describe_logs(logs: dict[str, float]) -> str | None:
         for kind, how in ((TUNED, "tuned"), (DECODED, "of the answers")):
             if f"eval_f1_macro{kind}" in logs:
                 macro += f", {logs[f'eval_f1_macro{kind}']:.4f} {how}"
+        if "eval_half_width" in logs:
+            macro += f" (each ± {logs['eval_half_width']:.3f} over the rows)"
         shown = shown_scores(LOGGED, ACCURACY in scores)
         more = "".join(f", {score.title} {scores[score.name]:.4f}" for score in shown)
         return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, macro-F1 {macro}{more}"

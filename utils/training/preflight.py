@@ -17,6 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
 from utils.core.tables import format_table
+from utils.doctor.bars import some_rows
+from utils.doctor.texts import MOST_TEXTS, find_unknown
 from utils.models.approaches import Approach
 from utils.models.parameters import (
     count_parameters,
@@ -28,6 +30,7 @@ from utils.models.sharding import is_sharded
 from utils.training.memory import Memory
 
 if TYPE_CHECKING:
+    from utils.data.examples import Examples
     from utils.training.arguments import TaskTrainingArguments
 
 
@@ -54,6 +57,7 @@ class Preflight:
         approach: what is to be trained.
         tokens: training texts as it has encoded them.
         training_args: Trainer's arguments.
+        rows: the training rows.
         pos_weights: weights of the positive cells of each label `[L]`, where the loss has them.
 
     Raises:
@@ -65,10 +69,12 @@ class Preflight:
         approach: Approach,
         tokens: datasets.Dataset,
         training_args: TaskTrainingArguments,
+        rows: Examples,
         pos_weights: np.ndarray | None = None,
     ):
         self.approach, self.training_args, self.pos_weights = approach, training_args, pos_weights
         self.texts = Texts.of(tokens, approach.max_length)
+        self.unknown = unknown_tokens(rows, approach.tokenizer)
         approach.check()
         base = without_adapter(approach.model)
         if training_args.checkpoints_activations and not base.supports_gradient_checkpointing:
@@ -98,6 +104,7 @@ class Preflight:
                 "texts",
                 f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated",
             ],
+            ["unknown tokens", self.unknown],
             ["memory, estimated", f"{_size(self.memory.total)}: {parts}"],
         ]
         if self.memory.problem:
@@ -127,6 +134,14 @@ class Preflight:
             "max_length": self.texts.limit,
             **{f"memory/{name}": size for name, size in self.memory.parts.items()},
         }
+
+
+def unknown_tokens(rows: Examples, tokenizer: PreTrainedTokenizerBase) -> str:
+    """How many training texts, of a sample if there are many, hold tokens that the model does not know, and which."""
+    chosen = some_rows(len(rows), MOST_TEXTS)
+    unknown, _ = find_unknown(rows.rows.select(chosen)["text"][:], tokenizer)
+    which = f": {unknown.describe()}" if len(unknown.rows) else ""
+    return f"in {len(unknown.rows):,} of {len(chosen):,} texts{which}"
 
 
 def check_weights(

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils.core.arguments import GenerationArguments, GeneratorModelArguments, ModelArguments
 from utils.data.examples import Examples
 from utils.data.task import Task
-from utils.models.adapters import add_lora, load_adapter, merge_adapter, to_merge
+from utils.models.adapters import add_lora, dtype_of_merged, load_adapter, merge_adapter, to_merge
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import length_limit
 from utils.models.generator.answering import GENERATION_FILE, Generation, answer_texts, build_format
@@ -166,6 +166,10 @@ class LabelGenerator:
             figures=figures,
         )
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        return self.count_cut(self.tokenize([text])) > 0
+
     def check(self) -> None:
         """There is no new head that might be frozen or quantised."""
 
@@ -195,10 +199,17 @@ class LabelGenerator:
         self.tokenizer.save_pretrained(folder)
         self.form.generation.save(folder)
 
-    def merge(self, adapter_folder: str | Path, merged_folder: str | Path) -> None:
-        """Write a plain 16-bit model with the adapter of a folder merged in to another folder."""
-        base = load_generator(to_merge(self.model_args), self.tokenizer, on_cpu=True)
-        merge_adapter(base, self.model_args.dtype, self.tokenizer, adapter_folder, merged_folder)
+    def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
+        """Write a plain model with an adapter merged in.
+
+        Args:
+            adapter_folder: where the adapter is.
+            merged_folder: where the model is saved.
+            dtype: of its weights; left out: 16 bit, as fits the training.
+        """
+        dtype = dtype or dtype_of_merged(self.model_args.dtype)
+        base = load_generator(to_merge(self.model_args, dtype), self.tokenizer, on_cpu=True)
+        merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
     def card_facts(folder: str | Path, arguments: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""What the doctor says of runs that were spoiled on purpose, each for another reason, and of sound ones.
+
+    python -m benchmarks.doctor
+
+Trains the embedded MiniLM on sample_data, some runs on copies of it that were spoiled, through run_classifier.py, and
+keeps what the doctor said of each in benchmarks/results/doctor.json. Most runs take the six labels that are frequent
+enough for 124 validation rows, as a run with the rare ones is told that their scores are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.figures import commit
+from utils.core.files import write_json
+from utils.doctor.finding import Diagnosis
+
+ROOT = Path(__file__).parent.parent
+LABELS = ["anger", "disgust", "fear", "joy", "optimism", "sadness"]
+RARE = ["anticipation", "love", "pessimism", "surprise", "trust"]
+EPOCHS = 5
+Rows = tuple[pd.DataFrame, pd.DataFrame]
+
+
+@dataclass
+class Case:
+    """A run, and what was done to it.
+
+    Args:
+        name: of the case.
+        expected: the finding that names what was done; empty for a sound run.
+        spoil: function of training and validation rows that gives those that the run has.
+        flags: that differ from those of a sound run.
+        frozen: whether the head gets no gradients.
+    """
+
+    name: str
+    expected: str = ""
+    spoil: Callable[[pd.DataFrame, pd.DataFrame], Rows] | None = None
+    flags: dict[str, Any] = field(default_factory=dict)
+    frozen: bool = False
+
+
+def shuffled_labels(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """Training labels on other rows than their own."""
+    train = train.copy()
+    columns = train.columns[2:]
+    train[columns] = train[columns].sample(frac=1, random_state=0).to_numpy()
+    return train, validation
+
+
+def exchanged_columns(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """Two label columns of the validation file exchanged."""
+    return train, validation.rename(columns={"anger": "joy", "joy": "anger"})[validation.columns]
+
+
+def leaked(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """Half of the validation rows in the training file too, with a hashtag more."""
+    copies = validation.iloc[::2].copy()
+    copies["ID"], copies["Tweet"] = "copy-" + copies["ID"], copies["Tweet"] + " #again"
+    return pd.concat([train, copies, copies.assign(ID="again-" + copies["ID"])]), validation
+
+
+def other_rates(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """Validation rows drawn by label: few of those without joy."""
+    kept = (validation["joy"] == 1) | (np.arange(len(validation)) % 4 == 0)
+    return train, validation[kept]
+
+
+def other_script(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """Validation texts in Cyrillic letters."""
+    table = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопкрстуввхуз")
+    return train, validation.assign(Tweet=validation["Tweet"].str.lower().str.translate(table))
+
+
+def in_emoji(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """Half of the texts as nothing but emoji that tell the labels, none of them in the model's vocabulary."""
+    signs = dict(zip(LABELS, "🤬🤢🙀🥳🤞😿"))
+
+    def told(rows: pd.DataFrame) -> pd.DataFrame:
+        texts = rows["Tweet"].tolist()
+        for i in range(0, len(rows), 2):
+            texts[i] = "".join(signs[label] for label in LABELS if rows.iloc[i][label] == 1) + "🦦" * (i % 3 + 1)
+        return rows.assign(Tweet=texts)
+
+    return told(train), told(validation)
+
+
+def wrong_cells(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """A tenth of the cells of the validation labels turned round."""
+    validation = validation.copy()
+    cells = validation[LABELS].to_numpy()
+    turned = np.random.default_rng(0).random(cells.shape) < 0.1
+    validation[LABELS] = np.where(turned, 1 - cells, cells)
+    return train, validation
+
+
+def never_seen(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
+    """No training row has the label fear."""
+    return train[train["fear"] == 0], validation
+
+
+CASES = [
+    Case("sound"),
+    Case("sound, another seed", flags={"seed": 7}),
+    Case("sound, LoRA", flags={"use_peft": True, "dtype": "float32", "learning_rate": 3e-3, "num_train_epochs": 6}),
+    Case("frozen head", "not_trained", frozen=True),
+    Case("learning rate 1", "same_for_every_text", flags={"learning_rate": 1, "num_train_epochs": 2}),
+    Case("one epoch", "same_for_every_text", flags={"num_train_epochs": 1}),
+    Case("stopped early", "still_learning", flags={"num_train_epochs": 3, "lr_scheduler_type": "constant"}),
+    Case("shuffled training labels", "chance", shuffled_labels),
+    Case("exchanged columns in validation", "exchanged_labels", exchanged_columns),
+    Case("validation rows leaked into training", "leaks", leaked),
+    Case("validation drawn by label", "rates_differ", other_rates),
+    Case("validation in another script", "scripts_differ", other_script),
+    Case("texts in emoji", "unknown_tokens", in_emoji),
+    Case("texts cut", "texts_cut", flags={"max_length": 12}),
+    Case("rare labels", "few_rows", flags={"label_columns": [*LABELS, *RARE]}),
+    Case("wrong labels in validation", "mislabelled", wrong_cells),
+    Case("a label not in training", "never_seen", never_seen),
+    Case("positive cells weighed 1000", "threshold_at_edge", flags={"pos_weight": 1000}),
+]
+
+
+def train_case(case: Case, folder: Path) -> dict[str, Any]:
+    """Train a case in a folder; returns its scores and what the doctor said."""
+    import run_classifier
+
+    rows = tuple(pd.read_csv(ROOT / "sample_data" / f"{name}.csv") for name in ("train", "validation"))
+    train, validation = case.spoil(*rows) if case.spoil else rows
+    folder.mkdir()
+    train.to_csv(folder / "train.csv", index=False)
+    validation.to_csv(folder / "validation.csv", index=False)
+    flags = {
+        "config": ROOT / "recipes" / "minilm_cpu.yaml",
+        "train_file": folder / "train.csv",
+        "validation_file": folder / "validation.csv",
+        "output_dir": folder / "run",
+        "per_device_train_batch_size": 16,
+        "learning_rate": 3e-4,
+        "num_train_epochs": EPOCHS,
+        "label_columns": LABELS,
+        "report": False,
+        "disable_tqdm": True,
+    } | case.flags
+    words = []
+    for name, value in flags.items():
+        words += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    started = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _heads(case.frozen):
+        run_classifier.main(words)
+    diagnosis = Diagnosis.load(folder / "run")
+    assert diagnosis is not None
+    scores = {row["name"]: round(row["f1_macro"]["value"], 3) for row in diagnosis.baselines}
+    return {
+        "expected": case.expected,
+        "findings": [vars(finding) for finding in diagnosis.findings],
+        "headline": diagnosis.headline,
+        "macro_f1": scores,
+        "cpu_seconds": round(time.process_time() - started),
+    }
+
+
+@contextlib.contextmanager
+def _heads(frozen: bool):
+    """Within it new heads get no gradients, past the preflight, which refuses a head that is not trained."""
+    from utils.models import classifier
+
+    load = classifier.load_with_head
+
+    def without_gradients(*args: Any, **options: Any) -> Any:
+        model = load(*args, **options)
+        for parameter in model.classifier.parameters():
+            parameter.register_hook(lambda gradient: None if gradient is None else gradient * 0)
+        return model
+
+    if frozen:
+        classifier.load_with_head = without_gradients
+    try:
+        yield
+    finally:
+        classifier.load_with_head = load
+
+
+def show(results: dict[str, Any]) -> str:
+    """The table as text: a case, its score beside the linear model's, and what the doctor said."""
+    parts = []
+    for name, result in results.items():
+        scores = list(result["macro_f1"].values())
+        lines = [f"{name} (macro-F1 {scores[0]:.3f}, TF-IDF {scores[-1]:.3f}, {result['cpu_seconds']} CPU s)"]
+        lines += [f"  {one['severity']}: {one['what']}" for one in result["findings"]] or ["  nothing wrong"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def is_as_expected(result: dict[str, Any]) -> bool:
+    """Whether a spoiled run has the finding that names what was done to it, and a sound one none."""
+    kinds = [finding["kind"] for finding in result["findings"]]
+    return result["expected"] in kinds if result["expected"] else not kinds
+
+
+def main() -> None:
+    """Train all cases, or those named, and write and print what was said of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="*", help="names of the cases; left out: all")
+    parser.add_argument("--results", default="benchmarks/results/doctor.json")
+    args = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(CASES):
+            if args.cases and case.name not in args.cases:
+                continue
+            results[case.name] = train_case(case, Path(folder) / str(number))
+            print(show({case.name: results[case.name]}), end="\n\n", flush=True)
+    as_expected = [name for name, one in results.items() if is_as_expected(one)]
+    print(f"{len(as_expected)} of {len(results)} as expected; others: {sorted(set(results) - set(as_expected))}")
+    content = {"date": date.today().isoformat(), "commit": commit(), "command": "python -m benchmarks.doctor"}
+    write_json(args.results, content | {"results": results})
+
+
+if __name__ == "__main__":
+    main()

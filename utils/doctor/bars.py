@@ -1,0 +1,136 @@
+"""The bars that a finding has to clear: intervals and tests, so that chance alone is not called wrong.
+
+A share is compared by Wilson's interval, a mean by the normal one, a ranking by what it is when labels are dealt out
+anew. The level is high, and the higher the more labels are looked at (Bonferroni), so that a sound run is called wrong
+in about one of a hundred checks at most. Where a difference must also be large enough to matter, the whole interval has
+to lie beyond what does not matter: with many rows a small difference is certain, and still small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest, norm, rankdata
+
+LEVEL = 0.99
+SHUFFLES, SEED = 500, 0
+# Rows from which on a sample of them is looked at: intervals are narrow by then.
+MOST_ROWS = 10_000
+
+
+def each_of(number: int, level: float = LEVEL) -> float:
+    """Level at which each of several checks is made, so that all of them together have `level`."""
+    return 1 - (1 - level) / max(1, number)
+
+
+def share_interval(count: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's interval of a share; from 0 to 1 where there are no rows."""
+    if rows == 0:
+        return 0.0, 1.0
+    ends = binomtest(int(count), int(rows)).proportion_ci(level, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+def more_than(count: int, rows: int, share: float, level: float = LEVEL) -> bool:
+    """Whether more than a share of all rows are like the counted ones, as far as these rows say."""
+    return share_interval(count, rows, level)[0] > share
+
+
+def rates_differ(
+    here: tuple[int, int], there: tuple[int, int], level: float = LEVEL, factor: float = 1.0, points: float = 0.0
+) -> bool:
+    """Whether two shares differ by more than a factor and a number of points, in either direction.
+
+    Args:
+        here: `(count, rows)`.
+        there: the same of other rows.
+        level: of both intervals, which must lie apart.
+        factor: how much higher the lower end of one must be than the upper end of the other.
+        points: the same as a difference of shares.
+    """
+    (low, high), (other_low, other_high) = share_interval(*here, level), share_interval(*there, level)
+    return low > max(factor * other_high, other_high + points) or other_low > max(factor * high, high + points)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a figure over some rows.
+
+    Args:
+        mean: of them.
+        deviation: standard deviation.
+        rows: how many.
+    """
+
+    mean: float
+    deviation: float
+    rows: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Mean:
+        """The mean of values `[N]`."""
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        return cls(float(np.mean(values)) if len(values) else 0.0, spread, len(values))
+
+    def difference(self, other: Mean, level: float = LEVEL) -> tuple[float, float]:
+        """Interval of this mean less another of other rows; without bounds where either has fewer than two rows."""
+        if min(self.rows, other.rows) < 2:
+            return -np.inf, np.inf
+        error = np.sqrt(self.deviation**2 / self.rows + other.deviation**2 / other.rows)
+        reach = float(norm.ppf((1 + level) / 2) * error)
+        return self.mean - other.mean - reach, self.mean - other.mean + reach
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well probabilities rank the rows of each label, and what chance makes of it.
+
+    Args:
+        judged: numbers of the labels with rows of both classes, `[K]`.
+        auc: ROC-AUC of these, `[K]`.
+        by_chance: the same with labels dealt out to the rows anew, `[SHUFFLES, K]`.
+    """
+
+    judged: np.ndarray
+    auc: np.ndarray
+    by_chance: np.ndarray
+
+    @property
+    def mean_by_chance(self) -> float:
+        """What chance keeps the mean over the labels below, at LEVEL."""
+        return float(np.quantile(self.by_chance.mean(axis=1), LEVEL)) if len(self.judged) else 1.0
+
+    def each_by_chance(self, level: float = LEVEL) -> np.ndarray:
+        """What chance keeps each label below, at a level: `[K]`.
+
+        From the deviation of the shuffles, as 500 of them do not reach as far as the level of one label among many.
+        """
+        return np.minimum(1.0, 0.5 + float(norm.ppf(level)) * self.by_chance.std(axis=0))
+
+
+def rank(truth: np.ndarray, probabilities: np.ndarray) -> Ranking:
+    """ROC-AUC of each label, and of the same labels dealt out to other rows, whole rows at a time.
+
+    Args:
+        truth: 0/1 array `[N, L]`.
+        probabilities: `[N, L]`.
+    """
+    positives = truth.sum(axis=0)
+    judged = np.flatnonzero((positives > 0) & (positives < len(truth)))
+    true, n = truth[:, judged].astype(float), positives[judged].astype(float)
+    ranks = rankdata(probabilities[:, judged], axis=0)
+
+    def auc(labels: np.ndarray) -> np.ndarray:
+        return ((labels * ranks).sum(axis=0) - n * (n + 1) / 2) / np.maximum(n * (len(truth) - n), 1)
+
+    rng = np.random.default_rng(SEED)
+    shuffled = [auc(true[rng.permutation(len(true))]) for _ in range(SHUFFLES)]
+    return Ranking(judged, auc(true), np.array(shuffled).reshape(SHUFFLES, len(judged)))
+
+
+def some_rows(rows: int, most: int = MOST_ROWS) -> np.ndarray:
+    """Numbers of the rows to look at, in order: all, or `most` drawn at random, the same each time."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(SEED).choice(rows, most, replace=False))

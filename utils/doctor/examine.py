@@ -1,0 +1,185 @@
+"""All checks of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.doctor.bars import rank, some_rows
+from utils.doctor.baselines import check_baselines, compare_with_baselines, training_rows
+from utils.doctor.finding import Check, Diagnosis
+from utils.doctor.mislabelled import check_mislabelled
+from utils.doctor.predicted import check_chance, check_given, check_spread, check_support, check_swapped
+from utils.doctor.progress import check_learning, check_progress
+from utils.doctor.rows import check_cut, check_leaks, check_rates, check_texts, check_unknown
+from utils.doctor.texts import MOST_TEXTS, TextFigures, Unknown, find_unknown
+from utils.scoring.scores import AT_HALF, TUNED
+
+if TYPE_CHECKING:  # loading these takes torch
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+    from utils.data.examples import Examples
+    from utils.scoring.evaluation import Evaluation
+    from utils.scoring.predictions import Predictions
+
+
+@dataclass
+class Training:
+    """What is known of a training, for the doctor.
+
+    Args:
+        rows: the training rows.
+        lengths: tokens that the model sees of them, `[M]`.
+        full_lengths: tokens of the whole texts, `[M]`.
+        max_length: what texts are cut to.
+        log_history: of Trainer.
+        metrics: of Trainer at its end.
+        leaked: which validation rows have a near-duplicate among the training rows, `[N]` of booleans.
+        best_is_kept: whether the run goes back to its best evaluation.
+    """
+
+    rows: Examples
+    lengths: np.ndarray
+    full_lengths: np.ndarray
+    max_length: int
+    log_history: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    best_is_kept: bool = True
+    leaked: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls, train: Examples, validation: Examples, trainer: Trainer, metrics: Mapping[str, Any], max_length: int
+    ) -> Training:
+        """What a trainer and its data know of a training.
+
+        Args:
+            train: the training rows.
+            validation: the validation rows.
+            trainer: that has trained.
+            metrics: of its training.
+            max_length: what texts are cut to.
+        """
+        tokens: Any = trainer.train_dataset
+        lengths, full_lengths = (np.array(tokens[name][:]) for name in ("length", "full_length"))
+        best_is_kept = bool(trainer.args.load_best_model_at_end)
+        history = trainer.state.log_history
+        return cls(train, lengths, full_lengths, max_length, history, metrics, best_is_kept, validation.leaked)
+
+
+def examine(
+    evaluation: Evaluation,
+    results: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    training: Training | None,
+    with_linear: bool = True,
+) -> Diagnosis:
+    """Look at a finished run.
+
+    Of many validation rows a sample is looked at, the same each time.
+
+    Args:
+        evaluation: of the validation rows.
+        results: their scores with intervals, under the names of all_results.json.
+        tokenizer: of the model.
+        training: what was trained; None for a model that is used as it is.
+        with_linear: whether a linear model is trained for comparison.
+    """
+    everything = evaluation.predictions
+    labels, chosen = everything.labels, some_rows(len(everything))
+    predictions = everything.select(chosen)
+    kind = TUNED if TUNED in evaluation.decisions else AT_HALF
+    decided = evaluation.decisions[kind][:, chosen]
+    truth, probabilities, thresholds = predictions.truth, predictions.probabilities, evaluation.thresholds
+    right = _jaccard(truth, decided[0])
+    ranking = rank(truth, probabilities)
+    known = (truth.sum(axis=0), len(truth))
+    if training is not None:
+        known = (training.rows.labels.sum(axis=0), len(training.rows))
+
+    spread, same = check_spread(labels, probabilities, known)
+    checks = [spread, check_chance(labels, ranking, same), check_swapped(labels, truth, probabilities)]
+    baselines = []
+    if training is not None:
+        texts, train_labels = _training_sample(training.rows) if with_linear else (None, training.rows.labels)
+        baselines = compare_with_baselines(predictions, decided, thresholds.rule, texts, train_labels)
+        checks.append(check_baselines(baselines))
+    if training is not None:
+        half = _half_width(results, f"eval_f1_macro{kind}")
+        checks.append(check_learning(int(training.metrics.get("unchanged_tensors", 0)), None))
+        checks.append(check_progress(training.log_history, f"eval_f1_macro{kind}", half, training.best_is_kept))
+    checks += check_given(labels, truth, probabilities, thresholds, same)
+    low = np.array([results.get(f"eval_f1_low/{label}", 0.0) for label in labels])
+    positives = None if training is None else known[0]
+    checks.append(check_support(labels, truth, positives, low, ranking))
+    reference: dict[str, Any] = {
+        "labels": labels,
+        "rows": len(truth),
+        "given": thresholds.apply(probabilities).sum(axis=0).tolist(),
+        "train_positives": known[0].tolist() if training is not None else [0] * len(labels),
+        "train_rows": known[1] if training is not None else 0,
+        "texts": None,
+    }
+    if training is not None:
+        leaked = None if training.leaked is None else training.leaked[chosen]
+        figures, more = _check_rows(training, everything, predictions, right, leaked, tokenizer)
+        checks += more
+        reference["texts"] = asdict(figures)
+    checks.append(check_mislabelled(labels, truth, probabilities))
+    return Diagnosis(checks, baselines, reference)
+
+
+def _check_rows(
+    training: Training,
+    everything: Predictions,
+    predictions: Predictions,
+    right: np.ndarray,
+    leaked: np.ndarray | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[TextFigures, list[Check]]:
+    """The training texts in figures, and what the checks of rows say.
+
+    Args:
+        training: what was trained.
+        everything: all validation rows.
+        predictions: those that are looked at.
+        right: Jaccard index of these, `[N]`.
+        leaked: which of these have a near-duplicate in training, `[N]` of booleans; None where it is not known.
+        tokenizer: of the model.
+    """
+    rows = training.rows
+    train_texts = rows.rows.select(some_rows(len(rows), MOST_TEXTS))["text"][:]
+    figures = TextFigures.of(train_texts, tokenizer)
+    validation = TextFigures.of(predictions.texts, tokenizer, figures.profile)
+    unknown, _ = find_unknown(predictions.texts, tokenizer)
+    has_unknown = np.isin(np.arange(len(predictions)), unknown.rows)
+    described = Unknown(np.arange(0), figures.unknown_signs).describe()
+    train_rates, rates = ((of.sum(axis=0), len(of)) for of in (rows.labels, everything.truth))
+    number = int(everything.figures.get("leaked_rows", 0))
+    return figures, [
+        check_rates(predictions.labels, train_rates, rates),
+        check_texts(figures, validation),
+        check_leaks(leaked, number, len(everything), right),
+        check_cut(training.lengths, training.full_lengths, training.max_length),
+        check_unknown(figures, described, has_unknown, right),
+    ]
+
+
+def _training_sample(rows: Examples) -> tuple[list[str], np.ndarray]:
+    """Texts and labels of the training rows that the linear model sees."""
+    first = [rows.rows[int(i)]["text"] for i in some_rows(len(rows), 1000)]
+    chosen = training_rows(len(rows), rows.labels.shape[1], float(np.mean([len(text) for text in first])))
+    return rows.rows.select(chosen)["text"][:], rows.labels[chosen]
+
+
+def _jaccard(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    """Jaccard index of each row, 1 where nothing is true and nothing given: `[N]`."""
+    both, either = ((truth != 0) & (decided != 0)).sum(axis=1), ((truth != 0) | (decided != 0)).sum(axis=1)
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def _half_width(results: Mapping[str, Any], name: str) -> float:
+    return (results[f"{name}_high"] - results[f"{name}_low"]) / 2

@@ -1,0 +1,210 @@
+"""Findings about the rows: whether those for validation are like those of training, and what the model sees of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from utils.core.tables import format_share
+from utils.doctor.bars import Mean, each_of, more_than, rates_differ
+from utils.doctor.finding import PROBLEM, Check, Finding, name_labels
+from utils.doctor.texts import TextFigures
+
+# What does not matter, however sure it is: see `utils.doctor.bars`.
+RATE_FACTOR = 1.25
+LENGTH_FACTOR = 1.5
+SCRIPT_POINTS = 0.05
+# Texts of the same language in another style have lost 15 % of their familiar letters (stories against tweets), Dutch
+# against English 22 %, German 30 %, Spanish 55 %.
+FAMILIAR_LOST = 0.2
+MANY = 0.05
+LEAKED = 0.01
+
+
+def compare_rates(
+    labels: list[str], here: np.ndarray, there: np.ndarray, rows: tuple[int, int], where: tuple[str, str]
+) -> list[str]:
+    """What differs in the rates of labels, in words: `joy 12 % here, 35 % there`.
+
+    Args:
+        labels: names of the labels, `[L]`.
+        here: rows of each label, `[L]`.
+        there: the same in other rows.
+        rows: how many there are, here and there.
+        where: what both are called.
+
+    Returns:
+        of each label whose rates differ by more than RATE_FACTOR: its name and rates.
+    """
+    level = each_of(len(labels))
+    return [
+        f"{label} {format_share(a / rows[0])} {where[0]}, {format_share(b / rows[1])} {where[1]}"
+        for label, a, b in zip(labels, here, there)
+        if rates_differ((int(a), rows[0]), (int(b), rows[1]), level, RATE_FACTOR)
+    ]
+
+
+def check_rates(labels: list[str], train: tuple[np.ndarray, int], validation: tuple[np.ndarray, int]) -> Check:
+    """Whether the labels are as frequent in validation as in training.
+
+    Args:
+        labels: names of the labels, `[L]`.
+        train: rows of each label `[L]`, and all rows.
+        validation: the same.
+    """
+    sizes = (train[1], validation[1])
+    apart = compare_rates(labels, train[0], validation[0], sizes, ("in training", "in validation"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (validation[0] / sizes[1]) / (train[0] / sizes[0])
+    known = [(abs(np.log(r)), r, label) for r, label in zip(ratio, labels) if np.isfinite(r) and r > 0]
+    farthest = max(known, default=(0.0, 1.0, ""))
+    seen = f"the farthest apart: {farthest[2]}, {farthest[1]:.2f} times as frequent in validation" if known else "-"
+    findings = []
+    if apart:
+        names = [label for label in labels if any(text.startswith(f"{label} ") for text in apart)]
+        findings.append(
+            Finding(
+                "rates_differ",
+                f"training and validation rows differ in the rates of {name_labels(names, len(labels))}: "
+                f"{'; '.join(apart[:4])}{'; ...' if len(apart) > 4 else ''}",
+                "draw both from the same rows: leave --validation_file out and a share of the training rows is held "
+                "out, stratified over the labels; thresholds follow the rates of the validation rows",
+                labels=names,
+            )
+        )
+    return Check("rates of the labels", seen, findings)
+
+
+def compare_texts(reference: TextFigures, texts: TextFigures, here: str, there: str) -> dict[str, str]:
+    """In what texts are unlike those that a model was trained on: sentences by kind; none where they are not.
+
+    Args:
+        reference: the training texts.
+        texts: the others.
+        here: what the training texts are called.
+        there: what the others are called.
+    """
+    found = {}
+    low, high = texts.lengths.difference(reference.lengths)
+    if low > np.log(LENGTH_FACTOR) or high < -np.log(LENGTH_FACTOR):
+        found["lengths_differ"] = (
+            f"a text {there} has {_typical(texts.lengths)} tokens, one {here} {_typical(reference.lengths)} (geometric "
+            "means)"
+        )
+    for script in sorted({*texts.scripts, *reference.scripts}):
+        counts = [(one.scripts.get(script, 0), one.rows) for one in (texts, reference)]
+        if rates_differ(counts[0], counts[1], points=SCRIPT_POINTS):
+            found["scripts_differ"] = (
+                f"{format_share(counts[0][0] / counts[0][1])} of the texts {there} are in {script.title()} script, "
+                f"{here} {format_share(counts[1][0] / max(1, counts[1][1]))}"
+            )
+            break
+    low, high = texts.familiar.difference(reference.familiar)
+    if high < -FAMILIAR_LOST * reference.familiar.mean and "scripts_differ" not in found:
+        found["languages_differ"] = (
+            f"the texts {there} read like another language: {format_share(texts.familiar.mean)} of their runs of three "
+            f"letters are among the {len(reference.profile)} commonest of the training texts, where it is "
+            f"{format_share(reference.familiar.mean)}"
+        )
+    counts = [(one.unknown_rows, one.rows) for one in (texts, reference)]
+    if rates_differ(counts[0], counts[1], factor=2.0, points=MANY) and texts.unknown_rows / max(1, texts.rows) > (
+        reference.unknown_rows / max(1, reference.rows)
+    ):
+        found["unknown_tokens_differ"] = (
+            f"{format_share(texts.unknown_rows / texts.rows)} of the texts {there} hold tokens that the model does not "
+            f"know, {here} {format_share(reference.unknown_rows / reference.rows)}"
+        )
+    return found
+
+
+def _typical(lengths: Mean) -> str:
+    return f"{np.exp(lengths.mean):.0f}"
+
+
+def check_texts(train: TextFigures, validation: TextFigures) -> Check:
+    """Whether validation texts are like training texts: length, script, language."""
+    found = compare_texts(train, validation, "in training", "in validation")
+    remedy = (
+        "validate on texts like those that will be predicted, and train on such texts: scores say nothing about others"
+    )
+    seen = (
+        f"{_typical(train.lengths)} and {_typical(validation.lengths)} tokens, "
+        f"{_scripts(train)} and {_scripts(validation)} script, "
+        f"{format_share(train.familiar.mean)} and {format_share(validation.familiar.mean)} familiar runs of letters"
+    )
+    return Check("training and validation texts", seen, [Finding(kind, what, remedy) for kind, what in found.items()])
+
+
+def _scripts(figures: TextFigures) -> str:
+    return max(figures.scripts, key=figures.scripts.__getitem__).title() if figures.scripts else "no"
+
+
+def check_leaks(leaked: np.ndarray | None, number: int, rows: int, right: np.ndarray) -> Check:
+    """Whether validation rows are near-duplicates of training rows.
+
+    Args:
+        leaked: which of the rows are, `[N]` of booleans; None where only their number is known.
+        number: of all leaked rows.
+        rows: of all validation rows.
+        right: Jaccard index of the rows looked at, `[N]`.
+    """
+    seen = f"{number:,} of {rows:,} validation rows have a near-duplicate in training"
+    if not more_than(number, rows, LEAKED):
+        return Check("duplicates across training and validation", seen)
+    figures = {"leaked": float(number), "rows": float(rows)}
+    what = f"{seen} ({format_share(number / rows)}), so the scores are too good"
+    if leaked is not None and leaked.any() and not leaked.all():
+        there, others = right[leaked], right[~leaked]
+        figures |= {"jaccard_leaked": float(there.mean()), "jaccard_others": float(others.mean())}
+        what += f": Jaccard is {there.mean():.3f} on these and {others.mean():.3f} on the others"
+    remedy = "pass --drop_leaks, which leaves those training rows out, or hold rows out by --validation_fraction"
+    severity = PROBLEM if more_than(number, rows, 0.1) else "warning"
+    return Check("duplicates across training and validation", seen, [Finding("leaks", what, remedy, severity, figures)])
+
+
+def check_cut(lengths: np.ndarray, full_lengths: np.ndarray, limit: int) -> Check:
+    """Whether many training texts are longer than what the model sees of them.
+
+    Args:
+        lengths: tokens that the model sees, `[N]`.
+        full_lengths: tokens of the whole texts.
+        limit: what texts are cut to.
+    """
+    cut = full_lengths > lengths
+    seen = f"{cut.sum():,} of {len(cut):,} training texts are longer than {limit} tokens"
+    if not more_than(int(cut.sum()), len(cut), MANY):
+        return Check("texts cut", seen)
+    lost = 1 - lengths[cut].sum() / full_lengths[cut].sum()
+    enough = int(np.ceil(np.quantile(full_lengths, 0.99)))
+    what = f"{seen} ({format_share(cut.mean())}): the model does not see {format_share(float(lost))} of their tokens"
+    remedy = f"raise --max_length: {enough} holds 99 % of the texts, as far as the model takes that many"
+    return Check("texts cut", seen, [Finding("texts_cut", what, remedy, figures={"share": float(cut.mean())})])
+
+
+def check_unknown(train: TextFigures, described: str, unknown: np.ndarray, right: np.ndarray) -> Check:
+    """Whether texts with tokens that the model does not know are many, and harder for it.
+
+    Args:
+        train: the training texts.
+        described: the commonest unknown signs, in words.
+        unknown: which of the validation rows looked at have such tokens, `[N]` of booleans.
+        right: Jaccard index of the validation rows looked at, `[N]`.
+    """
+    share = train.unknown_rows / max(1, train.rows)
+    seen = f"{train.unknown_rows:,} of {train.rows:,} training texts hold tokens that the model does not know"
+    if not more_than(train.unknown_rows, train.rows, MANY):
+        return Check("unknown tokens", seen)
+    seen = f"{seen} ({described})"
+    with_, without = Mean.of(right[unknown]), Mean.of(right[~unknown])
+    _, high = with_.difference(without)
+    if high >= 0 and not more_than(train.unknown_rows, train.rows, 0.5):
+        harder = f"; Jaccard is {with_.mean:.3f} on such texts, {without.mean:.3f} on others" if unknown.any() else ""
+        return Check("unknown tokens", f"{seen}{harder}, no clear difference")
+    what = f"{seen}, {format_share(share)} of them"
+    if high < 0:
+        what += f", and they are harder for it: Jaccard is {with_.mean:.3f} on such validation texts, on the others "
+        what += f"{without.mean:.3f}"
+    remedy = (
+        "choose a model whose vocabulary has these signs: those that split texts into bytes (RoBERTa, Qwen) know all, "
+        "multilingual ones (XLM-R) other scripts"
+    )
+    return Check("unknown tokens", seen, [Finding("unknown_tokens", what, remedy, figures={"share": share})])

@@ -1,0 +1,72 @@
+"""Right labels for texts that a run got wrong, in a file that --train_file reads as it is."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from utils.core.errors import UserError
+from utils.core.files import check_length, write_text
+from utils.data.task import Task
+
+
+class Corrections:
+    """A .csv file with the columns of a run's training data, to which rows are added.
+
+    Args:
+        path: of the file, which may exist.
+        task: of the run.
+
+    Raises:
+        UserError: for a file that is no .csv, or has other columns.
+    """
+
+    def __init__(self, path: str | Path, task: Task):
+        self.path, self.task = Path(path), task
+        self.columns = [task.id_column or "id", task.text_column, *task.label_columns]
+        self._lock = threading.Lock()
+        check_length("corrections_file", self.path)
+        if self.path.suffix.lower() != ".csv":
+            raise UserError(f"--corrections_file {path}: must end in .csv")
+        self.read()
+
+    def read(self) -> pd.DataFrame:
+        """The rows so far.
+
+        Raises:
+            UserError: for a file with other columns, or that is none.
+        """
+        if not self.path.exists():
+            return pd.DataFrame(columns=self.columns, dtype=str)
+        try:
+            rows = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--corrections_file {self.path} cannot be read: {error}") from error
+        if list(rows.columns) != self.columns:
+            raise UserError(
+                f"--corrections_file {self.path} has other columns than this run's data "
+                f"({', '.join(self.columns)}): name another file"
+            )
+        return rows
+
+    def add(self, text: str, labels: list[str]) -> int:
+        """Write a text with its labels as another row; returns how many rows there are now.
+
+        Args:
+            text: as it was given.
+            labels: names of those that are right; none is an answer too.
+        """
+        task = self.task
+        if task.labels_are_columns:
+            cells = [str(int(label in labels)) for label in task.labels]
+        else:
+            cells = [(task.label_delimiter or ",").join(label for label in task.labels if label in labels)]
+        with self._lock:
+            rows = self.read()
+            name = f"correction-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+            rows.loc[len(rows)] = [name, text, *cells]
+            write_text(self.path, rows.to_csv(index=False, lineterminator="\n"))
+            return len(rows)

@@ -1,0 +1,38 @@
+"""What the page says of its runs, and the texts that it offers to try."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.models.approaches import describe_approach
+from utils.runs.finished import model_name
+from utils.runs.folder import load_arguments, load_results, load_task
+from utils.scoring.predictions import PREDICTIONS_FILE, Predictions
+
+EXAMPLES, SHORTEST, LONGEST = 6, 15, 160  # how many, and characters of each
+
+
+def example_texts(folder: str) -> list[str]:
+    """Short validation texts with different labels; none where the run has no validation predictions."""
+    if not (Path(folder) / PREDICTIONS_FILE).is_file():
+        return []
+    rows = Predictions.load(folder, load_task(folder).labels)
+    fitting = [i for i, text in enumerate(rows.texts) if SHORTEST <= len(text) <= LONGEST]
+    chosen: list[int] = []
+    for label in np.argsort(-rows.truth.sum(axis=0), kind="stable"):  # the most frequent label first
+        with_label = [i for i in fitting if rows.truth[i, label] and i not in chosen]
+        chosen += with_label[:1]
+    return [rows.texts[i] for i in chosen[:EXAMPLES]]
+
+
+def about(folders: list[str]) -> str:
+    """A line on the runs: their models and how well they do."""
+    parts = []
+    for folder in folders:
+        arguments, results = load_arguments(folder), load_results(folder)
+        score = results.get("eval_f1_macro_tuned", results["eval_f1_macro"])
+        parts.append(f"{model_name(arguments)} ({describe_approach(arguments)}), macro-F1 {score:.3f}")
+    rows = load_results(folders[0])["eval_samples"]
+    return f"{'; '.join(parts)}, on {rows:,} validation rows."

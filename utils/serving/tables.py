@@ -1,0 +1,76 @@
+"""A table that is dropped on the demo page, and comes back with probabilities and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from utils.core.errors import UserError
+from utils.data.columns import read_ids, read_texts
+from utils.data.tables import read_chunks
+from utils.serving.predictor import Predictor
+
+ROWS_AT_A_TIME = 200
+FORMATS = [".csv", ".tsv", ".txt", ".jsonl", ".parquet"]
+
+
+def predict_file(
+    predictor: Predictor, path: str, target: str | Path, most_rows: int, told: Callable[[int], None]
+) -> int:
+    """Predict the texts of a file; id, text, labels and probabilities are written to another.
+
+    Args:
+        predictor: whose run says what the column of texts is called.
+        path: of the file; messages name it without its folder.
+        target: .csv to write.
+        most_rows: more are refused, before any is predicted.
+        told: called with the number of rows predicted so far.
+
+    Returns:
+        number of rows.
+
+    Raises:
+        UserError: for a file that cannot be read, without a column of texts, or with too many rows.
+    """
+    try:
+        return _predict_file(predictor, path, target, most_rows, told)
+    except UserError as error:
+        raise UserError(str(error).replace(path, Path(path).name)) from error
+
+
+def _predict_file(
+    predictor: Predictor, path: str, target: str | Path, most_rows: int, told: Callable[[int], None]
+) -> int:
+    task, rows = predictor.task, 0
+    for chunk in read_chunks(path, ROWS_AT_A_TIME):
+        names = chunk.rows.column_names
+        if task.text_column not in names:
+            raise UserError(
+                f'{path} has no column "{task.text_column}", which holds the texts; its columns are: '
+                f"{', '.join(names)}. Rename one"
+            )
+        if task.id_column not in names:
+            task = replace(task, id_column=None)
+        read_texts(chunk, task)  # refuses rows without a text
+        rows += len(chunk.rows)
+        if rows > most_rows:
+            raise UserError(f"{path} has more than {most_rows:,} rows: cut it up, or use make_submission.py")
+    raw = replace(task, normalize_users=False, normalize_urls=False)  # what comes back is what was sent
+    done = 0
+    for chunk in read_chunks(path, ROWS_AT_A_TIME):
+        texts = read_texts(chunk, raw)
+        answers = predictor.predict(texts)
+        probabilities = [answer.probabilities.mean(axis=0) for answer in answers]
+        given = [answer.given.mean(axis=0) > 0.5 for answer in answers]
+        columns = {task.id_column or "id": read_ids(chunk, raw), task.text_column: texts}
+        columns["labels"] = [", ".join(x for x, yes in zip(predictor.labels, row) if yes) for row in given]
+        for i, label in enumerate(predictor.labels):
+            columns[f"probability/{label}"] = [round(float(row[i]), 6) for row in probabilities]
+        frame = pd.DataFrame(columns)
+        frame.to_csv(target, mode="w" if done == 0 else "a", header=done == 0, index=False)
+        done += len(frame)
+        told(done)
+    return done
