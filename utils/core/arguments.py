@@ -27,7 +27,7 @@ class ModelArguments(ModelConfig):
     _argument_group_name = "model"
 
     model_name_or_path: str = option(
-        None, "hub name or folder of the model; embedded-minilm is the one of requirements-quickstart.txt"
+        None, "hub name or folder of the model (needed); embedded-minilm is the one of requirements-quickstart.txt"
     )
     dtype: str | None = option(
         None,
@@ -39,6 +39,7 @@ class ModelArguments(ModelConfig):
     )
     lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
     use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
+    use_peft: bool = option(False, "train a LoRA adapter and the head instead of all weights")
     pooling: str | None = option(
         None,
         "what the head sees: the first token (encoders), the last real token (decoders), or the mean over the real "
