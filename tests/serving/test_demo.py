@@ -48,7 +48,7 @@ class CountsWords:
 
 def counting(*labels, thresholds=(0.6,), **task):
     """A `Predictor` of one run for each threshold; the last one answers with the first label."""
-    task = Task(list(labels), "text", list(labels), **task)
+    task = Task(list(labels), ["text"], list(labels), **task)
     runs = [
         ServedRun(f"run{i}", CountsWords(task, labels[:1] if i == len(thresholds) - 1 else ()), rule_of(value, task))
         for i, value in enumerate(thresholds)
@@ -140,12 +140,12 @@ def test_corrections_are_training_rows(trained, tmp_path):
 
 
 def test_corrections_in_a_column_of_lists(tmp_path):
-    task = Task(["joy", "fear"], "text", ["emotions"], label_delimiter=";")
+    task = Task(["joy", "fear"], ["text"], ["emotions"], label_delimiter=";")
     corrections = Corrections(tmp_path / "corrections.csv", task)
     for labels in (["fear", "joy"], ["joy"], []):
         corrections.add("some text", labels)
     assert list(pd.read_csv(tmp_path / "corrections.csv", keep_default_na=False)["emotions"]) == ["joy;fear", "joy", ""]
-    one = Corrections(tmp_path / "one.csv", Task(["joy", "fear"], "text", ["emotion"], single_label=True))
+    one = Corrections(tmp_path / "one.csv", Task(["joy", "fear"], ["text"], ["emotion"], single_label=True))
     with pytest.raises(UserError, match="one label"):
         one.add("some text", [])
 

@@ -35,7 +35,7 @@ def answer_html(predictor: Predictor, answer: Answer, cut: list[str]) -> str:
     parts = [_verdict(predictor, answer)]
     for name in cut:
         limit = next(run.approach.max_length for run in runs if run.name == name)
-        parts.append(notice(f"{name} reads the first {limit} tokens; the end of this text does not count.", bad=False))
+        parts.append(notice(f"{name} reads {limit} tokens of a text: the rest of this one does not count.", bad=False))
     for i, run in enumerate(runs):
         decoded = answer.decoded[i]
         if decoded is not None:
