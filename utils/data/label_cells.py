@@ -218,14 +218,18 @@ def read_labels(table: Table, task: Task) -> np.ndarray:
     Raises:
         UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
     """
+    there = set(table.rows.column_names) & set(task.label_columns)
     for name in task.label_columns:
-        table.require(name, "label")
+        if not (table.unknown_labels and there and task.labels_are_columns):  # else it is not annotated in this table
+            table.require(name, "label")
     return _read_label_columns(table, task) if task.labels_are_columns else _read_label_lists(table, task)
 
 
 def _read_label_columns(table: Table, task: Task) -> np.ndarray:
     """`read_labels` from one 0/1 column for each label."""
-    values = np.column_stack([cell_values(table, name) for name in task.labels])
+    unknown = np.full(len(table.rows), np.nan, dtype=np.float32)
+    there = table.rows.column_names
+    values = np.column_stack([cell_values(table, name) if name in there else unknown for name in task.labels])
     bad = np.argwhere(values < 0)
     if len(bad):
         row, column = (int(i) for i in bad[0])
