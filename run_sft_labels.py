@@ -25,6 +25,7 @@ from utils.core.arguments import (
     RunArguments,
     ThresholdArguments,
 )
+from utils.core.errors import UserError
 from utils.core.parser import TrainerArguments, script
 
 if TYPE_CHECKING:  # loading it takes torch
@@ -57,6 +58,11 @@ def main(
 
     # Refuse what cannot work and read the data, before torch is loaded
     eval_only = generation_args.eval_only
+    if data_args.long_texts == "windows":
+        raise UserError(
+            "--long_texts windows is for a classification head, whose logits can be pooled over windows: an answer is "
+            "one list of labels for the whole text; pass middle or cut"
+        )
     check_start(model_args, data_args, run_args, trainer_args, eval_only)
     check_answers_are_labels(data_args, eval_only)
 

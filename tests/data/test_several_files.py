@@ -40,7 +40,7 @@ def test_labels_that_a_file_lacks_are_unknown_there(files, tiny, tmp_path, capsy
     assert "b.tsv has no column for anger: not annotated there" in said
     task = load_task(tmp_path / "run")
     assert task.labels == task.label_columns == ["anger", "joy", "fear", "love"]
-    assert (task.id_column, task.text_column) == ("ID", "Tweet")
+    assert (task.id_column, task.text_columns) == ("ID", ["Tweet"])
     first, second = pd.read_csv(files[0]), pd.read_csv(files[1], sep="\t")
     expected = pd.concat([first.rename(columns={"Tweet": "text"}), second.rename(columns={"comment_text": "text"})])
     held = Predictions.load(tmp_path / "run", task.labels)

@@ -4,7 +4,6 @@ Nothing here imports torch, so that `--help` answers at once.
 """
 
 import argparse
-import difflib
 import functools
 import json
 import math
@@ -22,7 +21,7 @@ from trl import TrlParser
 from utils.core.errors import UserError, exit_on_user_error
 from utils.core.noise import LibraryNoise
 from utils.core.processes import is_launched_several_times
-from utils.core.shown import quote
+from utils.core.shown import nearest, quote
 from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
 
 # Numbers on the command line: seeds of numpy end here, and no float that is meant is as large.
@@ -204,8 +203,8 @@ class ArgumentParser(TrlParser):
             self.error(f"there is no {shown}: {NO_SUCH_FLAG[flag]}")
         names = [name for action in self._actions for name in action.option_strings] + sorted(self.later)
         known = [name for name in names if "-" not in name[2:] and not name.startswith("--no_")]
-        near = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
-        hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""
+        near = nearest(flag[2:], [name[2:] for name in known])
+        hint = f": did you mean {'--' if shown.startswith('-') else ''}{near}?" if near else ""
         self.error(f"unknown {'flag ' if shown.startswith('-') else ''}{shown}{hint}")
 
     def parse(self, argv: list[str]) -> list[Any]:

@@ -25,6 +25,7 @@ from utils.core.processes import local_main_first
 from utils.core.progress import show_progress_of
 from utils.data import columns, label_cells, text
 from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
+from utils.data.headers import Layout
 from utils.data.label_cells import read_labels, read_weights
 from utils.data.label_rows import (
     annotated_rows,
@@ -338,11 +339,11 @@ def _read_rows_of_files(data_args: DataArguments) -> tuple[Examples, Examples | 
     task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
     for table, one in zip(train_tables, found):
         ignored = sorted(
-            set(table.rows.column_names) - {one.id_column, one.text_column, one.weight_column, *one.label_columns}
+            set(table.rows.column_names) - {one.id_column, *one.text_columns, one.weight_column, *one.label_columns}
         )
         where = f"{table.name}: " if several else ""
-        ids = one.id_column or "row numbers"
-        log(f'{where}text: column "{one.text_column}"; ids: {ids}; ignored: {ignored or "nothing"}')
+        ids, texts = one.id_column or "row numbers", " and ".join(f'"{name}"' for name in one.text_columns)
+        log(f"{where}text: column {texts}; ids: {ids}; ignored: {ignored or 'nothing'}")
         missing = [label for label in task.labels if task.labels_are_columns and label not in one.labels]
         if missing:
             log(f"{table.name} has no column for {', '.join(missing)}: not annotated there")
@@ -359,8 +360,14 @@ def _read_tables(data_args: DataArguments) -> tuple[list[Table], Table | None]:
     if not data_args.train_file:
         raise UserError("give the training data, either by --train_file or by --dataset_name")
     file = data_args.validation_file
-    train = [read_table(name, data_args.csv_quoting) for name in data_args.train_file]
-    return train, read_table(file, data_args.csv_quoting) if file else None
+    train = [read_table(name, layout_of(data_args)) for name in data_args.train_file]
+    return train, read_table(file, layout_of(data_args)) if file else None
+
+
+def layout_of(data_args: DataArguments) -> Layout:
+    """What the flags say of how training and validation files are written."""
+    names = data_args.column_names
+    return Layout(data_args.csv_quoting, data_args.csv_separator, tuple(names) if names else None)
 
 
 def _hold_out_fold(rows: Examples, folds: int, fold: int | None, seed: int) -> tuple[Examples, Examples]:
@@ -428,7 +435,7 @@ def read_evaluation_data(data_args: DataArguments) -> tuple[Examples, Task]:
     """
     if not data_args.validation_file:
         raise UserError("give the rows to evaluate by --validation_file")
-    table = read_table(data_args.validation_file, data_args.csv_quoting)
+    table = read_table(data_args.validation_file, layout_of(data_args))
     table.unknown_labels, table.soft_labels = data_args.unknown_labels, data_args.soft_labels
     task = find_task(table, data_args)
     with local_main_first():

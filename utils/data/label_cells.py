@@ -7,9 +7,14 @@ cell that lists names.
 from __future__ import annotations
 
 import ast
+import io
+import json
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -19,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from utils.core.errors import UserError
+from utils.core.log import log
 from utils.core.shown import join_names, quote
 from utils.data.tables import Table
 from utils.data.task import Task
@@ -124,12 +130,7 @@ def parse_names(cell: Any, delimiter: str | None, names: Sequence[str] | None = 
         names: of the labels, where the cells hold their numbers, from 0; None where they hold names.
     """
     if isinstance(cell, str) and cell.strip().startswith("["):
-        if re.search(r"""['"]\s+['"]""", cell):  # a printed numpy array: Python would join names without commas
-            return None
-        try:
-            cell = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
+        cell = _parse_list(cell.strip())
     elif isinstance(cell, str):
         cell = cell.split(delimiter)
     elif cell is None:
@@ -145,6 +146,53 @@ def parse_names(cell: Any, delimiter: str | None, names: Sequence[str] | None = 
     if not all(0 <= number < len(names) for number in numbers):
         return None
     return [names[number] for number in numbers]
+
+
+def _parse_list(text: str) -> Any:
+    """The list that a text writes as JSON or Python does; None where it writes none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # As a printed numpy array has them: Python would join names without commas.
+        kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text).readline)]
+        if any(kind == following == tokenize.STRING for kind, following in pairwise(kinds)):
+            return None
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
+        return None
+
+
+def holds_codes(table: Table, name: str) -> bool:
+    """Whether the cells are numbers of labels, one or several each, and not 0 and 1 alone."""
+    if class_label(table, name) is not None:
+        return True
+    if not is_plain(table.column(name).type):
+        return False
+    numbers = {part for cell in distinct_cells(table, name) for part in re.split(r"[\[\],;|\s]+", cell)} - {""}
+    return all(part.isdecimal() for part in numbers) and bool(numbers - {"0", "1"})
+
+
+def read_label_names(path: str) -> list[str]:
+    """Names of labels from a file with a name in each line, the first of them that of number 0.
+
+    Raises:
+        UserError: for a file that cannot be read, an empty line, or a name that stands twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--label_names {path} cannot be read: {error}") from error
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names or len(names) < 2:
+        raise UserError(f"--label_names {path}: write a name in each line, that of number 0 first")
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UserError(f'--label_names {path}: "{quote(repeated[0])}" stands twice')
+    return names
 
 
 def label_lists(
@@ -201,6 +249,10 @@ def find_listed_labels(
     if names is not None:
         return names, delimiter
     labels = sorted({name for row in label_lists(table, column, delimiter) for name in row})
+    if all(label.isdecimal() for label in labels) and len(labels) > 2:
+        labels.sort(key=int)
+        log(f'{table.name}, column "{column}": the labels are numbers; a file with a name in each line, that of 0 '
+            "first, names them: --label_names FILE")  # fmt: skip
     if {label.lower() for label in labels} <= set(BINARY_CELLS):
         raise UserError(
             f'{table.name}, column "{column}" lists {join_names(labels) or "nothing"}, not the names of labels: '
@@ -218,22 +270,23 @@ def read_labels(table: Table, task: Task) -> np.ndarray:
     Raises:
         UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
     """
-    there = set(table.rows.column_names) & set(task.label_columns)
-    for name in task.label_columns:
-        if not (table.unknown_labels and there and task.labels_are_columns):  # else it is not annotated in this table
-            table.require(name, "label")
-    return _read_label_columns(table, task) if task.labels_are_columns else _read_label_lists(table, task)
+    if not task.labels_are_columns:
+        return _read_label_lists(table, table.require(task.label_columns[0], "label"), task)
+    columns: list[str | None] = [table.find(name) for name in task.labels]
+    # Where cells may be unknown, so may all of a column, but not all of all columns.
+    if not table.unknown_labels or not any(columns):
+        columns = [table.require(name, "label") for name in task.labels]
+    return _read_label_columns(table, columns)
 
 
-def _read_label_columns(table: Table, task: Task) -> np.ndarray:
-    """`read_labels` from one 0/1 column for each label."""
+def _read_label_columns(table: Table, columns: list[str | None]) -> np.ndarray:
+    """`read_labels` from one 0/1 column for each label, None for one that is not annotated in this table."""
     unknown = np.full(len(table.rows), np.nan, dtype=np.float32)
-    there = table.rows.column_names
-    values = np.column_stack([cell_values(table, name) if name in there else unknown for name in task.labels])
+    values = np.column_stack([unknown if name is None else cell_values(table, name) for name in columns])
     bad = np.argwhere(values < 0)
     if len(bad):
         row, column = (int(i) for i in bad[0])
-        name = task.labels[column]
+        name = str(columns[column])
         value = table.column(name)[row].as_py()
         shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
         cell, hint = table.strings(name)[row].as_py().lower(), ""
@@ -246,9 +299,8 @@ def _read_label_columns(table: Table, task: Task) -> np.ndarray:
     return values.astype(np.int8) if ((values == 0) | (values == 1)).all() else values
 
 
-def _read_label_lists(table: Table, task: Task) -> np.ndarray:
+def _read_label_lists(table: Table, column: str, task: Task) -> np.ndarray:
     """`read_labels` from a column of label lists."""
-    column = task.label_columns[0]
     index = {name: i for i, name in enumerate(task.labels)}
     labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
     if table.unknown_labels and is_plain(table.column(column).type):

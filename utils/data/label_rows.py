@@ -145,7 +145,7 @@ def join_tasks(tasks: list[Task], tables: list[Table]) -> Task:
                 "such labels): pass --unknown_labels to take them for not annotated there"
             )
     for task, table in zip(tasks, tables):
-        taken = [name for name in (task.id_column or "id", task.text_column) if name in labels]
+        taken = [name for name in (task.id_column or "id", *task.text_columns) if name in labels]
         if taken:
             raise UserError(f'{table.name}: "{quote(taken[0])}" holds ids or texts, and is a label in another file')
     return replace(first, labels=labels, label_columns=labels)
@@ -162,7 +162,7 @@ def in_file(task: Task, found: Task) -> Task:
     return replace(
         task,
         id_column=found.id_column,
-        text_column=found.text_column,
+        text_columns=found.text_columns,
         label_columns=columns,
         label_delimiter=found.label_delimiter,
         label_codes=found.label_codes,

@@ -90,6 +90,8 @@ class TaskTrainingArguments(TrainingArguments):
     hub_strategy: str = field(default="end", init=False)
     hub_always_push: bool = field(default=False, init=False)
     hub_revision: str | None = field(default=None, init=False)
+    # --label_names is the file with the names of the labels.
+    label_names: list[str] | None = field(default=None, init=False)
     ddp_find_unused_parameters: bool | None = option(False, "look for parameters without a gradient in every step")
     # Trainer's own help texts of these hold a bare percent sign, which argparse cannot print.
     lr_scheduler_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for the scheduler"})

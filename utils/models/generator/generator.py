@@ -55,6 +55,7 @@ class LabelGenerator:
         self.max_length = length_limit(max_length, tokenizer, model.config)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
         self.form = build_format(generation, task.labels, tokenizer, self.max_length, task.single_label)
+        self.form.long_texts = task.long_texts
         self.unknown_words: Counter[str] = Counter()  # in the free answers to the texts answered last
 
     @classmethod
@@ -106,7 +107,7 @@ class LabelGenerator:
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of prompts, texts and answers as the trainer takes them, with `length` and `full_length`; cached."""
         form = self.form
-        parts = (form.prompt, form.answers, form.label_text.columns, form.budget)
+        parts = (form.prompt, form.answers, form.label_text.columns, form.budget, form.long_texts)
         return encode_conversations(examples, self.tokenizer, *parts)
 
     def collator(self, on_gpu: bool) -> AnswerCollator:
