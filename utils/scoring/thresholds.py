@@ -292,13 +292,13 @@ class Thresholds:
 
         def read(path: Path) -> Thresholds:
             content = read_json_object(path)
-            if content["strategy"] == ARGMAX:
-                return cls(np.full(len(labels), np.nan), ThresholdRule(ARGMAX))
+            best_by = content.get("best_by", "f1_macro")
+            if content["strategy"] == ARGMAX and best_by in BEST_BY:
+                return cls(np.full(len(labels), np.nan), ThresholdRule(ARGMAX, best_by=best_by))
             values = np.array([float(content["thresholds"][label]) for label in labels])
             shrinkage = float(content["shrinkage"])
             if not (np.isfinite(values).all() and 0 <= shrinkage < np.inf) or set(content["thresholds"]) != set(labels):
                 raise ValueError(f"{path} must hold a threshold for each label")
-            best_by = content.get("best_by", "f1_macro")
             if content["strategy"] not in SHRINKAGE or best_by not in BEST_BY:
                 raise ValueError(f"{path} names no strategy, or a score that there is not")
             curves = content.get("calibration")
