@@ -134,6 +134,7 @@ def test_packed_weights_compute_the_same(tiny):
     """4-bit weights in bf16 storage, as FSDP shards them, give the logits of those in bytes."""
     import torch
 
+    from utils.data.task import Task
     from utils.models.classifier import load_with_head
     from utils.models.loading import load_tokenizer
 
@@ -143,7 +144,7 @@ def test_packed_weights_compute_the_same(tiny):
         model_args = ModelArguments(
             model_name_or_path=tiny("qwen2"), dtype="bfloat16", bnb_4bit_quant_storage=storage, **QLORA
         )
-        model = load_with_head(model_args, ["a", "b"], tokenizer)
+        model = load_with_head(model_args, Task(["a", "b"], ["text"], ["a", "b"]), tokenizer)
         weight = model.model.layers[0].mlp.up_proj.weight
         torch.nn.init.ones_(model.score.weight)
         assert weight.dtype == (torch.bfloat16 if storage else torch.uint8)

@@ -5,6 +5,7 @@ Inside a script only these functions reach the terminal: what libraries print is
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -46,6 +47,18 @@ def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) ->
     encoding = getattr(stream, "encoding", None) or "utf-8"
     with _through(sys.stdout):
         print(text.encode(encoding, "replace").decode(encoding), end=end, flush=flush)
+
+
+def silence_deepspeed() -> None:
+    """Keep DeepSpeed from saying on stdout that there is no GPU.
+
+    It is imported wherever it is installed, and stdout may be a file of predictions.
+    """
+    logging.getLogger("DeepSpeed").addFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")
 
 
 def _through(stream: TextIO) -> AbstractContextManager:

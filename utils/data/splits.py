@@ -33,7 +33,7 @@ def assign_parts(
     label with the fewest rows left goes first, and each of its groups goes to the part that lacks that label most.
 
     Args:
-        labels: 0/1 array `[N, L]`.
+        labels: 0/1 array `[N, L]`; what is below 0.5 or unknown (NaN) counts as 0.
         groups: int array `[N]`.
         fractions: share of the rows wanted in each of the K parts, sum 1.
         seed: decides the order of the groups, and ties.
@@ -41,7 +41,7 @@ def assign_parts(
     Returns:
         int array `[N]` with values 0 to K - 1.
     """
-    labels, groups = np.asarray(labels, dtype=np.int64), np.asarray(groups)
+    labels, groups = (np.asarray(labels) >= 0.5).astype(np.int64), np.asarray(groups)
     rng = np.random.default_rng(seed)
     # "No label" is stratified like a label; the last column counts all rows and places the groups that remain.
     columns = np.column_stack([labels, labels.sum(axis=1) == 0, np.ones(len(labels), dtype=np.int64)])

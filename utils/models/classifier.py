@@ -36,7 +36,14 @@ from utils.models.adapters import (
 )
 from utils.models.approaches import BASE_FOLDER, finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
-from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
+from utils.models.head import (
+    HEAD_PARTS,
+    check_pooling,
+    compute_without_autocast,
+    get_head,
+    pool_mean,
+    pool_windows,
+)
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
@@ -85,6 +92,8 @@ class Classifier:
         self.max_length = length_limit(max_length, tokenizer, model.config)
         if questions is not None:
             self.ask(task.labels)
+        if task.long_texts == "windows":
+            pool_windows(without_adapter(model), task.window_pooling)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
         self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"  # or the mean, in its place
         if self.pools_first_token:
@@ -111,8 +120,7 @@ class Classifier:
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        labels = ONE_LOGIT if questions else task.labels
-        model = load_with_head(model_args, labels, tokenizer, single_label=task.single_label)
+        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer)
         check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
@@ -135,8 +143,7 @@ class Classifier:
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
         questions = Questions.load(folder) if arguments.get("ask_labels") else None
-        labels, single = ONE_LOGIT if questions else task.labels, task.single_label
-        model = load_with_head(model_args, labels, tokenizer, new_head=adapted, single_label=single)
+        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer, new_head=adapted)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
@@ -154,7 +161,7 @@ class Classifier:
 
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
-        return encode(examples, self.tokenizer, self.max_length)
+        return encode(examples, self.tokenizer, self.max_length, self.task)
 
     def collator(self, on_gpu: bool) -> Collator:
         """What makes a batch of encoded rows."""
@@ -174,16 +181,19 @@ class Classifier:
             `Predictions` with row numbers for ids; NaN where the model gives no number.
         """
         state = this_process()
-        ids = []
+        ids, owner = [], []  # of windows, where texts have several, and the text that each belongs to
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
-            rows = tokenize(texts[start : start + TEXTS_AT_A_TIME], self.tokenizer, self.max_length)["input_ids"]
-            ids += [np.array(row, dtype=np.int32) for row in rows]
+            part = tokenize(texts[start : start + TEXTS_AT_A_TIME], self.tokenizer, self.max_length, self.task)
+            for text, row in enumerate(part["input_ids"], start=start):
+                windows = row if self.task.long_texts == "windows" else [row]
+                ids += [np.array(window, dtype=np.int32) for window in windows]
+                owner += [text] * len(windows)
         order = longest_first([len(row) for row in ids])
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         device: Any = state.device  # never None, unlike accelerate's hint
         collate = self.collator(device.type == "cuda")
         # Rows of other processes stay 0, so that the sum over all processes is the whole.
-        logits = torch.zeros(len(texts), len(self.task.labels), device=device)
+        logits = torch.zeros(len(ids), len(self.task.labels), device=device)
         autocast = torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
         bar = Progress("classifying", len(texts), "texts", **off_with_transformers())
         with torch.inference_mode(), autocast, bar:
@@ -196,7 +206,9 @@ class Classifier:
                 bar.update(min(len(rows) * state.num_processes, len(texts) - bar.n))
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
-        probabilities = self.probabilities(logits.double().cpu().numpy())
+        probabilities = self.probabilities(
+            _pool(logits.double().cpu().numpy(), np.array(owner), self.task.window_pooling)
+        )
         return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -256,13 +268,7 @@ class Classifier:
             dtype: of its weights; left out: 16 bit, as fits the training.
         """
         dtype = dtype or dtype_of_merged(self.model_args.dtype)
-        base = load_with_head(
-            to_merge(self.model_args, dtype),
-            self.task.labels,
-            self.tokenizer,
-            on_cpu=True,
-            single_label=self.task.single_label,
-        )
+        base = load_with_head(to_merge(self.model_args, dtype), self.task, self.tokenizer, on_cpu=True)
         merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -292,27 +298,37 @@ class Classifier:
         }
 
 
+def _pool(logits: np.ndarray, owner: np.ndarray, pooling: str) -> np.ndarray:
+    """Logits `[N, L]` of texts from those of their windows `[W, L]`; `owner` `[W]` says whose they are, in order."""
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    if pooling == "max":
+        return np.maximum.reduceat(logits, starts)
+    return np.add.reduceat(logits, starts) / np.diff(starts, append=len(owner))[:, None]
+
+
+def _asked_of_head(task: Task, questions: Questions | None) -> Task:
+    """The task as the head sees it: one logit serves all labels that are asked for one by one."""
+    return task if questions is None else replace(task, labels=ONE_LOGIT)
+
+
 def load_with_head(
     model_args: ModelArguments,
-    labels: list[str],
+    task: Task,
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
-    single_label: bool = False,
 ) -> PreTrainedModel:
-    """Load a model with a classification head.
+    """Load a model with a head for the labels of a task.
 
     The head is in fp32 and never quantised, also where the checkpoint is quantised already. The pad id is set on the
     configuration: decoders pool their last token that is not the pad token.
 
     Args:
         model_args: which model, in how many bits.
-        labels: names of the labels, `[L]`.
+        task: its labels, and whether a text has one of them or any number.
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
-        single_label: whether a text has one label instead of any number: the configuration says so, and plain
-            transformers' pipelines take softmax or sigmoid by it.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -320,8 +336,10 @@ def load_with_head(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    config.problem_type = f"{'single' if single_label else 'multi'}_label_classification"
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    # Plain transformers' pipelines take softmax or sigmoid by it.
+    config.problem_type = f"{'single' if task.single_label else 'multi'}_label_classification"
     config.pad_token_id = tokenizer.pad_token_id
     if model_args.attention == "bidirectional":
         config.is_causal = False  # saved with a model trained in full, and with a merged one

@@ -34,7 +34,8 @@ from utils.scoring.bootstrap import (
 )
 from utils.scoring.notes import choice_note, ends_of_intervals, leak_note, time_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import TUNED, left_out_notes, summary_rows, with_interval
+from utils.scoring.reliability import calibrate_out_of_sample, reliability
+from utils.scoring.scores import TUNED, by_name, known_cells, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
 SUSPECTS = 30
@@ -51,13 +52,14 @@ class Picture:
 
 @dataclass
 class Section:
-    """A part of the page: paragraphs, then a table, then pictures, each if there are any."""
+    """A part of the page: paragraphs, a table, pictures, and paragraphs below them, each if there are any."""
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
     header: list[str] = field(default_factory=list)
     rows: list[list[Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)  # what the figures are: they themselves come first
     kind: str = "names"  # of the table: figures behind names; "prose", texts that wrap; "pairs", a name and a value
 
 
@@ -97,10 +99,10 @@ def mistakes_rows(predictions: Predictions, decided: np.ndarray, most: int = MIS
         rows `[text, true labels, predicted labels, the surest mistake]`, the surest first, each text once.
     """
     labels, truth, probabilities = predictions.labels, predictions.truth, predictions.probabilities
-    error = np.where(decided != truth, np.abs(probabilities - truth), -1.0)
+    error = np.where((decided != truth) & known_cells(truth), np.abs(probabilities - truth), -1.0)
 
     def names(cells: np.ndarray) -> str:
-        return ", ".join(label for label, yes in zip(labels, cells) if yes) or "(none)"
+        return ", ".join(label for label, yes in zip(labels, cells) if yes == 1) or "(none)"
 
     rows = []
     for row in np.argsort(-error.max(axis=1), kind="stable")[:most]:
@@ -128,24 +130,29 @@ def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
         )
     paragraphs += left_out_notes(metrics)
     paragraphs += filter(None, [leak_note(run.results), choice_note([run.results]), time_note(run.results)])
-    return Section("Scores", paragraphs, *summary_rows(metrics))
+    return Section("Scores", [], *summary_rows(metrics, run.thresholds.rule.best_by), below=paragraphs)
 
 
 def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
     """Scores of each label with their intervals."""
-    support = run.predictions.truth.sum(axis=0)
+    support = np.nansum(run.predictions.truth, axis=0)
     metrics = {name.removeprefix("eval_"): value for name, value in run.results.items()}
     metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
     rows = []
     for i, label in enumerate(run.task.labels):
-        rows.append([label, *(with_interval(metrics, f"{name}/{label}") for name in OF_LABELS), int(support[i])])
-    header = ["label", "precision", "recall", "F1", "support"]
+        f1, *others = (with_interval(metrics, f"{name}/{label}") for name in ("f1", *OF_LABELS[:-1]))
+        rows.append([label, f1, *others, int(support[i])])
+    header = ["label", "F1", "precision", "recall", "support"]
+    known = known_cells(run.predictions.truth)
+    if not known.all():
+        rows = [[*row, int(count)] for row, count in zip(rows, known.sum(axis=0))]
+        header.append("annotated")
     note = f"Precision, recall and F1 {_how_decided(run)}."
     if not run.task.single_label:
         rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
         header.append("threshold")
         note += f" The threshold is the one for new rows ({run.thresholds.rule.strategy})."
-    return Section("Labels", [note], header, rows)
+    return Section("Labels", [], header, rows, below=[note])
 
 
 def _how_decided(run: FinishedRun) -> str:
@@ -161,11 +168,17 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     Labels together are counted in the first partition of cross-fitted predictions.
     """
     labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
+    main, groups = by_name(run.thresholds.rule.best_by), run.predictions.near_duplicates
     weighted = " Training with pos_weight moves them up on purpose."
+    out_of_sample = (
+        " Calibrated: what --calibrate of make_submission.py and predict.py makes of them, each row by curves that "
+        "were fitted without it."
+    )
+    calibrated = None if run.task.single_label else calibrate_out_of_sample(probabilities, truth, groups)
     decided = run.decisions[run.headline][0]
     drawn = {
         "label_f1": (
-            pictures.label_f1(labels, f1, low, high, truth.sum(axis=0)),
+            pictures.label_f1(labels, f1, low, high, np.nansum(truth, axis=0)),
             "F1 of each label",
             "The fewer true rows, the wider the interval.",
         ),
@@ -183,10 +196,14 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             ),
         ),
         "calibration": (
-            pictures.calibration(truth, probabilities),
+            pictures.calibration(
+                reliability(truth, probabilities, groups),
+                None if calibrated is None else reliability(truth, calibrated, groups),
+            ),
             "Calibration",
             "Points below the dotted line: probabilities too high."
-            + (weighted if run.arguments.get("pos_weight", "none") != "none" else ""),
+            + (weighted if run.arguments.get("pos_weight", "none") != "none" else "")
+            + (out_of_sample if calibrated is not None else ""),
         ),
     }
     if run.task.single_label:
@@ -205,10 +222,10 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     state = read_json(state_file) if state_file.is_file() else {}
     if pictures.has_training_curves(state.get("log_history", [])):
         drawn["training_curves"] = (
-            pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step")),
+            pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step"), main),
             "Training",
             "The loss in training is a mean over the steps since the point before. Shaded: the 95 % interval of "
-            "macro-F1 over the rows.",
+            f"{main.title} over the rows.",
         )
     return drawn
 
@@ -355,10 +372,10 @@ def write_comparison_report(
 
 
 def scores_picture(board: Board) -> Figure:
-    """Macro-F1 of the runs of a board with intervals."""
-    scores = [entry.headline_score for entry in board.entries]
+    """The main score of the runs of a board with intervals."""
+    scores = board.main_scores
     values, low, high = ([getattr(score, part) for score in scores] for part in ("value", "low", "high"))
-    return pictures.score_intervals([entry.name for entry in board.entries], values, low, high)
+    return pictures.score_intervals([entry.name for entry in board.entries], values, low, high, board.main.title)
 
 
 def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: float) -> list[Section]:
@@ -372,15 +389,16 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
         gap: see `difference_notes`.
     """
     entries = board.entries
-    sections = [Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held))]
+    sections = [Section(f"Scores{which}", [], *score_rows(board, held), below=[caption(board, held, resamples)])]
     if len(entries) == 1:
         return sections
     text = "Whether intervals overlap does not say whether two runs differ: the paired comparison below does."
-    sections[-1].pictures = [Picture(pictures.data_uri(scores_picture(board)), "Macro-F1", text)]
+    sections[-1].pictures = [Picture(pictures.data_uri(scores_picture(board)), board.main.title, text)]
     note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
-    sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
+    title = f"{board.main.title} against {entries[0].name}{which}"
+    sections.append(Section(title, [], *difference_rows(board), below=[note]))
     header = ["label", "support", *(entry.name for entry in entries)]
-    support = board.truth.sum(axis=0)
+    support = np.nansum(board.truth, axis=0)
     rows = [
         [label, int(support[i]), *("{:.3f} [{:.3f}, {:.3f}]".format(*entry.label_f1[:, i]) for entry in entries)]
         for i, label in enumerate(board.labels)

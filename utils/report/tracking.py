@@ -121,7 +121,7 @@ def sample_rows(run: FinishedRun, as_text: Callable[[np.ndarray], str], most: in
         most: rows to draw at most.
     """
     labels, rows = run.task.labels, run.predictions
-    names = {"true": rows.truth, "predicted": run.decisions[run.headline][0]}
+    names = {"true": rows.truth == 1, "predicted": run.decisions[run.headline][0]}
     if rows.decoded is not None:
         names["answered"] = rows.decoded
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:most]).tolist()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, read_ids
+from utils.data.columns import check_test_columns, check_unique_ids, read_ids
+from utils.data.headers import ID_NAMES, Layout
 from utils.data.label_cells import looks_binary, read_labels
 from utils.data.tables import Table, read_table
 from utils.data.task import Task
@@ -30,18 +31,22 @@ class HeldLabels:
     columns: list[str]  # of the labels in training, which a submission may have too
 
 
-def read_held_labels(path: str, task: Task | None = None, submissions: list[str] | tuple = ()) -> HeldLabels:
+def read_held_labels(
+    path: str, task: Task | None = None, submissions: list[str] | tuple = (), unknown_labels: bool = False
+) -> HeldLabels:
     """Read a file of ids and true labels.
 
     Args:
         path: the file, with a 0/1 column for each label or the column of label lists of `task`.
         task: of a run to be scored. Left out: every 0/1 column is a label.
         submissions: files that are to be scored.
+        unknown_labels: whether cells may be blank or -1, for not annotated; rows with nothing else are left out.
 
     Raises:
         UserError: for a file without an id or labels, with an id twice, or with a cell that is neither 0 nor 1.
     """
     table = read_table(path)
+    table.unknown_labels = unknown_labels
     names = table.rows.column_names
     columns = [] if task is None else task.label_columns
     if task is None:
@@ -59,12 +64,16 @@ def read_held_labels(path: str, task: Task | None = None, submissions: list[str]
                     f'{file} has no column "{missing[0]}", while {table.name} has it with 0/1 cells: give a submission '
                     "with every label, and true labels without other 0/1 columns"
                 )
-        task = Task(labels=labels, text_column="", label_columns=labels, id_column=found[0])
+        task = Task(labels=labels, text_columns=[], label_columns=labels, id_column=found[0])
     elif set(task.labels) <= set(names):  # also where training had one column of lists
         task = replace(task, label_columns=task.labels)
     task = replace(task, id_column=task.id_column or "id")
     check_unique_ids(lambda: [table], task)
-    return HeldLabels(table.name, task, read_ids(table, task), read_labels(table, task), columns or task.label_columns)
+    ids, truth = read_ids(table, task), read_labels(table, task)
+    rows = np.flatnonzero(~np.isnan(truth).all(axis=1))
+    if not len(rows):
+        raise UserError(f"{table.name}: no row is annotated for any label")
+    return HeldLabels(table.name, task, [ids[row] for row in rows], truth[rows], columns or task.label_columns)
 
 
 def score_on_held_labels(
@@ -72,8 +81,9 @@ def score_on_held_labels(
     submissions: list[str],
     truth_file: str,
     test_file: str | None,
-    csv_quoting: str | None,
+    layout: Layout,
     batch_size: int,
+    unknown_labels: bool = False,
 ) -> tuple[list[Entry], list[str]]:
     """The rows of runs and submission files on test rows whose labels are known.
 
@@ -82,8 +92,9 @@ def score_on_held_labels(
         submissions: paths of submission files.
         truth_file: ids and true labels.
         test_file: the test rows, for runs to predict.
-        csv_quoting: whether quotes enclose cells of the test file.
+        layout: how the test file is written; what is left out is as in training.
         batch_size: rows predicted at a time.
+        unknown_labels: whether true labels may be blank or -1, for not annotated.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out.
@@ -93,11 +104,11 @@ def score_on_held_labels(
     """
     if runs and not test_file:
         raise UserError(f"{runs[0].folder} must predict the test rows: name their file by --test_file")
-    held = read_held_labels(truth_file, runs[0].task if runs else None, submissions)
+    held = read_held_labels(truth_file, runs[0].task if runs else None, submissions, unknown_labels)
     entries = [submission_entry(name, short, held) for name, short in short_names(submissions).items()]
     if not runs or not test_file:  # runs without test rows are refused above
         return entries, []
-    of_runs, notes = held_entries(runs, test_file, held, batch_size, csv_quoting)
+    of_runs, notes = held_entries(runs, test_file, held, batch_size, layout)
     return entries + of_runs, notes
 
 
@@ -138,7 +149,7 @@ def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
 
 
 def held_entries(
-    runs: list[FinishedRun], test_file: str, held: HeldLabels, batch_size: int, csv_quoting: str | None = None
+    runs: list[FinishedRun], test_file: str, held: HeldLabels, batch_size: int, layout: Layout
 ) -> tuple[list[Entry], list[str]]:
     """Predict the test rows with each run, as make_submission.py does, and score them.
 
@@ -149,7 +160,7 @@ def held_entries(
         test_file: the test rows.
         held: their true labels.
         batch_size: rows predicted at a time.
-        csv_quoting: whether quotes enclose cells of the test file.
+        layout: how the test file is written; what is left out is as in training.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out.
@@ -157,7 +168,7 @@ def held_entries(
     Raises:
         UserError: for a test file that does not fit the runs or the held labels.
     """
-    table = read_table(test_file, csv_quoting)
+    table = read_table(test_file, layout.as_trained(runs[0].task))
     for run in runs:
         if set(run.task.labels) != set(held.task.labels):
             raise UserError(

@@ -22,7 +22,14 @@ import numpy as np
 
 from utils.scoring.influence import LEVEL, influence
 from utils.scoring.ranking import Ranking
-from utils.scoring.scores import AT_HALF, OF_PREDICTIONS, OF_PROBABILITIES
+from utils.scoring.scores import (
+    AT_HALF,
+    OF_PREDICTIONS,
+    OF_PROBABILITIES,
+    known_cells,
+    known_rows,
+    on_known_cells,
+)
 
 # Resamples of the intervals of a run, and their seed.
 RESAMPLES, SEED = 2000, 0
@@ -59,12 +66,17 @@ class Counted:
 
     @classmethod
     def of(cls, truth: np.ndarray, predictions: np.ndarray, dtype: type) -> Counted:
-        """Given 0/1 truth `[N, L]` and predictions `[N, L]` or `[P, N, L]`; arrays are of `dtype`.
+        """Unknown cells are 0 in both, so that nothing is counted there.
+
+        Args:
+            truth: 0, 1 or NaN, `[N, L]`.
+            predictions: 0/1, `[N, L]` or `[P, N, L]`.
+            dtype: of the arrays.
 
         Raises:
             ValueError: if the shapes of truth and of a set of predictions differ.
         """
-        truth, predictions = np.asarray(truth, dtype=bool), np.asarray(predictions, dtype=bool)
+        truth, predictions = np.asarray(truth), np.asarray(predictions)
         if truth.shape != predictions.shape[-2:] or predictions.ndim > 3:
             raise ValueError(f"truth has the shape {truth.shape}, the predictions {predictions.shape}")
         predictions = predictions.reshape(-1, *truth.shape)
@@ -73,6 +85,7 @@ class Counted:
             for score in OF_PREDICTIONS
             if score.of_rows is not None
         }
+        truth, predictions = on_known_cells(truth, predictions)
         return cls(truth.astype(dtype), predictions.astype(dtype), of_rows)
 
     def scores(self, weights: np.ndarray) -> Drawn:
@@ -108,8 +121,15 @@ def possible_resamples(rows: int, resamples: int) -> int:
     return min(resamples, max(LEAST_RESAMPLES, DRAWN_CELLS // max(1, rows)))
 
 
-def _weights(rows: int, resamples: int, seed: int, groups: np.ndarray | None) -> Iterator[np.ndarray]:
-    """How often each row is in each resample, some resamples at a time: `[b, N]`."""
+def draw_weights(rows: int, resamples: int, seed: int, groups: np.ndarray | None) -> Iterator[np.ndarray]:
+    """How often each row is in each resample, some resamples at a time: `[b, N]`.
+
+    Args:
+        rows: N.
+        resamples: how many; fewer are made of very many rows.
+        seed: of the draws.
+        groups: of rows that are drawn together, `[N]`; None: each by itself.
+    """
     group_of_row = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     number = group_of_row.max() + 1
     rng = np.random.default_rng(seed)
@@ -146,7 +166,15 @@ def resample(
 def resample_probabilities(
     truth: np.ndarray, probabilities: np.ndarray, resamples: int, seed: int, groups: np.ndarray | None = None
 ) -> Drawn:
-    """The same of the scores of probabilities `[N, L]`, on the same draws: `[B]` each."""
+    """The same of the scores of probabilities, on the same draws: `[B]` each.
+
+    Args:
+        truth: 0, 1 or NaN, `[N, L]`.
+        probabilities: `[N, L]`.
+        resamples: how many.
+        seed: of the draws.
+        groups: of rows that are drawn together, `[N]`.
+    """
     return _draw([_probability_scorer(truth, probabilities, resamples)], len(truth), resamples, seed, groups)[0]
 
 
@@ -154,7 +182,7 @@ def _draw(
     scorers: list[Callable[[np.ndarray], Drawn]], rows: int, resamples: int, seed: int, groups: np.ndarray | None
 ) -> list[Drawn]:
     """What several functions of the weights give on the same draws, which are made once."""
-    parts = [[score(weights) for score in scorers] for weights in _weights(rows, resamples, seed, groups)]
+    parts = [[score(weights) for score in scorers] for weights in draw_weights(rows, resamples, seed, groups)]
     return [
         {name: np.concatenate([part[i][name] for part in parts]) for name in parts[0][i]} for i in range(len(scorers))
     ]
@@ -162,7 +190,7 @@ def _draw(
 
 def _probability_scorer(truth: np.ndarray, probabilities: np.ndarray, resamples: int) -> Callable[[np.ndarray], Drawn]:
     """A function of float weights `[b, N]` that gives the scores of probabilities: see `EXACT_CELLS`."""
-    truth, probabilities = np.asarray(truth) != 0, np.asarray(probabilities, dtype=float)
+    truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
     if resamples * truth.size > EXACT_CELLS:
         values = {score.name: score.compute(truth, probabilities) for score in OF_PROBABILITIES}
         moves = {score.name: influence(score, truth, probabilities) for score in OF_PROBABILITIES}
@@ -172,21 +200,23 @@ def _probability_scorer(truth: np.ndarray, probabilities: np.ndarray, resamples:
         for score in OF_PROBABILITIES
         if score.of_rows is not None
     }
-    labels = truth.shape[1]
-    each = {i: Ranking(truth[:, i], probabilities[:, i]) for i in np.flatnonzero(truth.any(axis=0))}
-    cells = Ranking(truth.ravel(), probabilities.ravel()) if truth.any() else None
+    labels, known = truth.shape[1], known_cells(truth)
+    each = {i: Ranking(*known_rows(truth[:, i], probabilities[:, i])) for i in np.flatnonzero((truth == 1).any(axis=0))}
+    all_known, known_flat = bool(known.all()), known.ravel()
+    cells = Ranking(*known_rows(truth.ravel(), probabilities.ravel())) if each else None
 
     def scores(weights: np.ndarray) -> Drawn:
         found = np.full((2, labels, len(weights)), np.nan)
         for label, ranking in each.items():
-            found[:, label] = ranking.scores(weights)
+            found[:, label] = ranking.scores(weights if all_known else weights[:, known[:, label]])
         found = found.transpose(0, 2, 1)  # [2, b, L]
         micro = np.full(len(weights), np.nan)
         if cells is not None:
             at_a_time = max(1, CELLS_AT_A_TIME // truth.size)
             for start in range(0, len(weights), at_a_time):
                 some = slice(start, start + at_a_time)
-                micro[some] = cells.scores(np.repeat(weights[some], labels, axis=1))[1]
+                of_cells = np.repeat(weights[some], labels, axis=1)
+                micro[some] = cells.scores(of_cells if all_known else of_cells[:, known_flat])[1]
         means = {name: weights @ values / weights.sum(axis=1) for name, values in of_rows.items()}
         return means | {
             "map": _mean_of_known(found[0], 0.0),

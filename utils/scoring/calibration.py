@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
+from utils.scoring.scores import known_cells
+
 RIDGE = 5.0
 # Of probabilities, so that those of 0 and 1 have a logit.
 EDGE = 1e-12
@@ -20,9 +22,11 @@ NEARLY = 1e-6
 # The logarithm of a probability of 0 is that of this.
 LEAST = 1e-300
 # Fits on many rows: width in logits of the intervals that rows are gathered in, and nodes of each. A curve of slope 4
-# is interpolated with an error of 3e-9 there, one of slope 1 of 5e-14.
+# is interpolated with an error of 3e-9 there, one of slope 1 of 5e-14. The number of rows from which on
+# this is done.
 INTERVAL = 0.25
 NODES = 8
+MANY_ROWS = 10_000
 
 
 def finite_logit(probabilities: np.ndarray | float) -> np.ndarray:
@@ -52,13 +56,19 @@ def fit_platt(probabilities: np.ndarray, truth: np.ndarray, ridge: float = RIDGE
 
     Args:
         probabilities: `[N, L]`.
-        truth: 0/1 array `[N, L]`.
+        truth: 0/1 array `[N, L]`, NaN for cells that are not known and do not count.
         ridge: strength of the pull, `ridge / 2` times the squared distance from the pooled slope and intercept, which
             are pulled as much towards 1 and 0.
     """
     truth = np.asarray(truth)
-    x, y = finite_logit(probabilities).T, truth.T.astype(float)
-    curves = platt_coefficients(x, y, np.ones((1, truth.shape[1], truth.shape[0])), ridge)[0]
+    x, y = finite_logit(probabilities).T, (truth == 1).T.astype(float)
+    known = known_cells(truth).T
+    counted = known[None].astype(float)
+    if len(truth) >= MANY_ROWS:
+        order = np.argsort(-x, axis=1)
+        x, y, known = (np.take_along_axis(array, order, axis=1) for array in (x, y, known))
+        x, y, counted = gather_at_nodes(x, y, order, np.ones((1, len(truth)), dtype=bool), known)
+    curves = platt_coefficients(x, y, counted, ridge)[0]
     return Platt(curves[:, 0], curves[:, 1])
 
 
@@ -87,9 +97,15 @@ def platt_coefficients(
     return fit_logistic(x, y, counted, ridge, towards, label_start)
 
 
-def start_curves(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The pooled curve of all rows and those of the labels, `[1 + L, 2]`: next to those of most of the rows."""
-    everything = np.ones((1, *x.shape))
+def start_curves(x: np.ndarray, y: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The pooled curve of all rows and those of the labels, `[1 + L, 2]`: next to those of most of the rows.
+
+    Args:
+        x: logits `[L, N]`.
+        y: truth `[L, N]`.
+        known: which cells count, `[L, N]` of booleans.
+    """
+    everything = known[None].astype(float)
     identity = np.array([[[1.0, 0.0]]])
     flat = (x.reshape(1, -1), y.reshape(1, -1), everything.reshape(1, 1, -1))
     pooled = fit_logistic(*flat, RIDGE, identity, identity)
@@ -150,7 +166,7 @@ def _moments(weights: np.ndarray, powers: np.ndarray) -> np.ndarray:
 
 
 def gather_at_nodes(
-    x: np.ndarray, y: np.ndarray, order: np.ndarray, counted: np.ndarray
+    x: np.ndarray, y: np.ndarray, order: np.ndarray, counted: np.ndarray, known: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A few hundred rows with weights that give F fits the curves of many rows: arguments of `platt_coefficients`.
 
@@ -162,6 +178,7 @@ def gather_at_nodes(
         y: truth `[L, N]`.
         order: number of the row of each place, `[L, N]`.
         counted: which rows each fit sees, `[F, N]` of booleans.
+        known: which cells count, `[L, N]` of booleans, in the order of the logits.
 
     Returns:
         logits `[L, M]`, truth `[L, M]`, and weights `[F, L, M]`.
@@ -178,7 +195,7 @@ def gather_at_nodes(
         for k, (begin, end) in enumerate(zip([0, *ends[:-1]], ends)):
             if begin == end:
                 continue
-            seen = fits[:, order[label, begin:end]]
+            seen = fits[:, order[label, begin:end]] * known[label, begin:end]
             true = seen * y[label, begin:end]
             powers = np.vander((x[label, begin:end] - centres[k]) / (INTERVAL / 2), NODES, increasing=True)
             weights[:, label, :, k] = np.stack([seen - true, true], axis=1) @ powers @ from_moments.T

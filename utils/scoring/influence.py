@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from utils.scoring.ranking import Ranking
-from utils.scoring.scores import Score
+from utils.scoring.scores import Score, known_cells, on_known_cells
 
 LEVEL = 0.95
 
@@ -24,13 +24,13 @@ def influence(score: Score, truth: np.ndarray, predicted: np.ndarray) -> np.ndar
         truth: 0/1 array `[N, L]`.
         predicted: 0/1 predictions or probabilities `[N, L]`, whichever the score is of.
     """
-    truth = np.asarray(truth) != 0
+    truth = np.asarray(truth)
     if score.of_rows is not None:
         of_rows = score.of_rows(truth, predicted)
         return (of_rows - of_rows.mean()) / len(truth)
     if score.of_probabilities:
         return _of_probabilities(score.name, truth, np.asarray(predicted, dtype=float))
-    predicted = np.asarray(predicted) != 0
+    truth, predicted = on_known_cells(truth, predicted)
     hits, sizes = 2.0 * (truth & predicted), truth.astype(float) + predicted  # [N, L], F1 = sum of hits / sum of sizes
     if score.name == "f1_micro":
         hits, sizes = hits.sum(axis=1, keepdims=True), sizes.sum(axis=1, keepdims=True)
@@ -41,13 +41,16 @@ def influence(score: Score, truth: np.ndarray, predicted: np.ndarray) -> np.ndar
 def _of_probabilities(name: str, truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Influences on mAP or a ROC-AUC, `[N]`: the mean over the labels that the score is the mean over."""
     if name == "roc_auc_micro":
-        if truth.all() or not truth.any():
+        if not ((truth == 1).any() and (truth == 0).any()):
             return np.zeros(len(truth))
-        return Ranking(truth.ravel(), probabilities.ravel()).influences()[1].reshape(truth.shape).sum(axis=1)
+        moves, known = np.zeros(truth.shape), known_cells(truth)
+        moves[known] = Ranking(truth[known], probabilities[known]).influences()[1]
+        return moves.sum(axis=1)
     total, number = np.zeros(len(truth)), 0
-    for label in np.flatnonzero(truth.any(axis=0)):
-        if name == "map" or not truth[:, label].all():
-            total += Ranking(truth[:, label], probabilities[:, label]).influences()[name != "map"]
+    for label in np.flatnonzero((truth == 1).any(axis=0)):
+        if name == "map" or (truth[:, label] == 0).any():
+            known = known_cells(truth[:, label])
+            total[known] += Ranking(truth[known, label], probabilities[known, label]).influences()[name != "map"]
             number += 1
     return total / max(number, 1)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # loading it takes torch
     from utils.data.examples import Examples
 
 PREDICTIONS_FILE = "predictions/validation.parquet"
+UNKNOWN = -1  # in it: a cell that nobody has annotated
 # An array, or None where it is not known. As `Any`, because who needs the array takes predictions that have it, which a
 # type checker cannot see.
 MaybeArray = np.ndarray | Any
@@ -34,7 +35,8 @@ class Predictions:
         labels: names of the labels, `[L]`.
         ids: `[N]`.
         texts: `[N]`, None where they are not known.
-        truth: 0/1 array `[N, L]`, None where it is not known.
+        truth: `[N, L]`, None where it is not known: 0/1 as int8; as float with NaN for cells that nobody has annotated,
+            where there are such. Scores, thresholds and intervals take known cells alone into account.
         probabilities: `[N, L]`, None for 0/1 predictions of unknown origin, a submission file's.
         decoded: 0/1 array `[N, L]`, labels that were given without a threshold: a label generator's answers, or the
             cells of a submission file. None for others.
@@ -57,10 +59,17 @@ class Predictions:
         return len(self.ids)
 
     @classmethod
-    def of_examples(cls, examples: Examples, labels: list[str]) -> Predictions:
-        """The rows of examples, not predicted yet."""
+    def of_examples(cls, examples: Examples, labels: list[str], single_label: bool = False) -> Predictions:
+        """The rows of examples, not predicted yet.
+
+        Args:
+            examples: N rows.
+            labels: names of their labels, `[L]`.
+            single_label: whether each text has one label.
+        """
         figures: dict[str, float] = {} if examples.leaked is None else {"leaked_rows": int(examples.leaked.sum())}
-        return cls(labels, examples.ids, examples.texts, examples.labels, groups=examples.groups, figures=figures)
+        truth = examples.truth(single_label)
+        return cls(labels, examples.ids, examples.texts, truth, groups=examples.groups, figures=figures)
 
     @cached_property
     def near_duplicates(self) -> np.ndarray:
@@ -141,10 +150,12 @@ class Predictions:
     def save(self, folder: str | Path) -> None:
         """Write `predictions/validation.parquet` into a run folder.
 
-        Its columns are id, text, truth/x, probability/x and, where labels were decoded, decoded/x for each label x.
+        Its columns are id, text, truth/x (0, 1, or -1 for not annotated), probability/x and, where labels were decoded,
+        decoded/x for each label x.
         """
         columns = {"id": self.ids, "text": self.texts}
-        columns |= {f"truth/{label}": self.truth[:, i].astype(np.int8) for i, label in enumerate(self.labels)}
+        truth = np.nan_to_num(self.truth, nan=UNKNOWN).astype(np.int8)
+        columns |= {f"truth/{label}": truth[:, i] for i, label in enumerate(self.labels)}
         columns |= {f"probability/{label}": self.probabilities[:, i] for i, label in enumerate(self.labels)}
         if self.decoded is not None:
             columns |= {f"decoded/{label}": self.decoded[:, i] for i, label in enumerate(self.labels)}
@@ -173,8 +184,9 @@ class Predictions:
 
             def cells(kind: str) -> np.ndarray:  # 0 and 1, before other values are cut to them
                 values = columns(kind, float)
-                check(values, (values == 0) | (values == 1), kind, "is neither 0 nor 1")
-                return values.astype(np.int8)
+                unknown = (values == UNKNOWN) & (kind == "truth")
+                check(values, (values == 0) | (values == 1) | unknown, kind, "is neither 0 nor 1")
+                return np.where(unknown, np.nan, values) if unknown.any() else values.astype(np.int8)
 
             ids, texts = frame["id"].astype(str).tolist(), frame["text"].tolist()
 

@@ -1,5 +1,7 @@
 """The scores of this project, in one table: how each is computed, what a person calls it, and where it is shown.
 
+Truth may hold NaN, for cells that nobody has annotated: scores are of the known cells alone. Each row has at least one.
+
 Evaluation, training log, comparison, model card, report, trackers and the Hub read this table. To add a score is to add
 a row.
 """
@@ -31,7 +33,7 @@ class Score:
     Args:
         name: its name in results and logs, and for `--metric_for_best_model`.
         title: what a person calls it.
-        compute: function of truth (0/1) and of 0/1 predictions or probabilities, all `[N, L]`.
+        compute: function of truth (0/1, NaN for unknown) and of 0/1 predictions or probabilities, all `[N, L]`.
         of_probabilities: whether it is computed from probabilities, so that no threshold plays a part.
         logged: whether the line of an evaluation during training shows it.
         compared: whether comparisons of runs show it.
@@ -51,6 +53,25 @@ class Score:
     higher_is_better: bool = True
     labels: Callable[[np.ndarray], np.ndarray] | None = None
     without: str = ""
+
+
+def known_cells(truth: np.ndarray) -> np.ndarray:
+    """Which cells of truth are known, of its shape: those that are not NaN."""
+    truth = np.asarray(truth)
+    return ~np.isnan(truth) if truth.dtype.kind == "f" else np.ones(truth.shape, dtype=bool)
+
+
+def on_known_cells(truth: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and 0/1 predictions as booleans, both false where the truth is not known, so that nothing is counted there.
+
+    Args:
+        truth: 0/1 or NaN, `[N, L]`.
+        predictions: 0/1, `[..., N, L]`.
+    """
+    truth, predictions = np.asarray(truth), np.asarray(predictions) != 0
+    if truth.dtype.kind != "f":
+        return truth != 0, predictions
+    return truth == 1, predictions & ~np.isnan(truth)
 
 
 @dataclass(frozen=True)
@@ -73,10 +94,10 @@ class Counts:
 
         Args:
             axis: 0 for counts of the labels, `[L]`; 1 for those of the rows, `[N]`.
-            truth: 0/1, `[N, L]`.
+            truth: 0/1 or NaN, `[N, L]`.
             predictions: 0/1, `[N, L]`.
         """
-        truth, predictions = np.asarray(truth) != 0, np.asarray(predictions) != 0
+        truth, predictions = on_known_cells(truth, predictions)
         return cls((truth & predictions).sum(axis=axis), truth.sum(axis=axis), predictions.sum(axis=axis))
 
 
@@ -113,7 +134,8 @@ def _jaccard_of_rows(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def _rows_that_match(truth: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    return (np.asarray(truth) == np.asarray(predictions)).all(axis=1).astype(float)
+    truth, predictions = on_known_cells(truth, predictions)
+    return (truth == predictions).all(axis=1).astype(float)
 
 
 def _mean_over_rows(
@@ -123,7 +145,7 @@ def _mean_over_rows(
 
 
 def _present(truth: np.ndarray) -> np.ndarray:
-    return np.any(truth, axis=0)
+    return (np.asarray(truth) == 1).any(axis=0)
 
 
 def hits_and_rows(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,27 +169,33 @@ def roc_auc(truth: np.ndarray, probabilities: np.ndarray) -> float:
     return area / (hits[-1] * others[-1])
 
 
+def known_rows(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and probabilities of the cells that are known, both `[known]`, given `[N]`."""
+    known = known_cells(truth)
+    return (truth, probabilities) if known.all() else (truth[known], probabilities[known])
+
+
 def _mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
     present = np.flatnonzero(_present(truth))
-    each = [average_precision(truth[:, i], probabilities[:, i]) for i in present]
+    each = [average_precision(*known_rows(truth[:, i], probabilities[:, i])) for i in present]
     return float(np.mean(each)) if each else 0.0
 
 
 def _two_classes(truth: np.ndarray) -> np.ndarray:
-    return np.any(truth, axis=0) & ~np.all(truth, axis=0)
+    return _present(truth) & (np.asarray(truth) == 0).any(axis=0)
 
 
 def _roc_auc_macro(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean of the labels' areas under the ROC curve, 0.5 where no label has both classes."""
     usable = np.flatnonzero(_two_classes(truth))
-    each = [roc_auc(truth[:, i], probabilities[:, i]) for i in usable]
+    each = [roc_auc(*known_rows(truth[:, i], probabilities[:, i])) for i in usable]
     return float(np.mean(each)) if each else 0.5
 
 
 def _roc_auc_micro(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Area under the ROC curve of all cells together, 0.5 where all are of one class."""
-    cells = np.ravel(truth)
-    return roc_auc(cells, np.ravel(probabilities)) if 0 < np.count_nonzero(cells) < cells.size else 0.5
+    cells, probabilities = known_rows(np.ravel(truth), np.ravel(probabilities))
+    return roc_auc(cells, probabilities) if 0 < np.count_nonzero(cells) < cells.size else 0.5
 
 
 def _ranking_precision_of_rows(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -175,7 +203,8 @@ def _ranking_precision_of_rows(truth: np.ndarray, probabilities: np.ndarray) -> 
 
     A row whose cells are all 0 or all 1 has no ranking to get wrong, and counts as 1.
     """
-    truth = np.asarray(truth) != 0
+    known = known_cells(truth)
+    truth, probabilities = np.asarray(truth) == 1, np.where(known, probabilities, -1.0)  # unknown ones come last
     order = np.argsort(-probabilities, axis=1)
     true, scores = (np.take_along_axis(array, order, axis=1) for array in (truth, probabilities))
     labels = truth.shape[1]
@@ -184,7 +213,7 @@ def _ranking_precision_of_rows(truth: np.ndarray, probabilities: np.ndarray) -> 
     precision = np.take_along_axis(np.cumsum(true, axis=1), ends, axis=1) / (ends + 1)
     number = true.sum(axis=1)
     of_rows = (precision * true).sum(axis=1) / np.maximum(number, 1)
-    return np.where((number == 0) | (number == labels), 1.0, of_rows)
+    return np.where((number == 0) | (number == known.sum(axis=1)), 1.0, of_rows)
 
 
 # A row that has no label and is given none counts 1 in samples-F1 and Jaccard.
@@ -251,7 +280,6 @@ SCORES = (
     ),
     Score("roc_auc_micro", "micro ROC-AUC", _roc_auc_micro, of_probabilities=True, logged=True, compared=True),
 )
-MACRO_F1 = SCORES[0]
 OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
 OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
 # Where a row takes one decision Jaccard is the accuracy, and these say the same as it or macro-F1 once more.
@@ -277,6 +305,11 @@ def is_likeliest(metrics: Mapping[str, Any]) -> bool:
     return ACCURACY in metrics and not any(name.startswith("threshold/") for name in metrics)
 
 
+def by_name(name: str) -> Score:
+    """The score of a name without a suffix, `f1_macro`."""
+    return next(score for score in SCORES if score.name == name)
+
+
 def left_out(truth: np.ndarray) -> dict[str, int]:
     """How many labels of truth `[N, L]` a score leaves out of its mean: `left_out/x` for each score x that does."""
     counts = {score.name: int((~score.labels(truth)).sum()) for score in SCORES if score.labels is not None}
@@ -293,19 +326,20 @@ def left_out_notes(counts: Mapping[str, float], scores: tuple[Score, ...] = SCOR
     ]
 
 
-def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def summary_rows(metrics: Mapping[str, Any], first: str = "f1_macro") -> tuple[list[str], list[list[Any]]]:
     """`(header, rows)` of the table of scores: of decoded labels, at 0.5 and tuned, as far as there are any.
+
+    The score of the name `first` comes first.
 
     A score has its interval behind it where the metrics hold its ends, `f1_macro_low` and `f1_macro_high`. A run that
     was made before a score was added to the table does not have it.
     """
     kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
-    of_predictions = shown_scores(OF_PREDICTIONS, ACCURACY in metrics)
-    rows = [
-        [score.title, *(with_interval(metrics, f"{score.name}{kind}") for kind in kinds)] for score in of_predictions
-    ]
-    for score in OF_PROBABILITIES:
-        values = {DECODED: "", AT_HALF: with_interval(metrics, score.name), TUNED: "same"}
+    rows = []
+    for score in sorted(shown_scores(SCORES, ACCURACY in metrics), key=lambda score: score.name != first):
+        values = {kind: with_interval(metrics, f"{score.name}{kind}") for kind in kinds}
+        if score.of_probabilities:
+            values = {DECODED: "", AT_HALF: with_interval(metrics, score.name), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
     titles = KINDS | ({AT_HALF: LIKELIEST} if is_likeliest(metrics) else {})
     return ["score", *(titles[kind] for kind in kinds)], rows

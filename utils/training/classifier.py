@@ -10,6 +10,8 @@ import datasets
 import numpy as np
 import torch
 from transformers import EvalPrediction
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import EvalLoopOutput
 
 from utils.core.arguments import CROSS_ENTROPY, LossArguments
 from utils.models.classifier import Classifier
@@ -45,6 +47,7 @@ class MultiLabelTrainer(LengthGroupedBatches):
         # Evaluated with the longest first, scored in the order of the file.
         order = longest_first(validation_tokens["length"][:])
         self.to_probabilities = classifier.probabilities
+        self.loss = loss
         scored = partial(_compute_metrics, evaluate, self.to_probabilities, order) if evaluate else None
 
         with refusing_trackers(args.output_dir):
@@ -58,7 +61,24 @@ class MultiLabelTrainer(LengthGroupedBatches):
                 compute_loss_func=loss,
                 compute_metrics=scored,
             )
-        use_readable_log(self)
+        use_readable_log(self, evaluate.rule.best_by if evaluate else "f1_macro")
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, with the weights of the rows, if they have any."""
+        self.compute_loss_func = partial(self.loss, weights=self.relative_weights(inputs))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As Trainer's, with the loss as the mean over all known cells of the rows.
+
+        Trainer takes the mean of the batches' losses, in which batches with fewer known cells weigh too much, and rows
+        count twice that fill up the last batch of several processes.
+        """
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics: Any = output.metrics
+        logits, labels = (torch.tensor(np.asarray(array)) for array in (output.predictions, output.label_ids))
+        metrics[f"{metric_key_prefix}_loss"] = self.loss(SequenceClassifierOutput(logits=logits), labels).item()
+        return output
 
     def predict_in_order(self, tokens: datasets.Dataset) -> np.ndarray:
         """Probabilities `[N, L]` of encoded examples, in their order, with any number of processes."""
@@ -84,10 +104,16 @@ def _in_order(to_probabilities: Callable[[np.ndarray], np.ndarray], logits: Any,
     return probabilities
 
 
-def make_loss(loss_args: LossArguments, labels: np.ndarray) -> MultiLabelLoss:
-    """The loss that the flags ask for; `labels` `[N, L]` of the training rows give the weights of positive cells."""
+def make_loss(loss_args: LossArguments, labels: np.ndarray, row_weights: np.ndarray | None = None) -> MultiLabelLoss:
+    """The loss that the flags ask for.
+
+    Args:
+        loss_args: the flags.
+        labels: of the training rows, `[N, L]`; they give the weights of positive cells.
+        row_weights: of the training rows, `[N]`; None where all count the same.
+    """
     weigh = class_weights if loss_args.loss == CROSS_ENTROPY else positive_weights
-    weights = weigh(labels, loss_args.pos_weight, loss_args.max_pos_weight)
+    weights = weigh(labels, loss_args.pos_weight, loss_args.max_pos_weight, row_weights)
     return MultiLabelLoss(
         loss_args.loss,
         torch.tensor(weights, dtype=torch.float32),

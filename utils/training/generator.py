@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
+from utils.core.errors import UserError
 from utils.core.log import log
 from utils.core.parser import option
+from utils.core.shown import quote
 from utils.data.examples import Examples
 from utils.models.encoding import longest_first
 from utils.models.generator.generator import LabelGenerator
@@ -50,6 +53,22 @@ class GeneratorTrainingArguments(TaskTrainingArguments, SFTConfig):
     assistant_only_loss: bool = field(default=False, init=False)
     loss_type: str = field(default="nll", init=False)
     trust_remote_code: bool = field(default=False, init=False)  # ModelArguments have the flag
+
+
+def check_whole_answers(train: Examples) -> None:
+    """Refuse training rows that do not say what their whole answer is.
+
+    Raises:
+        UserError: for rows with cells that nobody has annotated.
+    """
+    unknown = np.isnan(train.labels).any(axis=1)
+    if unknown.any():
+        raise UserError(
+            f"{unknown.sum()} of {len(train)} training rows have cells that are not annotated, the first with id "
+            f'"{quote(train.ids[int(np.argmax(unknown))])}": a label generator is taught whole answers, in which a '
+            "label that is left out means no: take these rows out, or train a head with run_classifier.py, which "
+            "leaves such cells out of its loss"
+        )
 
 
 class AnswerEvaluator:
@@ -118,7 +137,7 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
-        use_readable_log(self)
+        use_readable_log(self, evaluate.evaluate.rule.best_by)
 
     def compute_loss(
         self,
@@ -138,11 +157,13 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             return_outputs: whether the model's outputs are wanted too.
             num_items_in_batch: answer tokens of the global batch.
         """
-        labels = inputs.pop("labels")
+        labels, weights = inputs.pop("labels"), self.relative_weights(inputs)
         outputs = model(**inputs, use_cache=False, logits_to_keep=labels.shape[1])
         logits, labels = outputs.logits[:, :-1].float(), labels[:, 1:]
         counted = labels != IGNORED
         losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        if weights is not None:
+            losses = weights[:, None] * losses
         loss = losses.sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over the processes
