@@ -111,7 +111,9 @@ def test_command_line_overrides_yaml(tmp_path):
         "--seed",
         "8",
     ]
-    _, data_args, loss_args, _, _, training_args = parser.parse(words)
+    parsed = {type(group).__name__: group for group in parser.parse(words)}
+    data_args, loss_args = parsed["DataArguments"], parsed["LossArguments"]
+    training_args = parsed["TaskTrainingArguments"]
     assert (training_args.learning_rate, training_args.seed, training_args.bf16) == (1e-3, 8, False)
     assert data_args.label_columns == ["joy", "fear"]
     assert loss_args.pos_weight == "3"

@@ -45,6 +45,7 @@ def test_windows_are_pooled_alike_in_training_and_prediction(tiny, tmp_path, cap
     assert "longer, read in up to" in said
     assert "activations cannot be estimated" not in said
     task = json.loads((folder / "task.json").read_text())
+    assert f"share {OVERLAP} tokens, and the {pooling} of their logits" in (folder / "README.md").read_text()
     assert [task[name] for name in ("long_texts", "window_pooling", "window_overlap")] == ["windows", pooling, OVERLAP]
 
     # What the trainer said of its validation rows is what the loaded run says of them, and what its windows say alone.

@@ -46,6 +46,11 @@ def shorten(ids: list[int], limit: int, long_texts: str) -> list[int]:
     """The first `limit` of the token ids of a text; with `middle` the first half of them and, from its end, the other.
 
     A beginning and an end say more of a long text than its beginning alone (Sun et al. 2019).
+
+    Args:
+        ids: of a text.
+        limit: tokens that are kept.
+        long_texts: `middle`, or anything else for the beginning alone.
     """
     if len(ids) <= limit:
         return ids

@@ -58,7 +58,13 @@ class Texts:
 
     @classmethod
     def of(cls, tokens: datasets.Dataset, limit: int, long_texts: str) -> Texts:
-        """Lengths of texts that an approach has encoded."""
+        """Lengths of texts that an approach has encoded.
+
+        Args:
+            tokens: the encoded texts.
+            limit: tokens that the model sees at a time.
+            long_texts: what is done with longer ones.
+        """
         lengths, full_lengths = np.array(tokens["length"][:]), np.array(tokens["full_length"][:])
         truncated = int((full_lengths > lengths).sum())
         longer = int((full_lengths > limit).sum()) if long_texts == "windows" else truncated
