@@ -34,6 +34,19 @@ class SubmissionArguments:
         None,
         "weight of each --model in the mean of probabilities, or fit: fitted, if that gains more than noise",
     )
+    submission: str = option(
+        "auto",
+        "what the cells say; auto: probabilities where cells of --sample_submission have a decimal point, else labels",
+        choices=["auto", "labels", "probabilities"],
+    )
+    calibrate: bool = option(
+        False, "make probabilities say how often they are right, by a curve of each label; labels stay as they are"
+    )
+    best_by: str | None = option(
+        None,
+        "the score that thresholds, and weights to fit, are chosen for; left out: as the runs were trained",
+        choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
+    )
     threshold_strategy: str | None = option(
         None, "left out: as the runs were trained", choices=["fixed", "global", "per_label", "calibrated"]
     )
@@ -94,6 +107,7 @@ class SubmissionArguments:
 def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
     from utils.core.files import check_file, check_targets
+    from utils.core.log import log
     from utils.hub.pull import local_folder
     from utils.runs.folder import load_task
 
@@ -113,22 +127,32 @@ def main(args: SubmissionArguments) -> None:
     from utils.data.headers import Layout
     from utils.data.tables import read_chunks
     from utils.doctor.drift import NewRows
+    from utils.runs.combination import Wanted, combine_runs
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
         check_rows,
-        combine_runs,
         compare_with_training,
         load_tasks,
         predict_runs,
         submission_format,
+        wants_probabilities,
         with_ids_of,
     )
 
     # Runs
     tasks = load_tasks(folders)
     task = tasks[0]
-    how = combine_runs(folders, task.labels, args.weights, args.threshold_strategy, args.threshold_shrinkage)
+    as_probabilities = args.submission == "probabilities"
+    if args.submission == "auto" and wants_probabilities(args.sample_submission, task):
+        as_probabilities = True
+        log(f"{args.sample_submission} has cells with a decimal point: probabilities are written (--submission labels)")
+    if args.calibrate and not as_probabilities and not args.probabilities_file:
+        raise UserError(
+            "--calibrate changes probabilities alone: add --submission probabilities or --probabilities_file"
+        )
+    of_thresholds = (args.threshold_strategy, args.threshold_shrinkage, args.best_by)
+    how = combine_runs(folders, task.labels, Wanted(args.weights, *of_thresholds, as_probabilities, args.calibrate))
 
     # Test rows
     names = tuple(args.column_names) if args.column_names else None
@@ -140,7 +164,9 @@ def main(args: SubmissionArguments) -> None:
     task = with_ids_of(next(chunks()), task, args.sample_submission)
     tasks = [task, *tasks[1:]]
     test = RowsToPredict(args.test_file, chunks, check_rows(chunks, tasks), whole=not args.max_test_samples)
-    form = submission_format(test, task, args.sample_submission, args.chunk_rows)
+    form = submission_format(test, task, args.sample_submission, args.chunk_rows, as_probabilities)
+    if as_probabilities and not all(map(form.has_column, task.labels)):
+        raise UserError("--submission probabilities: the sample has one column of labels: add --submission labels")
 
     # Predict
     batch_size, code = args.per_device_eval_batch_size, args.trust_remote_code
@@ -149,10 +175,12 @@ def main(args: SubmissionArguments) -> None:
         return  # the main process has the probabilities, and writes
 
     # Write
-    with SubmissionWriter(args.output_file, args.probabilities_file, form, task) as writer:
+    calibration = how.thresholds.calibration if args.calibrate else None
+    with SubmissionWriter(args.output_file, args.probabilities_file, form, task, as_probabilities) as writer:
         for part in form.parts(test, task):
             probabilities = average.read(part.rows)
-            writer.add(part, probabilities, how.thresholds.apply(probabilities))
+            predictions = how.thresholds.apply(probabilities)
+            writer.add(part, probabilities if calibration is None else calibration.apply(probabilities), predictions)
     new = NewRows(len(test))  # all of them, also where the sample file has fewer
     for chunk in chunks():
         rows = np.arange(chunk.start, chunk.start + len(chunk.rows))

@@ -27,7 +27,7 @@ class ModelArguments(ModelConfig):
     _argument_group_name = "model"
 
     model_name_or_path: str = option(
-        None, "hub name or folder of the model; embedded-minilm is the one of requirements-quickstart.txt"
+        None, "hub name or folder of the model (needed); embedded-minilm is the one of requirements-quickstart.txt"
     )
     dtype: str | None = option(
         None,
@@ -39,6 +39,7 @@ class ModelArguments(ModelConfig):
     )
     lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
     use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
+    use_peft: bool = option(False, "train a LoRA adapter and the head instead of all weights")
     pooling: str | None = option(
         None,
         "what the head sees: the first token (encoders), the last real token (decoders), or the mean over the real "
@@ -350,6 +351,12 @@ class ThresholdArguments:
         "0.5; one threshold for all labels; each label's own, shrunk towards that one; or each label's own, shrunk "
         "towards what its calibrated probabilities call for",
         choices=["fixed", "global", "per_label", "calibrated"],
+    )
+    best_by: str = option(
+        "f1_macro",
+        "the score that thresholds and checkpoints are chosen for, and that runs are ranked by. By roc_auc_macro "
+        "checkpoints; thresholds, which play no part in it, are chosen for macro-F1",
+        choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
     )
     threshold_shrinkage: float | None = option(
         None,

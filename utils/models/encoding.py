@@ -48,9 +48,9 @@ def shorten(ids: list[int], limit: int, long_texts: str) -> list[int]:
     A beginning and an end say more of a long text than its beginning alone (Sun et al. 2019).
 
     Args:
-        ids: of a text.
-        limit: tokens that are kept.
-        long_texts: `middle`, or anything else for the beginning alone.
+        ids: of the whole text.
+        limit: how many may stay.
+        long_texts: `cut` or `middle`.
     """
     if len(ids) <= limit:
         return ids

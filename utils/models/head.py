@@ -46,6 +46,11 @@ def _forward_without_autocast(self: nn.Module, *inputs: Any, **kwargs: Any) -> A
 def check_pooling(model: PreTrainedModel, pooling: str | None, attention: str = "own") -> None:
     """Refuse a pooling or an attention that is another architecture's.
 
+    Args:
+        model: with a head.
+        pooling: asked for; None for the architecture's own.
+        attention: asked for; `own` for the architecture's.
+
     Raises:
         UserError: for `first` with a decoder, `last` and `bidirectional` with an encoder.
     """

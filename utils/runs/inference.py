@@ -18,6 +18,7 @@ from utils.data.tables import Table
 from utils.models.approaches import Approach, approach_of, place
 from utils.models.precision import bf16_is_fast, suit_this_machine
 from utils.runs.folder import load_arguments, load_task
+from utils.runs.manifest import lost_vocabulary
 from utils.scoring.predictions import Predictions
 
 
@@ -40,6 +41,9 @@ def load_run(folder: str | Path, trust_remote_code: bool = False) -> Approach:
         if not (Path(folder) / name).exists():
             what = "tokenizer" if name.startswith("tokenizer") else name
             raise UserError(f"{folder} has lost its {what}: train it again, or put its {what} files back")
+    lost = lost_vocabulary(folder)
+    if lost:
+        raise UserError(f"{folder} has lost its {lost}: copy the folder again, or train again")
     try:
         run = approach.load(str(folder), arguments, task)
     except (UserError, MemoryError):

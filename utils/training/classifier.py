@@ -61,7 +61,7 @@ class MultiLabelTrainer(LengthGroupedBatches):
                 compute_loss_func=loss,
                 compute_metrics=scored,
             )
-        use_readable_log(self)
+        use_readable_log(self, evaluate.rule.best_by if evaluate else "f1_macro")
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, with the weights of the rows, if they have any."""

@@ -137,7 +137,7 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
-        use_readable_log(self)
+        use_readable_log(self, evaluate.evaluate.rule.best_by)
 
     def compute_loss(
         self,

@@ -61,8 +61,8 @@ class Texts:
         """Lengths of texts that an approach has encoded.
 
         Args:
-            tokens: the encoded texts.
-            limit: tokens that the model sees at a time.
+            tokens: of the texts.
+            limit: tokens that the model reads at a time.
             long_texts: what is done with longer ones.
         """
         lengths, full_lengths = np.array(tokens["length"][:]), np.array(tokens["full_length"][:])
@@ -173,7 +173,7 @@ class Preflight:
 def unknown_tokens(rows: Examples, tokenizer: PreTrainedTokenizerBase) -> str:
     """How many training texts, of a sample if there are many, hold tokens that the model does not know, and which."""
     chosen = some_rows(len(rows), MOST_TEXTS)
-    unknown, _ = find_unknown(rows.rows.select(chosen)["text"][:], tokenizer)
+    unknown = find_unknown(rows.rows.select(chosen)["text"][:], tokenizer)
     which = f": {unknown.describe()}" if len(unknown.rows) else ""
     return f"in {len(unknown.rows):,} of {len(chosen):,} texts{which}"
 

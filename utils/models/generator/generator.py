@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.core.arguments import GenerationArguments, GeneratorModelArguments, ModelArguments
+from utils.core.log import log
 from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import add_lora, dtype_of_merged, load_adapter, merge_adapter, to_merge
@@ -83,6 +84,7 @@ class LabelGenerator:
         generator = cls(model, tokenizer, model_args, task, Generation.choose(generation_args, task), max_length)
         model.generation_config.eos_token_id = generator.form.prompt.end
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+        generator._tell_exactness()
         return generator
 
     @classmethod
@@ -166,6 +168,15 @@ class LabelGenerator:
             decoded=answers.decoded,
             figures=figures,
         )
+
+    def _tell_exactness(self) -> None:
+        """Say where probabilities that were asked for as exact ones may be estimates."""
+        generation, branches = self.form.generation, 2 ** len(self.task.labels)
+        if generation.coverage == 1 and generation.max_nodes < branches:
+            log(
+                f"WARNING: --coverage 1 with --max_nodes {generation.max_nodes}: probabilities are exact for the texts "
+                f"that need no more branches, and estimates for the others; --max_nodes {branches} is enough for all"
+            )
 
     def is_cut(self, text: str) -> bool:
         """Whether a text has more tokens than the model reads."""
