@@ -29,11 +29,12 @@ class CompareArguments:
     picture: str | None = option(None, "also write the picture of the scores with intervals here, a .png")
     truth: str | None = option(None, "file of ids and true labels of test rows: score on these")
     test_file: str | None = option(None, "with --truth: the test rows, for runs to predict")
+    column_names: list[str] | None = option(None, "names of the test file's columns, if it has no header")
     unknown_labels: bool = option(
         False, "take label cells of --truth that are blank or -1 for not annotated: they count in no score"
     )
     csv_quoting: str | None = option(
-        None, "whether quotes enclose cells of the test file", choices=["standard", "none"]
+        None, "whether quotes enclose cells of the test file; left out: as in training", choices=["standard", "none"]
     )
     resamples: int = option(2000, "resamples of the bootstrap")
     seed: int = option(0, "seed of the bootstrap")
@@ -94,9 +95,11 @@ def main(args: CompareArguments) -> None:
 
     # Score
     if args.truth:
+        from utils.data.headers import Layout
         from utils.runs.held_labels import score_on_held_labels  # loads datasets, and torch to predict
 
-        files = (args.truth, args.test_file, args.csv_quoting)
+        names = tuple(args.column_names) if args.column_names else None
+        files = (args.truth, args.test_file, Layout(args.csv_quoting, column_names=names))
         entries, left_out = score_on_held_labels(
             runs, submissions, *files, args.per_device_eval_batch_size, args.unknown_labels
         )

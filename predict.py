@@ -65,6 +65,8 @@ class PredictArguments:
         for number, text in enumerate(self.texts, start=1):
             if not text.strip():
                 raise UserError(f"text {number} on the command line is empty: leave it out")
+        if self.labels and self.calibrate:
+            raise UserError("--calibrate has no curves of labels given by --labels: leave one of them out")
         if self.labels and len(set(self.labels)) < len(self.labels):
             raise UserError("--labels names a label twice")
         if self.labels and self.calibrate:
@@ -239,7 +241,8 @@ def main(args: PredictArguments) -> None:
     while texts := list(islice(lines, LINES_AT_A_TIME)):
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
         predicted = run.predict(normalized, args.batch_size).probabilities
-        new.add(normalized, (predicted >= thresholds).astype(np.int8))
+        if not args.labels:
+            new.add(normalized, stored.apply(predicted))
         for text, probabilities in zip(texts, predicted):
             if np.isnan(probabilities).any():
                 raise UserError(

@@ -37,7 +37,7 @@ def share_finer_than_bf16(probabilities):
 def test_heads_compute_in_fp32_where_the_rest_is_in_bf16(tiny, kind, options):
     labels = ["joy", "love", "fear"]
     torch.manual_seed(0)
-    classifier = Classifier.new(ModelArguments(tiny(kind), **options), Task(labels, "text", labels), 64)
+    classifier = Classifier.new(ModelArguments(tiny(kind), **options), Task(labels, ["text"], labels), 64)
     classifier.compute_dtype = torch.bfloat16
     classifier.model.eval()
     texts = read_table(SAMPLE / "validation.csv").rows["Tweet"][:]

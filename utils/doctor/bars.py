@@ -1,6 +1,6 @@
 """The bars that a finding has to clear: intervals and tests, so that chance alone is not called wrong.
 
-A share is compared by Wilson's interval, a mean by the normal one, a ranking by what it is when labels are dealt out
+A share is compared by its exact interval, a mean by the normal one, a ranking by what it is when labels are dealt out
 anew. The level is high, and the higher the more labels are looked at (Bonferroni), so that a sound run is called wrong
 in about one of a hundred checks at most. Where a difference must also be large enough to matter, the whole interval has
 to lie beyond what does not matter: with many rows a small difference is certain, and still small.
@@ -11,10 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, norm, rankdata
+from scipy.special import betaincinv
+from scipy.stats import norm, rankdata
+
+from utils.scoring.scores import known_cells
 
 LEVEL = 0.99
-SHUFFLES, SEED = 500, 0
+SHUFFLES, SEED = 300, 0
 # Rows from which on a sample of them is looked at: intervals are narrow by then.
 MOST_ROWS = 10_000
 
@@ -25,15 +28,30 @@ def each_of(number: int, level: float = LEVEL) -> float:
 
 
 def share_interval(count: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's interval of a share; from 0 to 1 where there are no rows."""
+    """The exact interval of a share (Clopper and Pearson, 1934); from 0 to 1 where there are no rows.
+
+    Args:
+        count: rows that are counted.
+        rows: all of them.
+        level: of the interval.
+    """
     if rows == 0:
         return 0.0, 1.0
-    ends = binomtest(int(count), int(rows)).proportion_ci(level, method="wilson")
-    return float(ends.low), float(ends.high)
+    tail, others = (1 - level) / 2, rows - count
+    low = betaincinv(count, others + 1, tail) if count else 0.0
+    high = betaincinv(count + 1, others, 1 - tail) if others else 1.0
+    return float(low), float(high)
 
 
 def more_than(count: int, rows: int, share: float, level: float = LEVEL) -> bool:
-    """Whether more than a share of all rows are like the counted ones, as far as these rows say."""
+    """Whether more than a share of all rows are like the counted ones, as far as these rows say.
+
+    Args:
+        count: rows that are counted.
+        rows: all of those looked at.
+        share: that must be exceeded.
+        level: at which it must.
+    """
     return share_interval(count, rows, level)[0] > share
 
 
@@ -104,7 +122,7 @@ class Ranking:
     def each_by_chance(self, level: float = LEVEL) -> np.ndarray:
         """What chance keeps each label below, at a level: `[K]`.
 
-        From the deviation of the shuffles, as 500 of them do not reach as far as the level of one label among many.
+        From the deviation of the shuffles, as 300 of them do not reach as far as the level of one label among many.
         """
         return np.minimum(1.0, 0.5 + float(norm.ppf(level)) * self.by_chance.std(axis=0))
 
@@ -113,20 +131,27 @@ def rank(truth: np.ndarray, probabilities: np.ndarray) -> Ranking:
     """ROC-AUC of each label, and of the same labels dealt out to other rows, whole rows at a time.
 
     Args:
-        truth: 0/1 array `[N, L]`.
+        truth: `[N, L]`, 0, 1 or NaN.
         probabilities: `[N, L]`.
     """
-    positives = truth.sum(axis=0)
-    judged = np.flatnonzero((positives > 0) & (positives < len(truth)))
-    true, n = truth[:, judged].astype(float), positives[judged].astype(float)
-    ranks = rankdata(probabilities[:, judged], axis=0)
-
-    def auc(labels: np.ndarray) -> np.ndarray:
-        return ((labels * ranks).sum(axis=0) - n * (n + 1) / 2) / np.maximum(n * (len(truth) - n), 1)
-
+    true, known = count_rows(truth)
+    judged = np.flatnonzero((true > 0) & (true < known))
     rng = np.random.default_rng(SEED)
-    shuffled = [auc(true[rng.permutation(len(true))]) for _ in range(SHUFFLES)]
-    return Ranking(judged, auc(true), np.array(shuffled).reshape(SHUFFLES, len(judged)))
+    orders = [np.arange(len(truth)), *(rng.permutation(len(truth)) for _ in range(SHUFFLES))]
+    auc = np.empty((len(orders), len(judged)))
+    for column, label in enumerate(judged):
+        rows = known_cells(truth[:, label])
+        yes, ranks = truth[:, label] == 1, rankdata(probabilities[rows, label])
+        positives, negatives = true[label], known[label] - true[label]
+        for number, order in enumerate(orders):
+            hits = ranks[yes[order[rows[order]]]]  # of the known rows, as they are dealt out
+            auc[number, column] = (hits.sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    return Ranking(judged, auc[0], auc[1:])
+
+
+def count_rows(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that have each label, and rows in which it is known: `[L]` both, given truth `[N, L]`, 0, 1 or NaN."""
+    return (truth == 1).sum(axis=0), known_cells(truth).sum(axis=0)
 
 
 def some_rows(rows: int, most: int = MOST_ROWS) -> np.ndarray:

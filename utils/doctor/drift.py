@@ -33,7 +33,7 @@ class Reference:
         rows: validation rows.
         given: to how many of them each label is given, `[L]`.
         train_positives: training rows that have each label, `[L]`.
-        train_rows: training rows; 0 for a model that is used as it is.
+        train_annotated: training rows in which each label is known, `[L]`; 0 for a model that is used as it is.
         texts: the training texts in figures, None likewise.
     """
 
@@ -41,7 +41,7 @@ class Reference:
     rows: int
     given: np.ndarray
     train_positives: np.ndarray
-    train_rows: int
+    train_annotated: np.ndarray
     texts: TextFigures | None
 
     @classmethod
@@ -57,13 +57,14 @@ class Reference:
         def read(path: Path) -> Reference:
             content = read_json_object(path)["reference"]
             columns = [content["labels"].index(label) for label in labels]
-            given, positives = (np.array(content[name], dtype=int)[columns] for name in ("given", "train_positives"))
-            rows, train_rows = int(content["rows"]), int(content["train_rows"])
-            for counts, most in ((given, rows), (positives, train_rows)):
-                if not (counts.min() >= 0 and counts.max() <= most):
-                    raise ValueError(f"{path}: labels cannot be on more rows than there are")
+            rows, names = int(content["rows"]), ("given", "train_positives", "train_annotated")
+            given, positives, annotated = (np.array(content[name], dtype=int)[columns] for name in names)
+            if not (
+                given.min() >= 0 and given.max() <= rows and positives.min() >= 0 and (positives <= annotated).all()
+            ):
+                raise ValueError(f"{path}: labels cannot be on more rows than there are")
             texts = TextFigures.from_json(content["texts"]) if content["texts"] else None
-            return cls(labels, rows, given, positives, train_rows, texts)
+            return cls(labels, rows, given, positives, annotated, texts)
 
         return read_part(folder, DOCTOR_FILE, read)
 
@@ -102,18 +103,20 @@ def compare(reference: Reference, new: NewRows, tokenizer: PreTrainedTokenizerBa
     if new.given is None:
         return []
     findings, told = [], set()
-    comparisons = [(reference.given, reference.rows, DRIFT_FACTOR, "validation")]
-    if reference.train_rows:
-        comparisons.append((reference.train_positives, reference.train_rows, FAR_FACTOR, "training"))
+    comparisons = [
+        (reference.given, np.full(len(reference.labels), reference.rows), DRIFT_FACTOR, "validation"),
+        (reference.train_positives, reference.train_annotated, FAR_FACTOR, "training"),
+    ]
     for counts, rows, factor, where in comparisons:
         apart = [
             i
-            for i, (here, there) in enumerate(zip(new.given.tolist(), counts.tolist()))
-            if rates_differ((here, new.rows), (there, rows), each_of(len(counts)), factor) and i not in told
+            for i, (here, there, of) in enumerate(zip(new.given, counts, rows))
+            if i not in told
+            and rates_differ((int(here), new.rows), (int(there), int(of)), each_of(len(counts)), factor)
         ]
         told |= set(apart)
         if apart:
-            shares = (new.given / new.rows, counts / rows)
+            shares = (new.given / new.rows, counts / np.maximum(rows, 1))
             findings.append(_rates_finding(reference.labels, apart, shares, where))
     if reference.texts is not None and new.texts:
         texts = TextFigures.of(new.texts, tokenizer, reference.texts.profile)

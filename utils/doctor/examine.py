@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.doctor.bars import rank, some_rows
+from utils.doctor.bars import count_rows, rank, some_rows
 from utils.doctor.baselines import check_baselines, compare_with_baselines, training_rows
 from utils.doctor.finding import Check, Diagnosis
 from utils.doctor.mislabelled import check_mislabelled
@@ -16,7 +16,7 @@ from utils.doctor.predicted import check_chance, check_given, check_spread, chec
 from utils.doctor.progress import check_learning, check_progress
 from utils.doctor.rows import check_cut, check_leaks, check_rates, check_texts, check_unknown
 from utils.doctor.texts import MOST_TEXTS, TextFigures, Unknown, find_unknown
-from utils.scoring.scores import AT_HALF, TUNED
+from utils.scoring.scores import AT_HALF, TUNED, on_known_cells
 
 if TYPE_CHECKING:  # loading these takes torch
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -94,38 +94,35 @@ def examine(
     kind = TUNED if TUNED in evaluation.decisions else AT_HALF
     decided = evaluation.decisions[kind][:, chosen]
     truth, probabilities, thresholds = predictions.truth, predictions.probabilities, evaluation.thresholds
-    right = _jaccard(truth, decided[0])
     ranking = rank(truth, probabilities)
-    known = (truth.sum(axis=0), len(truth))
-    if training is not None:
-        known = (training.rows.labels.sum(axis=0), len(training.rows))
+    train_labels = None if training is None else training.rows.truth(thresholds.rule.gives_one_label)
+    counted = None if train_labels is None else count_rows(train_labels)
 
-    spread, same = check_spread(labels, probabilities, known)
+    spread, same = check_spread(labels, probabilities, count_rows(truth) if counted is None else counted)
     checks = [spread, check_chance(labels, ranking, same), check_swapped(labels, truth, probabilities)]
     baselines = []
-    if training is not None:
-        texts, train_labels = _training_sample(training.rows) if with_linear else (None, training.rows.labels)
-        baselines = compare_with_baselines(predictions, decided, thresholds.rule, texts, train_labels)
+    if training is not None and train_labels is not None:
+        texts, some_labels = _training_sample(training.rows, train_labels) if with_linear else (None, train_labels)
+        baselines = compare_with_baselines(predictions, decided, thresholds.rule, texts, some_labels)
         checks.append(check_baselines(baselines))
-    if training is not None:
         half = _half_width(results, f"eval_f1_macro{kind}")
         checks.append(check_learning(int(training.metrics.get("unchanged_tensors", 0)), None))
         checks.append(check_progress(training.log_history, f"eval_f1_macro{kind}", half, training.best_is_kept))
     checks += check_given(labels, truth, probabilities, thresholds, same)
     low = np.array([results.get(f"eval_f1_low/{label}", 0.0) for label in labels])
-    positives = None if training is None else known[0]
-    checks.append(check_support(labels, truth, positives, low, ranking))
+    checks.append(check_support(labels, truth, None if counted is None else counted[0], low, ranking))
     reference: dict[str, Any] = {
         "labels": labels,
         "rows": len(truth),
         "given": thresholds.apply(probabilities).sum(axis=0).tolist(),
-        "train_positives": known[0].tolist() if training is not None else [0] * len(labels),
-        "train_rows": known[1] if training is not None else 0,
+        "train_positives": [0] * len(labels) if counted is None else counted[0].tolist(),
+        "train_annotated": [0] * len(labels) if counted is None else counted[1].tolist(),
         "texts": None,
     }
-    if training is not None:
+    if training is not None and train_labels is not None:
+        right = _jaccard(truth, decided[0])
         leaked = None if training.leaked is None else training.leaked[chosen]
-        figures, more = _check_rows(training, everything, predictions, right, leaked, tokenizer)
+        figures, more = _check_rows(training, everything, predictions, right, leaked, tokenizer, train_labels)
         checks += more
         reference["texts"] = asdict(figures)
     checks.append(check_mislabelled(labels, truth, probabilities))
@@ -139,6 +136,7 @@ def _check_rows(
     right: np.ndarray,
     leaked: np.ndarray | None,
     tokenizer: PreTrainedTokenizerBase,
+    train_labels: np.ndarray,
 ) -> tuple[TextFigures, list[Check]]:
     """The training texts in figures, and what the checks of rows say.
 
@@ -149,18 +147,18 @@ def _check_rows(
         right: Jaccard index of these, `[N]`.
         leaked: which of these have a near-duplicate in training, `[N]` of booleans; None where it is not known.
         tokenizer: of the model.
+        train_labels: of all training rows, 0, 1 or NaN, `[M, L]`.
     """
     rows = training.rows
     train_texts = rows.rows.select(some_rows(len(rows), MOST_TEXTS))["text"][:]
     figures = TextFigures.of(train_texts, tokenizer)
     validation = TextFigures.of(predictions.texts, tokenizer, figures.profile)
-    unknown, _ = find_unknown(predictions.texts, tokenizer)
-    has_unknown = np.isin(np.arange(len(predictions)), unknown.rows)
+    unknown = find_unknown(predictions.texts, tokenizer).rows if figures.unknown_rows else []
+    has_unknown = np.isin(np.arange(len(predictions)), unknown)
     described = Unknown(np.arange(0), figures.unknown_signs).describe()
-    train_rates, rates = ((of.sum(axis=0), len(of)) for of in (rows.labels, everything.truth))
     number = int(everything.figures.get("leaked_rows", 0))
     return figures, [
-        check_rates(predictions.labels, train_rates, rates),
+        check_rates(predictions.labels, count_rows(train_labels), count_rows(everything.truth)),
         check_texts(figures, validation),
         check_leaks(leaked, number, len(everything), right),
         check_cut(training.lengths, training.full_lengths, training.max_length),
@@ -168,16 +166,17 @@ def _check_rows(
     ]
 
 
-def _training_sample(rows: Examples) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of the training rows that the linear model sees."""
+def _training_sample(rows: Examples, labels: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Texts and labels of the training rows that the linear model sees, of all labels `[N, L]`."""
     first = [rows.rows[int(i)]["text"] for i in some_rows(len(rows), 1000)]
-    chosen = training_rows(len(rows), rows.labels.shape[1], float(np.mean([len(text) for text in first])))
-    return rows.rows.select(chosen)["text"][:], rows.labels[chosen]
+    chosen = training_rows(len(rows), labels.shape[1], float(np.mean([len(text) for text in first])))
+    return rows.rows.select(chosen)["text"][:], labels[chosen]
 
 
 def _jaccard(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """Jaccard index of each row, 1 where nothing is true and nothing given: `[N]`."""
-    both, either = ((truth != 0) & (decided != 0)).sum(axis=1), ((truth != 0) | (decided != 0)).sum(axis=1)
+    """Jaccard index of each row on its known cells, 1 where nothing is true and nothing given: `[N]`."""
+    true, given = on_known_cells(truth, decided)
+    both, either = (true & given).sum(axis=1), (true | given).sum(axis=1)
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 

@@ -16,6 +16,7 @@ from scipy.stats import poisson
 from utils.doctor.bars import LEVEL
 from utils.doctor.finding import Check, Finding
 from utils.scoring.calibration import fit_platt
+from utils.scoring.scores import known_cells
 
 SURE = 0.02  # a calibrated probability of the answer that a cell holds, below which the model is sure of the other
 
@@ -39,16 +40,16 @@ def find_suspects(truth: np.ndarray, probabilities: np.ndarray) -> Suspects:
     """Cells that look like mistakes.
 
     Args:
-        truth: 0/1 array `[N, L]`.
+        truth: `[N, L]`, 0, 1 or NaN.
         probabilities: `[N, L]`, of a model that has not seen the rows.
     """
-    true, other = truth == 1, 1 - probabilities
+    true, false, other = truth == 1, truth == 0, 1 - probabilities
     # What the probability of each answer is on average where it is true.
     yes = (probabilities * true).sum(axis=0) / np.maximum(true.sum(axis=0), 1)
-    no = (other * ~true).sum(axis=0) / np.maximum((~true).sum(axis=0), 1)
-    says_yes, says_no = (probabilities >= yes) & true.any(axis=0), (other >= no) & ~true.all(axis=0)
+    no = (other * false).sum(axis=0) / np.maximum(false.sum(axis=0), 1)
+    says_yes, says_no = (probabilities >= yes) & true.any(axis=0), (other >= no) & false.any(axis=0)
     # A model that gives every text the same probability says both.
-    rows, columns = np.nonzero(np.where(true, says_no & ~says_yes, says_yes & ~says_no))
+    rows, columns = np.nonzero((true & says_no & ~says_yes) | (false & says_yes & ~says_no))
     confidence = np.where(true, probabilities, other)
     order = np.argsort(confidence[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]
@@ -63,17 +64,17 @@ def check_mislabelled(labels: list[str], truth: np.ndarray, probabilities: np.nd
 
     Args:
         labels: names of the labels, `[L]`.
-        truth: 0/1 array `[N, L]`.
+        truth: `[N, L]`, 0, 1 or NaN.
         probabilities: `[N, L]`, of a model that has not seen the rows.
     """
     suspects = find_suspects(truth, probabilities)
-    cells = truth.size
+    cells = int(known_cells(truth).sum())
     seen = f"{len(suspects.rows):,} of {cells:,} cells look like mistakes (the report lists the likeliest)"
     curves = fit_platt(probabilities, truth)
     calibrated = curves.apply(probabilities)
     confidence = np.where(truth == 1, calibrated, 1 - calibrated)
     unlikely = np.minimum(calibrated, 1 - calibrated)
-    sure = (unlikely < SURE) & (curves.slopes > 0)
+    sure = (unlikely < SURE) & (curves.slopes > 0) & known_cells(truth)
     found, expected = int((confidence < SURE)[sure].sum()), float(unlikely[sure].sum())
     figures = {"suspects": float(len(suspects.rows)), "contradicted": float(found), "expected": expected}
     # Twice as many: curves are fitted, and never quite right.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.doctor.bars import Ranking, each_of, rates_differ, share_interval
+from utils.doctor.bars import Ranking, count_rows, each_of, rates_differ, share_interval
 from utils.doctor.finding import PROBLEM, WARNING, Check, Finding, name_labels
+from utils.scoring.calibration import finite_logit
 from utils.scoring.thresholds import Thresholds
 
 # A ROC-AUC that a label of some use has: where chance alone reaches it, there are too few rows to say anything.
@@ -16,25 +17,27 @@ SWAPS = 200  # resamples of the rows
 
 
 def check_spread(
-    labels: list[str], probabilities: np.ndarray, known: tuple[np.ndarray, int]
+    labels: list[str], probabilities: np.ndarray, learnt_from: tuple[np.ndarray, np.ndarray]
 ) -> tuple[Check, list[str]]:
     """Whether the probabilities of a label differ between texts.
 
-    The bar: 95 % of the texts have probabilities closer together than the ends of the interval in which the label's
-    rate itself is known. A model that knew the rate alone would say as much.
+    The bar: the logits of 95 % of the texts lie closer together than the ends of the interval in which the label's rate
+    itself is known. A model that knew the rate alone would say as much.
 
     Args:
         labels: names of the labels, `[L]`.
         probabilities: `[N, L]`.
-        known: true rows of each label `[L]` among so many rows that the rate was learnt from.
+        learnt_from: rows that have each label, and in which it is known, that the rate was learnt from: `[L]` both.
 
     Returns:
         the check, and the labels for which they do not differ.
     """
     low, high = np.quantile(probabilities, [0.025, 0.975], axis=0)
-    ends = np.array([share_interval(int(count), known[1], 0.95) for count in known[0]])
-    # An interval of a rate near 0 would be met by any small probabilities: there must be rows to learn from.
-    same = np.flatnonzero((high - low < ends[:, 1] - ends[:, 0]) & (known[0] >= 10))
+    ends = np.array([share_interval(int(count), int(of), 0.95) for count, of in zip(*learnt_from)])
+    # In logits, as probabilities that a loss has squeezed together at one end may differ by much. There must be rows to
+    # learn from: the interval of a rate near 0 has no lower end.
+    closer = finite_logit(high) - finite_logit(low) < finite_logit(ends[:, 1]) - finite_logit(ends[:, 0])
+    same = np.flatnonzero(closer & (learnt_from[0] >= 10))
     width = high - low
     narrow, wide = int(width.argmin()), int(width.argmax())
     seen = f"95 % of a label's probabilities span {width[narrow]:.3f} ({labels[narrow]}) to {width[wide]:.3f}"
@@ -97,11 +100,11 @@ def check_swapped(labels: list[str], truth: np.ndarray, probabilities: np.ndarra
 
     Args:
         labels: names of the labels, `[L]`.
-        truth: 0/1 array `[N, L]`.
+        truth: `[N, L]`, 0, 1 or NaN.
         probabilities: `[N, L]`.
     """
-    title, positives = "exchanged labels", truth.sum(axis=0)
-    judged = np.flatnonzero((positives > 0) & (positives < len(truth)))
+    title, (positives, known) = "exchanged labels", count_rows(truth)
+    judged = np.flatnonzero((positives > 0) & (positives < known))
     centred = _standardised(probabilities[:, judged])
     true = _standardised(truth[:, judged].astype(float))
     fit = true.T @ centred / len(truth)  # correlation of each label (row) with each column of probabilities
@@ -138,8 +141,9 @@ def check_swapped(labels: list[str], truth: np.ndarray, probabilities: np.ndarra
 
 
 def _standardised(columns: np.ndarray) -> np.ndarray:
-    spread = columns.std(axis=0)
-    return (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    """Columns with mean 0 and deviation 1; 0 for NaN."""
+    spread = np.nanstd(columns, axis=0)
+    return np.nan_to_num((columns - np.nanmean(columns, axis=0)) / np.where(spread > 0, spread, 1))
 
 
 def check_given(
@@ -149,20 +153,22 @@ def check_given(
 
     Args:
         labels: names of the labels, `[L]`.
-        truth: 0/1 array `[N, L]`.
+        truth: `[N, L]`, 0, 1 or NaN.
         probabilities: `[N, L]`.
         chosen: thresholds for new rows.
         left_out: labels of which it is said already that their probabilities do not differ.
     """
     rows, level = len(truth), each_of(len(labels))
     given, thresholds = chosen.apply(probabilities).sum(axis=0), chosen.values
-    true = truth.sum(axis=0)
+    true, known = count_rows(truth)
     findings, told = [], set(left_out)
     for kind, count, word in (("never_given", 0, "never"), ("always_given", rows, "always")):
         found = [
             i
             for i, label in enumerate(labels)
-            if given[i] == count and label not in told and rates_differ((count, rows), (int(true[i]), rows), level)
+            if given[i] == count
+            and label not in told
+            and rates_differ((count, rows), (int(true[i]), int(known[i])), level)
         ]
         if not found:
             continue
@@ -190,7 +196,8 @@ def check_given(
         told |= set(names)
     fewest, most = int(given.argmin()), int(given.argmax())
     seen = f"from {given[fewest]:,} ({labels[fewest]}) to {given[most]:,} ({labels[most]}) of {rows:,} rows"
-    return [Check("labels given", seen, findings), _check_edges(labels, probabilities, thresholds, told)]
+    check = Check("labels given", seen, findings)
+    return [check] if chosen.rule.gives_one_label else [check, _check_edges(labels, probabilities, thresholds, told)]
 
 
 def _check_edges(labels: list[str], probabilities: np.ndarray, thresholds: np.ndarray, told: set[str]) -> Check:
@@ -231,13 +238,13 @@ def check_support(
 
     Args:
         labels: names of the labels, `[L]`.
-        truth: 0/1 array `[N, L]`.
+        truth: `[N, L]`, 0, 1 or NaN.
         train_positives: training rows of each label, `[L]`; None where nothing was trained.
         low: lower end of the interval of each label's F1, `[L]`.
         ranking: of the validation rows.
     """
-    true = truth.sum(axis=0)
-    always = 2 * true / (len(truth) + np.maximum(true, 1))
+    true, known = count_rows(truth)
+    always = 2 * true / np.maximum(known + true, 1)
     chance = np.ones(len(labels))
     chance[ranking.judged] = ranking.each_by_chance()
     noisy = [i for i in range(len(labels)) if low[i] <= always[i] and chance[i] >= OF_USE]

@@ -20,58 +20,44 @@ MANY = 0.05
 LEAKED = 0.01
 
 
-def compare_rates(
-    labels: list[str], here: np.ndarray, there: np.ndarray, rows: tuple[int, int], where: tuple[str, str]
-) -> list[str]:
-    """What differs in the rates of labels, in words: `joy 12 % here, 35 % there`.
-
-    Args:
-        labels: names of the labels, `[L]`.
-        here: rows of each label, `[L]`.
-        there: the same in other rows.
-        rows: how many there are, here and there.
-        where: what both are called.
-
-    Returns:
-        of each label whose rates differ by more than RATE_FACTOR: its name and rates.
-    """
-    level = each_of(len(labels))
-    return [
-        f"{label} {format_share(a / rows[0])} {where[0]}, {format_share(b / rows[1])} {where[1]}"
-        for label, a, b in zip(labels, here, there)
-        if rates_differ((int(a), rows[0]), (int(b), rows[1]), level, RATE_FACTOR)
-    ]
-
-
-def check_rates(labels: list[str], train: tuple[np.ndarray, int], validation: tuple[np.ndarray, int]) -> Check:
+def check_rates(
+    labels: list[str], train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray]
+) -> Check:
     """Whether the labels are as frequent in validation as in training.
 
     Args:
         labels: names of the labels, `[L]`.
-        train: rows of each label `[L]`, and all rows.
+        train: rows that have each label, and in which it is known, `[L]` both.
         validation: the same.
     """
-    sizes = (train[1], validation[1])
-    apart = compare_rates(labels, train[0], validation[0], sizes, ("in training", "in validation"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = (validation[0] / sizes[1]) / (train[0] / sizes[0])
-    known = [(abs(np.log(r)), r, label) for r, label in zip(ratio, labels) if np.isfinite(r) and r > 0]
-    farthest = max(known, default=(0.0, 1.0, ""))
-    seen = f"the farthest apart: {farthest[2]}, {farthest[1]:.2f} times as frequent in validation" if known else "-"
-    findings = []
-    if apart:
-        names = [label for label in labels if any(text.startswith(f"{label} ") for text in apart)]
-        findings.append(
-            Finding(
-                "rates_differ",
-                f"training and validation rows differ in the rates of {name_labels(names, len(labels))}: "
-                f"{'; '.join(apart[:4])}{'; ...' if len(apart) > 4 else ''}",
-                "draw both from the same rows: leave --validation_file out and a share of the training rows is held "
-                "out, stratified over the labels; thresholds follow the rates of the validation rows",
-                labels=names,
-            )
-        )
-    return Check("rates of the labels", seen, findings)
+    here, there = (counts / np.maximum(rows, 1) for counts, rows in (train, validation))
+    level = each_of(len(labels))
+    apart = [
+        i
+        for i, (a, of_a, b, of_b) in enumerate(zip(*train, *validation))
+        if rates_differ((int(a), int(of_a)), (int(b), int(of_b)), level, RATE_FACTOR)
+    ]
+    both = [i for i in range(len(labels)) if here[i] > 0 and there[i] > 0]
+    seen = "no label is in both"
+    if both:
+        farthest = max(both, key=lambda i: abs(np.log(there[i] / here[i])))
+        seen = f"the farthest apart: {labels[farthest]}, {there[farthest] / here[farthest]:.2f} times as frequent in "
+        seen += "validation"
+    if not apart:
+        return Check("rates of the labels", seen)
+    names = [labels[i] for i in apart]
+    examples = "; ".join(
+        f"{labels[i]} {format_share(here[i])} in training, {format_share(there[i])} in validation" for i in apart[:4]
+    )
+    finding = Finding(
+        "rates_differ",
+        f"training and validation rows differ in the rates of {name_labels(names, len(labels))}: {examples}",
+        "draw both from the same rows: leave --validation_file out and a share of the training rows is held out, "
+        "stratified over the labels; thresholds follow the rates of the validation rows",
+        figures={f"ratio/{labels[i]}": float(there[i] / here[i]) for i in apart if i in both},
+        labels=names,
+    )
+    return Check("rates of the labels", seen, [finding])
 
 
 def compare_texts(reference: TextFigures, texts: TextFigures, here: str, there: str) -> dict[str, str]:
@@ -87,8 +73,8 @@ def compare_texts(reference: TextFigures, texts: TextFigures, here: str, there: 
     low, high = texts.lengths.difference(reference.lengths)
     if low > np.log(LENGTH_FACTOR) or high < -np.log(LENGTH_FACTOR):
         found["lengths_differ"] = (
-            f"a text {there} has {_typical(texts.lengths)} tokens, one {here} {_typical(reference.lengths)} (geometric "
-            "means)"
+            f"a text {there} has {_typical(texts.lengths)} letters and signs, one {here} {_typical(reference.lengths)} "
+            "(geometric means)"
         )
     for script in sorted({*texts.scripts, *reference.scripts}):
         counts = [(one.scripts.get(script, 0), one.rows) for one in (texts, reference)]
@@ -127,7 +113,7 @@ def check_texts(train: TextFigures, validation: TextFigures) -> Check:
         "validate on texts like those that will be predicted, and train on such texts: scores say nothing about others"
     )
     seen = (
-        f"{_typical(train.lengths)} and {_typical(validation.lengths)} tokens, "
+        f"{_typical(train.lengths)} and {_typical(validation.lengths)} letters, "
         f"{_scripts(train)} and {_scripts(validation)} script, "
         f"{format_share(train.familiar.mean)} and {format_share(validation.familiar.mean)} familiar runs of letters"
     )

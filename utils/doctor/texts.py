@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # loading it takes torch
     from transformers import PreTrainedTokenizerBase
 
 MOST_TEXTS = 5000  # looked at, of more: a second of work
-LETTERS_OF_A_TEXT = 2000  # from its start
+LETTERS_OF_A_TEXT = 2000  # from its start, that are looked up in a vocabulary; and whose script and runs are counted
+LETTERS_COUNTED = 500
 # Runs of three letters that count as familiar. The commonest few hundred tell one language from another: Cavnar and
 # Trenkle, N-Gram-Based Text Categorization, SDAIR 1994.
 PROFILE = 300
@@ -45,22 +46,22 @@ class Unknown:
         return f"{', '.join(shown)}{more}" if shown else "words that are too long for it"
 
 
-def find_unknown(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[Unknown, np.ndarray]:
-    """The signs of texts that a tokenizer does not know, and the tokens of each text, `[N]`.
+def find_unknown(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Unknown:
+    """The signs of texts `[N]` that a tokenizer does not know.
 
     A sign may take the word around it along: BERT makes one unknown token of "great😂".
     """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or not texts:
+        return Unknown(np.arange(0), {})
     texts = [text[:LETTERS_OF_A_TEXT] for text in texts]
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-    lengths, unknown = np.array([len(row) for row in ids]), tokenizer.unk_token_id
-    if unknown is None:
-        return Unknown(np.arange(0), {}), lengths
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     rows = np.array([i for i, row in enumerate(ids) if unknown in row], dtype=np.int64)
     signs = sorted({sign for i in rows for sign in texts[i] if not sign.isspace()})
     alone = tokenizer(signs, add_special_tokens=False, verbose=False)["input_ids"] if signs else []
     strange = {sign for sign, row in zip(signs, alone) if unknown in row}
     counts = Counter(sign for i in rows for sign in strange.intersection(texts[i]))
-    return Unknown(rows, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))), lengths
+    return Unknown(rows, dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))))
 
 
 @lru_cache(maxsize=100_000)
@@ -71,14 +72,14 @@ def _script_of(sign: str) -> str:
 
 def script_of(text: str) -> str:
     """The script of most letters of a text; empty without letters."""
-    counts = Counter(_script_of(sign) for sign in text[:LETTERS_OF_A_TEXT])
+    counts = Counter(_script_of(sign) for sign in text[:LETTERS_COUNTED])
     del counts[""]
     return counts.most_common(1)[0][0] if counts else ""
 
 
 def triples(text: str) -> Counter[str]:
     """Runs of three letters and blanks of a text, in lower case, without other signs."""
-    letters = "".join(sign if sign.isalpha() else " " for sign in text[:LETTERS_OF_A_TEXT].casefold())
+    letters = "".join(sign if sign.isalpha() else " " for sign in text[:LETTERS_COUNTED].casefold())
     padded = f" {' '.join(letters.split())} "
     return Counter(padded[i : i + 3] for i in range(len(padded) - 2))
 
@@ -92,7 +93,7 @@ class TextFigures:
         unknown_rows: with a token that the model does not know.
         unknown_signs: in how many texts each unknown sign stands.
         scripts: texts by the script of most of their letters.
-        lengths: mean of the logarithm of the tokens.
+        lengths: mean of the logarithm of the letters and signs.
         familiar: mean share of a text's triples of letters that are among those of `profile`.
         profile: the commonest triples of the training texts.
     """
@@ -117,7 +118,7 @@ class TextFigures:
             profile: of the training texts; left out: these are the training texts.
         """
         texts = [texts[i] for i in some_rows(len(texts), MOST_TEXTS)]
-        unknown, tokens = find_unknown(texts, tokenizer)
+        unknown = find_unknown(texts, tokenizer)
         runs = [triples(text) for text in texts]
         if profile is None:
             total: Counter[str] = Counter()
@@ -128,7 +129,8 @@ class TextFigures:
         shares = [sum(n for run, n in one.items() if run in known) / one.total() for one in runs if one.total() > 2]
         scripts = Counter(filter(None, map(script_of, texts)))
         signs = dict(list(unknown.signs.items())[:20])
-        lengths, familiar = Mean.of(np.log(np.maximum(tokens, 1))), Mean.of(np.array(shares))
+        letters = np.array([max(1, len(text)) for text in texts])
+        lengths, familiar = Mean.of(np.log(letters)), Mean.of(np.array(shares))
         return cls(len(texts), len(unknown.rows), signs, dict(scripts), lengths, familiar, profile)
 
     @classmethod

@@ -189,8 +189,16 @@ class Together:
     probabilities: np.ndarray
 
     def figure(self, score: Score, truth: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray]:
-        """`(value, values)` of a score of the last of the decisions, or of the probabilities: on all rows, and on
-        resamples of them, `[B]`, with `groups` `[N]` of rows that are drawn together."""
+        """A score of the last of the decisions, or of the probabilities.
+
+        Args:
+            score: which.
+            truth: `[N, L]`.
+            groups: of rows that are drawn together, `[N]`.
+
+        Returns:
+            `(value, values)`: on all rows, and on resamples of them, `[B]`.
+        """
         return figure_of(score, truth, self.probabilities if score.of_probabilities else self.decisions[-1], groups)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ import pandas as pd
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, unwritable_as_user_error
+from utils.core.log import log
 from utils.core.progress import Progress
+from utils.core.shown import join_names
 from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
+from utils.data.headers import ID_NAMES
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
 from utils.doctor.drift import NewRows, Reference, compare, drift_text
@@ -73,7 +77,7 @@ def check_rows(chunks: Callable[[], Iterator[Table]], tasks: list[Task]) -> np.n
     Raises:
         UserError: for rows that cannot be predicted.
     """
-    by_columns = {(task.id_column, task.text_column): task for task in tasks}
+    by_columns = {(task.id_column, *task.text_columns): task for task in tasks}
 
     def checked_chunks() -> Iterator[Table]:
         for chunk in chunks():
@@ -104,12 +108,93 @@ class RowsToPredict:
     def __len__(self) -> int:
         return len(self.id_hashes)
 
+    def find(self, ids: list[str]) -> np.ndarray:
+        """Numbers of the rows with these ids `[n]`, -1 for what is not there: int array `[n]`."""
+        hashes = hash_ids(ids)
+        place = np.minimum(np.searchsorted(self.id_hashes, hashes, sorter=self._in_order), len(self) - 1)
+        rows = self._in_order[place]
+        return np.where(self.id_hashes[rows] == hashes, rows, -1)
 
-def submission_columns(
+    @cached_property
+    def _in_order(self) -> np.ndarray:
+        return np.argsort(self.id_hashes)
+
+
+@dataclass
+class Part:
+    """Some rows of a submission.
+
+    Args:
+        ids: `[n]`.
+        rows: their numbers in the test file, `[n]`.
+        copied: cells of columns that are taken over from the sample file as they are, `[n]` each.
+    """
+
+    ids: list[str]
+    rows: np.ndarray
+    copied: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class SubmissionFormat:
+    """Columns, ids and order of a submission: those of a sample file, or of the test file.
+
+    Args:
+        columns: names of its columns.
+        id_column: that of the ids.
+        copied: columns that are neither ids nor labels, taken over from the sample file.
+        sample: gives an iterator over the chunks of the sample file; None without one.
+    """
+
+    columns: list[str]
+    id_column: str
+    copied: list[str] = field(default_factory=list)
+    sample: Callable[[], Iterator[Table]] | None = None
+
+    def has_column(self, label: str) -> bool:
+        """Whether there is a column of this name, in this case or another."""
+        return label.strip().lower() in {name.strip().lower() for name in self.columns}
+
+    def parts(self, test: RowsToPredict, task: Task) -> Iterator[Part]:
+        """The rows to write, chunk by chunk; of a sample file those that are predicted."""
+        if self.sample is None:
+            for chunk in test.chunks():
+                ids = read_ids(chunk, task)
+                yield Part(ids, np.arange(chunk.start, chunk.start + len(ids)))
+            return
+        for chunk in self.sample():
+            ids = read_ids(chunk, replace(task, id_column=self.id_column))
+            rows = test.find(ids)
+            found = np.flatnonzero(rows >= 0)
+            cells = {name: chunk.column(name).cast("string").to_pylist() for name in self.copied}
+            copied = {name: [column[i] for i in found] for name, column in cells.items()}
+            if len(found):
+                yield Part([ids[i] for i in found], rows[found], copied)
+
+
+def with_ids_of(table: Table, task: Task, sample_file: str | None) -> Task:
+    """The task with an id column of the test file, where training had none and the sample file has that column.
+
+    Args:
+        table: rows of the test file.
+        task: of the runs.
+        sample_file: sample submission, or None.
+
+    Raises:
+        UserError: for a sample file that cannot be read.
+    """
+    if task.id_column is not None or sample_file is None:
+        return task
+    sample = next(read_chunks(sample_file, 1))
+    names = [name for name in table.rows.column_names if sample.find(name) and name.strip().lower() in ID_NAMES]
+    return replace(task, id_column=names[0]) if names else task
+
+
+def submission_format(
     test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int, as_probabilities: bool = False
-) -> list[str]:
-    """Columns of the submission: the sample file's where given, else the id and one a label; the id and the one column
-    of training where that names the one label of each text.
+) -> SubmissionFormat:
+    """Columns, ids and order of the submission: the sample file's where given, else the id and one column a label, or
+    the one column of training where that names the one label of each text.
 
     Args:
         test: the rows to predict.
@@ -119,31 +204,42 @@ def submission_columns(
         as_probabilities: whether there must be a column for each label.
 
     Raises:
-        UserError: where the sample file has other columns, or other ids than the test file.
+        UserError: where the sample file lacks the ids or a label, or has ids that the test file has not.
     """
     id_name = task.id_column or "id"
     if sample_file is None:
-        return [id_name, *(task.label_columns if task.single_label and not as_probabilities else task.labels)]
+        names = task.label_columns if task.single_label and not as_probabilities else task.labels
+        return SubmissionFormat([id_name, *names], id_name)
 
     def sample_chunks() -> Iterator[Table]:
         return read_chunks(sample_file, chunk_rows)
 
     sample = next(sample_chunks())
     names = sample.rows.column_names
-    unknown = set(names) - {id_name, *task.labels, *task.label_columns}
+    known = [name.strip().lower() for name in ID_NAMES if name]
+    id_column = sample.find(id_name) or next((name for name in names if name.strip().lower() in known), None)
+    labels = {label: sample.find(label) for label in task.labels}
     # A column each label, also where training had one column of lists; or that column.
-    missing = {id_name, *(task.labels if set(task.labels) & set(names) else task.label_columns)} - set(names)
-    if unknown or missing:
+    wanted = labels if any(labels.values()) else {name: sample.find(name) for name in task.label_columns}
+    missing = [name for name, found in {id_name: id_column, **wanted}.items() if found is None]
+    if missing or id_column is None:
         raise UserError(
-            f"{sample.name}: its columns differ from the runs' ({id_name}, {', '.join(task.label_columns)}): "
-            f"unknown {sorted(unknown) or 'none'}, missing {sorted(missing) or 'none'}"
+            f"{sample.name} has no column {join_names(missing)}; it has: {join_names(names)}: give one with the ids "
+            f"and labels of the runs ({id_name}, {join_names(task.label_columns)})"
         )
-    with_ids = replace(task, id_column=id_name)
+    copied = [name for name in names if name not in {id_column, *wanted.values()}]
+    if copied:
+        log(f"{sample.name}: {join_names(copied)} is no label of the runs: its cells are copied as they are")
+    form = SubmissionFormat(names, id_column, copied, sample_chunks)
+    with_ids = replace(task, id_column=id_column)
     sample_hashes = check_unique_ids(sample_chunks, with_ids)
     if test.whole:
-        _refuse_extra_ids(test.name, sample.name, test.chunks, task, np.setdiff1d(test.id_hashes, sample_hashes))
         _refuse_extra_ids(sample.name, test.name, sample_chunks, with_ids, np.setdiff1d(sample_hashes, test.id_hashes))
-    return names
+        if len(sample_hashes) < len(test):
+            log(
+                f"{sample.name} has {len(sample_hashes)} of the {len(test)} ids of {test.name}: those alone are written"
+            )
+    return form
 
 
 def wants_probabilities(sample_file: str | None, task: Task) -> bool:
@@ -151,7 +247,7 @@ def wants_probabilities(sample_file: str | None, task: Task) -> bool:
     if sample_file is None:
         return False
     sample = next(read_chunks(sample_file, SAMPLE_ROWS))
-    labels = [label for label in task.labels if label in sample.rows.column_names]
+    labels = [column for label in task.labels if (column := sample.find(label))]
     return any(LOOKS_LIKE_FLOAT.fullmatch(cell) for label in labels for cell in sample.strings(label).to_pylist())
 
 
@@ -228,7 +324,7 @@ class SubmissionWriter:
     Args:
         submission: path of the submission.
         probabilities_file: path of a .csv or .parquet file for the probabilities, or None.
-        columns: of the submission.
+        form: columns of the submission.
         task: of the runs.
         as_probabilities: whether its cells are probabilities instead of 0 and 1.
     """
@@ -237,11 +333,11 @@ class SubmissionWriter:
         self,
         submission: str,
         probabilities_file: str | None,
-        columns: list[str],
+        form: SubmissionFormat,
         task: Task,
         as_probabilities: bool = False,
     ):
-        self.columns, self.task, self.as_probabilities = columns, task, as_probabilities
+        self.form, self.task, self.as_probabilities = form, task, as_probabilities
         self.paths = {"submission": submission} | ({"probabilities": probabilities_file} if probabilities_file else {})
         self.stack = ExitStack()
         self.parquet: Any = None  # its writer, from the first rows on
@@ -255,26 +351,25 @@ class SubmissionWriter:
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
 
-    def add(self, ids: list[str], probabilities: np.ndarray, predictions: np.ndarray) -> None:
+    def add(self, part: Part, probabilities: np.ndarray, predictions: np.ndarray) -> None:
         """Write some rows.
 
         Args:
-            ids: `[n]`.
+            part: n rows.
             probabilities: `[n, L]`.
             predictions: 0/1 array `[n, L]`.
         """
         # To the end of the file; the header above the first chunk only.
         appending: dict[str, Any] = {"mode": "a", "header": self.rows == 0, "index": False}
         cells = probabilities if self.as_probabilities else predictions
-        submission_frame(self.columns, self.task, ids, cells).to_csv(self.files["submission"], **appending)
+        submission_frame(self.form, self.task, part, cells).to_csv(self.files["submission"], **appending)
         if "probabilities" in self.files:
-            id_name = self.task.id_column or "id"
-            frame = pd.DataFrame({id_name: ids} | dict(zip(self.task.labels, probabilities.T)))
+            frame = pd.DataFrame({self.form.id_column: part.ids} | dict(zip(self.task.labels, probabilities.T)))
             if self.paths["probabilities"].endswith(".csv"):
                 frame.to_csv(self.files["probabilities"], **appending)
             else:
                 self._add_parquet(frame)
-        self.rows += len(ids)
+        self.rows += len(part.ids)
         self.positives += predictions.sum(axis=0)
         self.without_label += int((predictions.sum(axis=1) == 0).sum())
 
@@ -315,18 +410,24 @@ def compare_with_training(folder: str, reference: Reference | None, new: NewRows
     return drift_text(compare(reference, new, load_tokenizer(folder)), new.rows)
 
 
-def submission_frame(columns: list[str], task: Task, ids: list[str], cells: np.ndarray) -> pd.DataFrame:
+def submission_frame(form: SubmissionFormat, task: Task, part: Part, cells: np.ndarray) -> pd.DataFrame:
     """Rows of a submission.
 
     Args:
-        columns: of the submission.
+        form: its columns.
         task: of the runs.
-        ids: `[N]`.
-        cells: 0 and 1, or probabilities where there is a column for each label, `[N, L]`.
+        part: n rows.
+        cells: 0 and 1, or probabilities where there is a column for each label, `[n, L]`.
     """
-    values: dict[str, Any] = {task.id_column or "id": ids} | {label: cells[:, i] for i, label in enumerate(task.labels)}
+    values: dict[str, Any] = {label: cells[:, i] for i, label in enumerate(task.labels)}
     if not task.labels_are_columns:
-        delimiter = task.label_delimiter or ","
-        names = [[label for label, yes in zip(task.labels, row) if yes] for row in cells]
-        values[task.label_columns[0]] = [delimiter.join(row) for row in names]
-    return pd.DataFrame({name: values[name] for name in columns})
+        # As in training: numbers where it had numbers.
+        names = list(map(str, range(len(task.labels)))) if task.label_codes else task.labels
+        lists = [[name for name, yes in zip(names, row) if yes] for row in cells]
+        values[task.label_columns[0]] = [(task.label_delimiter or ",").join(row) for row in lists]
+    by_lower = {name.strip().lower(): column for name, column in values.items()}
+    values |= part.copied | {form.id_column: part.ids}
+    # The sample file may write a name in other case.
+    return pd.DataFrame(
+        {name: values[name] if name in values else by_lower[name.strip().lower()] for name in form.columns}
+    )

@@ -76,7 +76,7 @@ class Evaluator:
     """
 
     def __init__(self, examples: Examples, labels: list[str], rule: ThresholdRule):
-        self.rows, self.rule = Predictions.of_examples(examples, labels), rule
+        self.rows, self.rule = Predictions.of_examples(examples, labels, rule.gives_one_label), rule
 
     def __call__(self, predicted: Predictions | np.ndarray) -> Evaluation:
         """Score probabilities `[N, L]`, or predictions of the examples' texts, in the order of the examples.

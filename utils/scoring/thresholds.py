@@ -268,8 +268,6 @@ class Thresholds:
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Yes where the probability reaches its label's threshold, or is the row's highest: int8 array `[N, L]`."""
-        if self.rule.gives_one_label:
-            return likeliest(probabilities)
         return apply_thresholds(probabilities, self.values)
 
     def save(self, folder: str | Path, labels: list[str]) -> None:
@@ -317,7 +315,12 @@ class Thresholds:
 
 
 def apply_thresholds(probabilities: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
-    """Yes where the probability `[N, L]` reaches its label's threshold, `[L]` or one number: int8 array `[N, L]`."""
+    """Yes where the probability `[N, L]` reaches its label's threshold, `[L]` or one number: int8 array `[N, L]`.
+
+    Thresholds of NaN, as `Thresholds` has them where each text has one label, give the likeliest.
+    """
+    if np.isnan(thresholds).any():
+        return likeliest(probabilities)
     return (np.asarray(probabilities) >= np.asarray(thresholds)).astype(np.int8)
 
 

@@ -59,7 +59,7 @@ class TaskTrainingArguments(TrainingArguments):
 
     _argument_group_name = "Trainer"
 
-    output_dir: str = option(None, "The output directory where the model predictions and checkpoints will be written.")
+    output_dir: str = option(None, "folder of the run: model, scores, report (needed)")
     learning_rate: float | None = option(None, "peak learning rate; left out: 2e-5 in full, 2e-4 with LoRA")
     optim: str | None = option(None, "optimizer; left out: adamw_torch_fused, with 4 bit on a GPU paged_adamw_8bit")
     num_train_epochs: float = option(5.0, "passes over the training rows")
@@ -95,6 +95,8 @@ class TaskTrainingArguments(TrainingArguments):
     hub_strategy: str = field(default="end", init=False)
     hub_always_push: bool = field(default=False, init=False)
     hub_revision: str | None = field(default=None, init=False)
+    # --label_names is the file with the names of the labels.
+    label_names: list[str] | None = field(default=None, init=False)
     ddp_find_unused_parameters: bool | None = option(False, "look for parameters without a gradient in every step")
     # Trainer's own help texts of these hold a bare percent sign, which argparse cannot print.
     lr_scheduler_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for the scheduler"})

@@ -202,14 +202,8 @@ class Experiment:
             metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
             tables = (summary_table(metrics, first=self.rule.best_by), label_table(metrics, self.task.labels))
             curves = training_curves(trainer.state.log_history, self.rule.best_by) if trainer is not None else ""
-            parts = [
-                curves,
-                tables[0],
-                *score_notes(results),
-                tables[1],
-                baseline_text(diagnosis.baselines),
-                diagnosis.text(),
-            ]
+            parts = [curves, tables[0], *score_notes(results), tables[1]]
+            parts += [baseline_text(diagnosis.baselines), diagnosis.text()]
             say("", *filter(None, parts), sep="\n\n", end="\n\n")
         if trainer is not None:
             trainer.end()
