@@ -28,13 +28,13 @@ from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import (
     add_lora,
+    bring_base,
     dtype_of_merged,
     load_adapter,
     merge_adapter,
-    name_base_on_hub,
     to_merge,
 )
-from utils.models.approaches import finished_model_args
+from utils.models.approaches import BASE_FOLDER, finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
 from utils.models.head import (
     HEAD_PARTS,
@@ -258,7 +258,7 @@ class Classifier:
         if self.questions is not None:
             self.questions.save(folder)
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
-            name_base_on_hub(folder)
+            bring_base(folder)
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
         """Write a plain model with an adapter merged in.
@@ -296,6 +296,7 @@ class Classifier:
             "loss_description": f"loss {arguments['loss']}, pos_weight {arguments['pos_weight']}",
             "problem_type": f"{'single' if task.single_label else 'multi'}_label_classification",
             "head_parts": HEAD_PARTS,
+            "base_folder": BASE_FOLDER if arguments["model_name_or_path"] == EMBEDDED_MINILM else None,
         }
 
 
