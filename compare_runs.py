@@ -26,18 +26,24 @@ class CompareArguments:
     markdown: str | None = option(None, "also write the tables here, as Markdown")
     csv: str | None = option(None, "also write all figures here, unrounded")
     html: str | None = option(None, "also write a report with pictures here, one page that opens offline")
-    picture: str | None = option(None, "also write the picture of macro-F1 with intervals here, a .png")
+    picture: str | None = option(None, "also write the picture of the scores with intervals here, a .png")
     truth: str | None = option(None, "file of ids and true labels of test rows: score on these")
     test_file: str | None = option(None, "with --truth: the test rows, for runs to predict")
+    column_names: list[str] | None = option(None, "names of the test file's columns, if it has no header")
     unknown_labels: bool = option(
         False, "take label cells of --truth that are blank or -1 for not annotated: they count in no score"
     )
     csv_quoting: str | None = option(
-        None, "whether quotes enclose cells of the test file", choices=["standard", "none"]
+        None, "whether quotes enclose cells of the test file; left out: as in training", choices=["standard", "none"]
     )
     resamples: int = option(2000, "resamples of the bootstrap")
     seed: int = option(0, "seed of the bootstrap")
-    power: float = option(0.01, "a difference in macro-F1: the text says how many seeds or rows would show it")
+    best_by: str | None = option(
+        None,
+        "the score that runs are ranked by; left out: what all were trained for, else f1_macro",
+        choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
+    )
+    power: float = option(0.01, "a difference in that score: the text says how many seeds or rows would show it")
     per_device_eval_batch_size: int = option(128, "test rows predicted at a time")
     overwrite: bool = option(False, "replace files that exist")
     skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
@@ -52,7 +58,7 @@ class CompareArguments:
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {least} or more")
         if not 0 < self.power < 1:
-            raise UserError(f"--power {self.power}: a difference in macro-F1, between 0 and 1")
+            raise UserError(f"--power {self.power}: a difference in the score, between 0 and 1")
         if self.unknown_labels and not self.truth:
             raise UserError("--unknown_labels is for --truth: name the file with the true labels too")
         if self.test_file and not self.truth:
@@ -89,9 +95,11 @@ def main(args: CompareArguments) -> None:
 
     # Score
     if args.truth:
+        from utils.data.headers import Layout
         from utils.runs.held_labels import score_on_held_labels  # loads datasets, and torch to predict
 
-        files = (args.truth, args.test_file, args.csv_quoting)
+        names = tuple(args.column_names) if args.column_names else None
+        files = (args.truth, args.test_file, Layout(args.csv_quoting, column_names=names))
         entries, left_out = score_on_held_labels(
             runs, submissions, *files, args.per_device_eval_batch_size, args.unknown_labels
         )
@@ -101,7 +109,7 @@ def main(args: CompareArguments) -> None:
         note(message)
 
     # Compare
-    boards = make_boards(entries, args.resamples, args.seed)
+    boards = make_boards(entries, args.resamples, args.seed, args.best_by)
     if len(boards) > 1:
         note(
             f"the runs were scored on {len(boards)} different sets of rows: one table for each, and no comparison "

@@ -13,6 +13,7 @@ processes share the work, each with the whole model.
 
 from dataclasses import dataclass
 
+from utils.core.arguments import as_separator, check_column_names
 from utils.core.errors import UserError
 from utils.core.log import say
 from utils.core.parser import option, script
@@ -23,20 +24,39 @@ class SubmissionArguments:
     """What to predict with, what, and where to."""
 
     model: list[str] = option(None, "folder of a finished run, or its name on the Hub; several are averaged")
-    test_file: str = option(None, "rows to predict: .csv, .tsv, .txt, .jsonl or .parquet; label cells are ignored")
+    test_file: str = option(
+        None, "rows to predict: .csv, .tsv, .txt, .jsonl, .parquet or .xlsx, packed or not; label cells are ignored"
+    )
     output_file: str = option(None, "submission file to write")
-    sample_submission: str | None = option(None, "file whose columns the submission takes over")
+    sample_submission: str | None = option(None, "file whose columns, ids and order the submission takes over")
     probabilities_file: str | None = option(None, "also write the probabilities here, as .parquet or .csv")
     weights: list[str] | None = option(
         None,
         "weight of each --model in the mean of probabilities, or fit: fitted, if that gains more than noise",
     )
+    submission: str = option(
+        "auto",
+        "what the cells say; auto: probabilities where cells of --sample_submission have a decimal point, else labels",
+        choices=["auto", "labels", "probabilities"],
+    )
+    calibrate: bool = option(
+        False, "make probabilities say how often they are right, by a curve of each label; labels stay as they are"
+    )
+    best_by: str | None = option(
+        None,
+        "the score that thresholds, and weights to fit, are chosen for; left out: as the runs were trained",
+        choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
+    )
     threshold_strategy: str | None = option(
         None, "left out: as the runs were trained", choices=["fixed", "global", "per_label", "calibrated"]
     )
     threshold_shrinkage: float | None = option(None, "left out: as the runs were trained")
+    column_names: list[str] | None = option(None, "names of the test file's columns, if it has no header")
     csv_quoting: str | None = option(
-        None, "whether quotes enclose cells of the test file", choices=["standard", "none"]
+        None, "whether quotes enclose cells of the test file; left out: as in training", choices=["standard", "none"]
+    )
+    csv_separator: str | None = option(
+        None, "what stands between cells of the test file; left out: by its name, or what its rows agree on"
     )
     per_device_eval_batch_size: int = option(128, "rows predicted at a time by one process")
     max_test_samples: int | None = option(None, "predict the first so many rows only, for a dry run")
@@ -59,6 +79,8 @@ class SubmissionArguments:
         if self.threshold_shrinkage is not None and not 0 <= self.threshold_shrinkage < float("inf"):
             raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
         self._check_weights()
+        self.csv_separator = as_separator(self.csv_separator)
+        check_column_names(self.column_names)
         if not self.output_file.endswith(".csv"):
             raise UserError(f"--output_file {self.output_file}: must end in .csv")
         if self.probabilities_file and not self.probabilities_file.endswith((".parquet", ".csv")):
@@ -85,6 +107,7 @@ class SubmissionArguments:
 def main(args: SubmissionArguments) -> None:
     """Check, combine, predict, write."""
     from utils.core.files import check_file, check_targets
+    from utils.core.log import log
     from utils.hub.pull import local_folder
     from utils.runs.folder import load_task
 
@@ -98,31 +121,52 @@ def main(args: SubmissionArguments) -> None:
         check_file(file)
 
     # Imported here because they load pandas and datasets, and what is refused above should not.
-    from utils.data.columns import read_ids, read_texts
+    import numpy as np
+
+    from utils.data.columns import read_texts
+    from utils.data.headers import Layout
     from utils.data.tables import read_chunks
     from utils.doctor.drift import NewRows
+    from utils.runs.combination import Wanted, combine_runs
     from utils.runs.submission import (
         RowsToPredict,
         SubmissionWriter,
         check_rows,
-        combine_runs,
         compare_with_training,
         load_tasks,
         predict_runs,
-        submission_columns,
+        submission_format,
+        wants_probabilities,
+        with_ids_of,
     )
 
     # Runs
     tasks = load_tasks(folders)
     task = tasks[0]
-    how = combine_runs(folders, task.labels, args.weights, args.threshold_strategy, args.threshold_shrinkage)
+    as_probabilities = args.submission == "probabilities"
+    if args.submission == "auto" and wants_probabilities(args.sample_submission, task):
+        as_probabilities = True
+        log(f"{args.sample_submission} has cells with a decimal point: probabilities are written (--submission labels)")
+    if args.calibrate and not as_probabilities and not args.probabilities_file:
+        raise UserError(
+            "--calibrate changes probabilities alone: add --submission probabilities or --probabilities_file"
+        )
+    of_thresholds = (args.threshold_strategy, args.threshold_shrinkage, args.best_by)
+    how = combine_runs(folders, task.labels, Wanted(args.weights, *of_thresholds, as_probabilities, args.calibrate))
 
     # Test rows
-    def chunks():
-        return read_chunks(args.test_file, args.chunk_rows, args.csv_quoting, args.max_test_samples)
+    names = tuple(args.column_names) if args.column_names else None
+    layout = Layout(args.csv_quoting, args.csv_separator, names).as_trained(task)
 
+    def chunks():
+        return read_chunks(args.test_file, args.chunk_rows, layout, args.max_test_samples)
+
+    task = with_ids_of(next(chunks()), task, args.sample_submission)
+    tasks = [task, *tasks[1:]]
     test = RowsToPredict(args.test_file, chunks, check_rows(chunks, tasks), whole=not args.max_test_samples)
-    columns = submission_columns(test, task, args.sample_submission, args.chunk_rows)
+    form = submission_format(test, task, args.sample_submission, args.chunk_rows, as_probabilities)
+    if as_probabilities and not all(map(form.has_column, task.labels)):
+        raise UserError("--submission probabilities: the sample has one column of labels: add --submission labels")
 
     # Predict
     batch_size, code = args.per_device_eval_batch_size, args.trust_remote_code
@@ -131,18 +175,20 @@ def main(args: SubmissionArguments) -> None:
         return  # the main process has the probabilities, and writes
 
     # Write
-    new = NewRows(len(test))
-    with SubmissionWriter(args.output_file, args.probabilities_file, columns, task) as writer:
-        for chunk in chunks():
-            ids = read_ids(chunk, task)
-            probabilities = average.read(chunk.start, len(ids))
+    calibration = how.thresholds.calibration if args.calibrate else None
+    with SubmissionWriter(args.output_file, args.probabilities_file, form, task, as_probabilities) as writer:
+        for part in form.parts(test, task):
+            probabilities = average.read(part.rows)
             predictions = how.thresholds.apply(probabilities)
-            writer.add(ids, probabilities, predictions)
-            new.add(read_texts(chunk, task), predictions)
+            writer.add(part, probabilities if calibration is None else calibration.apply(probabilities), predictions)
+    new = NewRows(len(test))  # all of them, also where the sample file has fewer
+    for chunk in chunks():
+        rows = np.arange(chunk.start, chunk.start + len(chunk.rows))
+        new.add(read_texts(chunk, task), how.thresholds.apply(average.read(rows)))
     say(f"{writer.rates_table()}\n")
     say(how.text)
     say(compare_with_training(folders[0], how.reference, new))
-    say(f"{len(test)} rows written to {args.output_file}")
+    say(f"{writer.rows} rows written to {args.output_file}")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ class PredictArguments:
     labels: list[str] | None = option(
         None, "labels to ask for instead of the run's own, also untrained ones; for runs with --ask_labels"
     )
+    calibrate: bool = option(
+        False, "make probabilities say how often they are right, by a curve of each label; labels stay as they are"
+    )
     batch_size: int = option(32, "texts predicted at a time")
     skip_checks: bool = option(False, "use a run although its files are not those it was finished with")
     check_weights: bool = option(False, "read the weights whole to check them, not their size and header alone")
@@ -62,8 +65,12 @@ class PredictArguments:
         for number, text in enumerate(self.texts, start=1):
             if not text.strip():
                 raise UserError(f"text {number} on the command line is empty: leave it out")
+        if self.labels and self.calibrate:
+            raise UserError("--calibrate has no curves of labels given by --labels: leave one of them out")
         if self.labels and len(set(self.labels)) < len(self.labels):
             raise UserError("--labels names a label twice")
+        if self.labels and self.calibrate:
+            raise UserError("--calibrate has curves of the labels of the training alone: leave out --labels")
         if self.batch_size < 1:
             raise UserError(f"--batch_size {self.batch_size}: must be 1 or more")
 
@@ -98,7 +105,12 @@ def bar(probability: float, threshold: float, size: int = BAR) -> str:
 
 
 def show(
-    text: str, labels: list[str], probabilities: np.ndarray, thresholds: np.ndarray, columns: int | None = None
+    text: str,
+    labels: list[str],
+    probabilities: np.ndarray,
+    thresholds: np.ndarray,
+    given: np.ndarray,
+    columns: int | None = None,
 ) -> str:
     """The labels of one text for a person, the likeliest first.
 
@@ -107,9 +119,10 @@ def show(
         labels: their names, `[L]`.
         probabilities: `[L]`.
         thresholds: `[L]`.
+        given: which labels it is given, `[L]` of booleans.
         columns: width of the terminal; names too long for it are cut, and bars are shortened.
     """
-    given, labels = given_labels(probabilities, thresholds), [printable(label) for label in labels]
+    labels = [printable(label) for label in labels]
     behind = [f"  threshold {t:.3f}" if t == t else "" for t in thresholds]
     order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
     order = [i for rank, i in enumerate(order) if rank < SHOWN or given[i]]
@@ -127,18 +140,17 @@ def show(
     return "\n".join([printable(text), *lines, ""])
 
 
-def json_line(text: str, labels: list[str], probabilities: np.ndarray, thresholds: np.ndarray) -> str:
+def json_line(text: str, labels: list[str], probabilities: np.ndarray, given: np.ndarray) -> str:
     """A line of JSON with the labels of one text.
 
     Args:
         text: what was predicted.
         labels: their names, `[L]`.
         probabilities: `[L]`.
-        thresholds: `[L]`.
+        given: which labels it is given, `[L]` of booleans.
     """
-    given = [name for name, yes in zip(labels, given_labels(probabilities, thresholds)) if yes]
     scores = {name: round(float(p), 6) for name, p in zip(labels, probabilities)}
-    row = {"text": text, "labels": given, "probabilities": scores}
+    row = {"text": text, "labels": [name for name, yes in zip(labels, given) if yes], "probabilities": scores}
     return printable(json.dumps(row, ensure_ascii=not _prints_unicode()))
 
 
@@ -208,14 +220,19 @@ def main(args: PredictArguments) -> None:
 
     transformers.utils.logging.disable_progress_bar()
     run: Any = load_run(folder, args.trust_remote_code)
-    chosen = Thresholds.load(run.name, run.task.labels)
-    thresholds = chosen.values
+    stored = Thresholds.load(run.name, run.task.labels)
+    thresholds = stored.values
     if args.labels:
         trained = dict(zip(run.task.labels, thresholds))
         run.ask(args.labels)
         untrained = np.nan if run.task.single_label else UNTRAINED
         thresholds = np.array([trained.get(label, untrained) for label in args.labels])
-    task = run.task
+    task, calibrate, marks = run.task, np.asarray, thresholds
+    if args.calibrate:
+        if stored.calibration is None:
+            raise UserError(f"--calibrate: {args.model} has no curves in its thresholds.json")
+        calibrate = stored.calibration.apply
+        marks = calibrate(thresholds)
     terminal: Any = sys.stdout  # None where it is closed
     if not _prints_unicode():
         terminal.reconfigure(errors="replace")  # a question mark for each sign that it does not have
@@ -225,16 +242,17 @@ def main(args: PredictArguments) -> None:
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
         predicted = run.predict(normalized, args.batch_size).probabilities
         if not args.labels:
-            new.add(normalized, chosen.apply(predicted))
+            new.add(normalized, stored.apply(predicted))
         for text, probabilities in zip(texts, predicted):
             if np.isnan(probabilities).any():
                 raise UserError(
                     f"{args.model} gives a probability that is NaN for {quote(text)}: its weights are broken"
                 )
+            given, probabilities = given_labels(probabilities, thresholds), calibrate(probabilities)
             if args.json:
-                print(json_line(text, task.labels, probabilities, thresholds))
+                print(json_line(text, task.labels, probabilities, given))
             else:
-                print(show(text, task.labels, probabilities, thresholds, columns))
+                print(show(text, task.labels, probabilities, marks, given, columns))
     reference = None if args.labels else Reference.load(folder, task.labels)
     if reference is not None and new.rows >= FEWEST_COMPARED:
         findings = compare(reference, new, run.tokenizer)

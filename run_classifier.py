@@ -69,7 +69,7 @@ def main(
     if trainer_args.disable_tqdm:
         datasets.disable_progress_bars()
     train, validation, task = read_training_data(data_args, trainer_args.seed)
-    loss_args.suit(task.single_label)
+    loss_args.suit(task.single_label, task.soft_labels)
     threshold_args.suit(task.single_label)
     log(f"{len(train)} training rows, {len(validation)} validation rows; two of them:")
     log_samples(train, task.labels, trainer_args.seed)
@@ -98,7 +98,7 @@ def main(
         train_tokens, validation_tokens = classifier.encode(train), classifier.encode(validation)
 
     # Check and show what will be trained
-    loss = make_loss(loss_args, train.labels)
+    loss = make_loss(loss_args, train.labels, train.weights)
     preflight = Preflight(classifier, train_tokens, training_args, train, loss.pos_weight.numpy())
     log(preflight.summary())
     if run_args.preflight_only:

@@ -45,7 +45,7 @@ def repetitions(gaps: list[float], effort: Effort) -> Iterator[Repetition]:
             seen, unseen = (np.stack([one.run(rows, rng).probabilities for one in recipes]) for rows in (texts, new))
             ensemble = Ensemble([], [str(row) for row in range(effort.rows)], texts.groups, texts.truth, seen)
             fitted, equal = weigh_by_fit(ensemble, DEFAULT), weigh(ensemble, DEFAULT, np.ones(3), PARTITIONS)
-            more = gain(ensemble, fitted.decisions[-1], [equal.decisions[-1]], DEFAULT)
+            more = gain(ensemble, fitted, [equal], DEFAULT)
             truly = [
                 plain_scores(
                     new.truth,

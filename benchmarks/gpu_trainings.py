@@ -109,8 +109,8 @@ def classifier_trainer(words):
     transformers.set_seed(training_args.seed)
     classifier = Classifier.new(model_args, task, data_args.max_length)
     train_tokens, validation_tokens = classifier.encode(train), classifier.encode(validation)
-    loss_args.suit(task.single_label)
-    loss = make_loss(loss_args, train.labels)
+    loss_args.suit(task.single_label, task.soft_labels)
+    loss = make_loss(loss_args, train.labels, train.weights)
     preflight = Preflight(classifier, train_tokens, training_args, train, loss.pos_weight.numpy())
     return MultiLabelTrainer(classifier, training_args, train_tokens, validation_tokens, loss), preflight
 

@@ -115,12 +115,12 @@ def own_figures(population: Population, kind: str, effort: Effort) -> Table:
         for rng in effort.random():
             run = recipe.run(population.draw(effort.rows, rng), rng)
             more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
-            figure = compare([[score(run, kind)]], effort).entries[0].headline_score
+            figure = compare([[score(run, kind)]], effort).main_scores[0]
             true = true_score(recipe, run, kind)
-            expected = np.mean([_score_at(unchosen, other) for other in more])
+            expected = np.mean([score_at(unchosen, other) for other in more])
             yield {
                 (name, "true"): true,
-                (name, "bias"): figure.value - true - _score_at(unchosen, run) + expected,
+                (name, "bias"): figure.value - true - score_at(unchosen, run) + expected,
                 (name, "RMSE"): (figure.value - true) ** 2,
                 (name, "coverage"): float(figure.low <= true <= figure.high),
             }
@@ -149,14 +149,15 @@ def equal_runs(population: Population, kind: str, effort: Effort) -> tuple[Table
         boards = {"1 against 1": pairs, "3 against 3 seeds": triples, "best of 5": fives, "best of 10": [tens]}
         alarms.append({(name, what): np.mean([any_worse(board) for board in some]) for what, some in boards.items()})
 
-        estimates = [entry.headline_score for entry in sorted(tens.entries, key=lambda entry: int(entry.name))]
+        ranked = {entry.name: estimate for entry, estimate in zip(tens.entries, tens.main_scores)}
+        estimates = [ranked[name] for name in sorted(ranked, key=int)]
         values = np.array([estimate.value for estimate in estimates])
         true = np.array([true_score(recipe, run, kind) for run in runs])
         best.append({(name, f"best of {count}"): _best(values, true, count) for count in (2, 5, 10)})
     return gather(iter(alarms)), gather(iter(best))
 
 
-def _score_at(thresholds: np.ndarray, run: Predictions) -> float:
+def score_at(thresholds: np.ndarray, run: Predictions) -> float:
     """Macro-F1 of a run at given thresholds `[L]`."""
     return plain_scores(run.truth, run.probabilities >= thresholds)["f1_macro"]
 

@@ -121,7 +121,7 @@ def compare(kind: str, way: str, checkpointing: bool, args: MemoryArguments) -> 
         training_args = TaskTrainingArguments(
             output_dir=f"{folder}/run", bf16=True, activation_checkpointing=checkpointing
         )
-        task = Task(labels, "text", labels)
+        task = Task(labels, ["text"], labels)
         model: Any = Classifier.new(model_args, task, args.tokens)
     batch = {"input_ids": torch.full((args.rows, args.tokens), 9), "labels": torch.zeros(args.rows, len(labels))}
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])

@@ -6,9 +6,12 @@ HEAD and GET /REPO/resolve/R/PATH.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,14 +36,22 @@ class Repository:
 
 class MiniHub(ThreadingHTTPServer):
     """`repositories` by name; `answers` is {start of a request, as "POST /api/repos": (status, text)}, served instead
-    of what would be; `requests` are those that came."""
+    of what would be; `requests` are those that came. `troubles` is a list of (start of a request, kind), each met once:
+
+    - a number: that status, 429 with `retry_after`
+    - a function: it is called
+    - "cut": half of the answer, and the connection ends; "reset": nothing at all
+    - "silent": no answer until the client has gone
+    - "short", "long": an answer of another size than the index says; "changed": one of other bytes
+    """
 
     daemon_threads = True
 
     def __init__(self, user="me", token="hf_right"):
         super().__init__(("127.0.0.1", 0), Handler)
         self.user, self.token = user, token
-        self.repositories, self.objects, self.answers, self.requests = {}, {}, {}, []
+        self.repositories, self.objects, self.answers, self.requests, self.troubles = {}, {}, {}, [], []
+        self.retry_after = "1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -57,10 +68,19 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    trouble = None
+
     def reply(self, status, content=b"", **headers):
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
             headers["Content-Type"] = "application/json"
+        whole = content
+        if self.trouble == "cut":
+            headers["Content-Length"], content = str(len(content)), content[: len(content) // 2]
+            self.close_connection = True
+        elif self.trouble in ("short", "long", "changed"):
+            changed = bytes([content[-1] ^ 1])
+            content = {"short": whole[:-1], "long": whole + b"x" * 100, "changed": whole[:-1] + changed}[self.trouble]
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(content))} | headers).items():
             self.send_header(name.replace("_", "-"), value)
@@ -73,6 +93,21 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         request = f"{self.command} {path}"
         hub.requests.append(request)
+        self.trouble = next((kind for start, kind in hub.troubles if request.startswith(start)), None)
+        if self.trouble is not None:
+            hub.troubles.remove(next(pair for pair in hub.troubles if request.startswith(pair[0])))
+        if callable(self.trouble):
+            self.trouble()
+        if isinstance(self.trouble, int):
+            headers = {"Retry_After": hub.retry_after} if self.trouble == 429 else {}
+            return self.reply(self.trouble, {"error": "Trouble"}, **headers)
+        if self.trouble in ("reset", "silent"):
+            self.close_connection = True
+            if self.trouble == "silent":
+                self.connection.settimeout(20)
+                with contextlib.suppress(OSError):
+                    self.connection.recv(1)
+            return None
         for start, (status, text) in hub.answers.items():
             if request.startswith(start):
                 return self.reply(status, {"error": text})
@@ -148,6 +183,69 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             return self.reply(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
         return self.reply(200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=repository.commit)
+
+
+# The tests' own process is offline for good, so what speaks to the Hub runs in another. With modules to import it forks
+# for each call, so that a call can be killed; a file in its cache has the process id.
+CHILD = """
+import contextlib, importlib, io, json, os, sys, traceback
+from pathlib import Path
+
+def answer(module, arguments):
+    output, status = io.StringIO(), 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            exec(arguments[0], {}) if module == "exec" else importlib.import_module(module).main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    print(json.dumps([status, output.getvalue()]), flush=True)
+
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+for line in sys.stdin:
+    if sys.argv[1:]:
+        pid = os.fork()
+        if pid:
+            number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if number < 0:
+                print(json.dumps([number, ""]), flush=True)
+            continue
+        Path(os.environ["HF_HOME"], "pid").write_text(str(os.getpid()))
+    answer(*json.loads(line))
+    if sys.argv[1:]:
+        os._exit(0)
+"""
+
+
+@contextlib.contextmanager
+def caller(hub, home, folder, *modules, **environment):
+    """A process that speaks to a Hub: `call(module, *arguments)` calls the main of a script there, or executes code
+    (`exec`), and gives exit status and output.
+
+    `home`: its cache; `folder`: where it runs; `modules`: imported first, and every call is a fork then.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *modules],
+        cwd=folder,
+        env=online(hub, home, HF_TOKEN=hub.token, **environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def call(module, *arguments):
+        child.stdin.write(json.dumps([module, [str(argument) for argument in arguments]]) + "\n")
+        child.stdin.flush()
+        return json.loads(child.stdout.readline())
+
+    try:
+        yield call
+    finally:
+        child.kill()
 
 
 def online(hub, home, **more):

@@ -4,9 +4,10 @@
     python -m benchmarks.hardness --minutes 5 --kinds flags --seed 17
 
 Tables are written in every format and damaged; flags get values made from their types; folders of finished runs and
-checkpoints are damaged file by file; commands are killed at random moments and given again. Failures are: a traceback,
-an exit status other than 0 and 2, no line or several that say what is wrong, rows or scores that differ from what they
-must be, files left behind. Each is printed with its seed, by which it can be tried again.
+checkpoints are damaged file by file; commands are killed at random moments and given again; eight processes at a time
+predict with one run. Failures are: a traceback, an exit status other than 0 and 2, no line or several that say what is
+wrong, rows or scores that differ from what they must be, files left behind. Each is printed with its seed, by which it
+can be tried again.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from benchmarks.hardness import cases
 from utils.core.tables import format_table
 
-WANTED = {"tables": 2000, "flags": 1000, "folders": 300, "kills": 200}
+WANTED = {"tables": 2000, "flags": 1000, "folders": 300, "kills": 200, "predictions": 100}
 
 
 def main() -> None:

@@ -7,13 +7,15 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.core.log import silence_deepspeed
 from utils.core.shown import printable
 
 ENVIRONMENT = {
@@ -59,6 +61,7 @@ def last_line(text: str) -> str:
 def prepare(folder: Path) -> None:
     """Set the environment of all cases, with a cache in `folder`, and import what commands import."""
     os.environ.update(ENVIRONMENT | {"HF_HOME": str(folder / "cache")})
+    silence_deepspeed()
     import importlib
 
     for name in (
@@ -76,7 +79,9 @@ def prepare(folder: Path) -> None:
     gc.freeze()  # what is shared with the cases is not collected, nor copied, by them
 
 
-def start(main: Callable[[list[str]], None], words: list[str], folder: Path, limit: int | None = None) -> int:
+def start(
+    main: Callable[[list[str]], None], words: list[str], folder: Path, limit: int | None = None, processes: int = 1
+) -> int:
     """Fork a process that calls a script's `main`; returns its process id.
 
     Args:
@@ -84,6 +89,7 @@ def start(main: Callable[[list[str]], None], words: list[str], folder: Path, lim
         words: its command line.
         folder: where `output` and `errors` are written.
         limit: bytes that a file may have, as on a full disk.
+        processes: that work together, as the launcher would start them; the one that is returned waits for them.
     """
     pid = os.fork()
     if pid:
@@ -102,8 +108,9 @@ def start(main: Callable[[list[str]], None], words: list[str], folder: Path, lim
 
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        main(words)
-        status = 0
+        if processes == 1:
+            main(words)
+        status = 0 if processes == 1 else _work_together(main, words, processes)
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
@@ -115,6 +122,24 @@ def start(main: Callable[[list[str]], None], words: list[str], folder: Path, lim
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
+
+
+def _work_together(main: Callable[[list[str]], None], words: list[str], processes: int) -> int:
+    """Fork processes that share one training, and wait; returns the highest of their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": str(processes)}
+    pids = []
+    for rank in range(processes):
+        pid = os.fork()
+        if pid == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            main(words)
+            return 0
+        pids.append(pid)
+    return max(abs(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) for pid in pids)
 
 
 def wait(pid: int, folder: Path, timeout: float, begun: float) -> Ended:
@@ -143,12 +168,17 @@ def end(pid: int) -> None:
 
 
 def call(
-    main: Callable[[list[str]], None], words: list[str], folder: Path, timeout: float = 120, limit: int | None = None
+    main: Callable[[list[str]], None],
+    words: list[str],
+    folder: Path,
+    timeout: float = 120,
+    limit: int | None = None,
+    processes: int = 1,
 ) -> Ended:
     """Run a script's `main` in a process of its own, and say how it ended; arguments as for `start`."""
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    return wait(start(main, [str(word) for word in words], folder, limit), folder, timeout, begun)
+    return wait(start(main, [str(word) for word in words], folder, limit, processes), folder, timeout, begun)
 
 
 @dataclass
@@ -200,7 +230,7 @@ def training_words(material: Material, script: str, output: Path, **more: object
     return [str(word) for name, value in values.items() if value is not None for word in (f"--{name}", value)]
 
 
-def make_material(folder: Path) -> Material:
+def make_material(folder: Path, runs: Collection[str] = ("full", "lora", "generator")) -> Material:
     """Build models, files and runs in `folder`."""
     import pandas as pd
 
@@ -231,7 +261,8 @@ def make_material(folder: Path) -> Material:
         "lora": (run_classifier.main, "run_classifier", {"use_peft": True}),
         "generator": (run_sft_labels.main, "run_sft_labels", {"use_peft": True, "lora_r": 4}),
     }
-    for name, (main, script, more) in wanted.items():
+    for name in runs:
+        main, script, more = wanted[name]
         output = folder / "runs" / name
         ended = call(main, training_words(material, script, output, **more), folder)
         assert ended.status == 0, ended.errors[-3000:]

@@ -25,7 +25,12 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "generator": ("run_sft_labels", {"use_peft": True, "lora_r": 4}),
     "generator, merged": ("run_sft_labels", {"use_peft": True, "merge_adapter": True, "num_train_epochs": 1}),
     "submission": ("make_submission", {}),
+    "two processes": (
+        "run_classifier",
+        {"num_train_epochs": 1, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1},
+    ),
 }
+PROCESSES = {"two processes": 2}
 
 
 def words_of(material: Material, name: str, folder: Path) -> list[str]:
@@ -63,7 +68,8 @@ def undisturbed(material: Material, name: str) -> tuple[dict[str, Any], float]:
     if not (folder / "done.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        ended = call(script_main(COMMANDS[name][0]), words_of(material, name, folder), folder)
+        many = PROCESSES.get(name, 1)
+        ended = call(script_main(COMMANDS[name][0]), words_of(material, name, folder), folder, processes=many)
         assert ended.status == 0, ended.errors[-2000:]
         (folder / "done.json").write_text(json.dumps([result_of(name, folder), ended.seconds]))
     result, seconds = json.loads((folder / "done.json").read_text())
@@ -79,14 +85,14 @@ def try_kill(material: Material, seed: int) -> tuple[str, str | None, str]:
     rng = random.Random(seed)
     name = rng.choice(sorted(COMMANDS))
     expected, seconds = undisturbed(material, name)
-    main = script_main(COMMANDS[name][0])
+    main, many = script_main(COMMANDS[name][0]), PROCESSES.get(name, 1)
     folder = material.fresh(f"kill-{seed}")
     words = words_of(material, name, folder)
     where = name
     try:
         for _ in range(rng.choice([1, 1, 2])):
             after = rng.uniform(0, 1.05 * seconds)
-            pid = start(main, words, folder)
+            pid = start(main, words, folder, processes=many)
             time.sleep(after)
             end(pid)
             where += f", killed after {after:.2f} of {seconds:.2f} s"
@@ -97,12 +103,12 @@ def try_kill(material: Material, seed: int) -> tuple[str, str | None, str]:
         ]
         trained = (folder / "run" / "all_results.json").exists()
         finished = (folder / "run" / "manifest.json").exists() or (folder / "s.csv").exists()
-        ended = call(main, words, folder)
+        ended = call(main, words, folder, processes=many)
         if finished and ended.status == 2:
             words += ["--overwrite"]
             if not (folder / "s.csv").exists() or (folder / "p.csv").exists():
                 return "had finished", _compare(name, folder, expected), where
-            ended = call(main, words, folder)
+            ended = call(main, words, folder, processes=many)
         if ended.problem or ended.status != 0:
             return "", ended.problem or f"refused: {ended.errors.strip()[-300:]}", where
         if (

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from benchmarks.hardness import flags, folders, kills, tables
-from benchmarks.hardness.cases import Material, call, last_line
+from benchmarks.hardness.cases import Material, call, last_line, start, wait
 
 BATCH = 25  # cases that a seed stands for
+AT_ONCE = 8  # processes that predict side by side
 
 
 class Counts:
@@ -116,11 +115,36 @@ def try_kills(material: Material, number: int, counts: Counts, count: int = 1) -
         counts.add("kill", outcome, problem, f"seed {number * 1000 + i}, {where}")
 
 
+def try_predictions(material: Material, number: int, counts: Counts, count: int = BATCH) -> None:
+    """Predict by many processes at once with one run: all say the same, and its folder stays as it was."""
+    run, folder = material.runs["full" if number % 2 else "generator"], material.fresh(f"predictions-{number}")
+    (folder / "texts.txt").write_text("so it begins\nagain and again\n")
+    words, main = ["--model", str(run), "--json", "--file", str(folder / "texts.txt")], flags.script_main("predict")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    waiting, said = list(range(count)), []
+    working: dict[int, tuple[int, float]] = {}
+    while waiting or working:
+        while waiting and len(working) < AT_ONCE:
+            case = waiting.pop()
+            (folder / str(case)).mkdir()
+            working[case] = start(main, words, folder / str(case)), time.monotonic()
+        case = next(iter(working))
+        pid, begun = working.pop(case)
+        ended = wait(pid, folder / str(case), 120, begun)
+        said.append(ended.output)
+        problem = ended.problem or (None if ended.output == said[0] else "another answer than the first one's")
+        counts.add("prediction", "ended well", problem, f"seed {number}, case {case}, {run.name}")
+    if before != {path: path.stat().st_mtime_ns for path in run.rglob("*")}:
+        counts.add("prediction", "", "the folder of the run was changed", f"seed {number}, {run.name}")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 TRIES: dict[str, Callable[..., None]] = {
     "tables": try_tables,
     "flags": try_flags,
     "folders": try_folders,
     "kills": try_kills,
+    "predictions": try_predictions,
 }
 
 
@@ -142,25 +166,21 @@ def try_all(material: Material, wanted: dict[str, int], minutes: float, begin: i
         log: gets each failure as it happens.
     """
     counts, deadline = Counts(), time.monotonic() + 60 * minutes
-    kinds = {"tables": "table", "flags": "flags", "folders": "folder", "kills": "kill"}
+    kinds = {"tables": "table", "flags": "flags", "folders": "folder", "kills": "kill", "predictions": "prediction"}
     seeds, shown = {name: numbers(begin) for name in TRIES}, 0
 
     def done(name: str) -> int:
         return sum(count for (kind, _), count in counts.outcomes.items() if kind == kinds[name])
 
-    while time.monotonic() < deadline and any(done(name) < wanted.get(name, 0) for name in TRIES):
-        for name, attempt in TRIES.items():
-            left = wanted.get(name, 0) - done(name)
-            if left > 0 and time.monotonic() < deadline:
-                attempt(material, next(seeds[name]), counts, **({} if name == "kills" else {"count": min(BATCH, left)}))
-            for failure in counts.failures[shown:]:
-                log(failure)
-            shown = len(counts.failures)
+    while time.monotonic() < deadline:
+        left = {name: many - done(name) for name, many in wanted.items() if many > done(name)}
+        if not left:
+            break
+        name = max(left, key=lambda name: left[name] / wanted[name])  # so that time is short for all alike
+        TRIES[name](
+            material, next(seeds[name]), counts, **({} if name == "kills" else {"count": min(BATCH, left[name])})
+        )
+        for failure in counts.failures[shown:]:
+            log(failure)
+        shown = len(counts.failures)
     return counts
-
-
-def make_folder(folder: Path) -> Path:
-    """A folder for cases, of this process alone."""
-    path = folder / f"hardness-{os.getpid()}"
-    path.mkdir(parents=True, exist_ok=True)
-    return path

@@ -1,5 +1,7 @@
 """Flags, YAML files and help."""
 
+import importlib
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -7,10 +9,13 @@ from dataclasses import fields
 import pytest
 import yaml
 
+import compare_runs
 import make_submission
+import predict
 import run_classifier
 import run_sft_labels
 from conftest import ROOT, run_script
+from utils.core.help import MOST_USED
 from utils.core.parser import ArgumentParser
 from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
 from utils.training.arguments import TaskTrainingArguments
@@ -24,6 +29,40 @@ def test_help_needs_no_torch(script):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--output" in done.stdout or "--overwrite" in done.stdout
+
+
+def flags_in(text):
+    return re.findall(r"^  (--\w[\w-]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("trainer", ["run_classifier", "run_sft_labels"])
+def test_help_has_the_flags_that_most_people_need_with_defaults(trainer, capsys):
+    script = importlib.import_module(trainer)
+    script.main(["--help"])
+    shown = capsys.readouterr().out
+    assert flags_in(shown) == ["--config", *(f"--{name}" for name in MOST_USED)]
+    assert len(shown.splitlines()) < 70
+    assert shown.endswith("README.md leads to the documentation.\n")
+    # What it says without loading Trainer's dataclass is what that one has.
+    arguments = GeneratorTrainingArguments if script is run_sft_labels else TaskTrainingArguments
+    defaults = {field.name: field.default for field in fields(arguments)}
+    for name in ("num_train_epochs", "per_device_train_batch_size", "seed"):
+        entry = shown.partition(f"--{name} ")[2].partition("\n  --")[0]
+        assert f"(default: {defaults[name]})" in " ".join(entry.split())
+    assert "left out: 2e-5 in full" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("script", [make_submission, compare_runs, predict])
+def test_help_lists_each_flag_once_with_its_default(script, capsys):
+    script.main(["--help"])
+    shown = capsys.readouterr().out
+    flags = flags_in(shown)
+    assert len(flags) == len(set(flags)) > 5
+    assert len(re.findall(r"--\w+-\w+", shown)) == 0
+    for entry in shown.partition("\nflags:\n")[2].split("\n  --")[1:]:
+        assert any(word in " ".join(entry.split()) for word in ("(default: ", "left out", "(needed)")), entry
+    script.main(["--help_all"])
+    assert capsys.readouterr().out == shown
 
 
 TRAIN = ["--train_file", "sample_data/train.csv", "--output_dir", "nowhere"]
@@ -80,8 +119,12 @@ def test_what_is_known_of_trainer_without_loading_it(trainer):
 def test_help_of_all_flags():
     done = run_script("run_classifier.py", "--help_all")
     assert done.returncode == 0, done.stderr
-    for flag in ("--pos_weight", "--learning_rate", "--hub_model_id"):
-        assert flag in done.stdout
+    flags = flags_in(done.stdout)
+    assert {"--pos_weight", "--learning_rate", "--hub_model_id", *(f"--{name}" for name in MOST_USED)} <= set(flags)
+    assert len(flags) == len(set(flags))
+    actions = ArgumentParser([*run_classifier.ARGUMENTS, TaskTrainingArguments])._actions
+    known = {action.option_strings[0] for action in actions if action.dest != "help"}
+    assert set(flags) - {"--config"} == {flag for flag in known if not flag.startswith("--no_")}
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
@@ -111,7 +154,7 @@ def test_command_line_overrides_yaml(tmp_path):
         "--seed",
         "8",
     ]
-    _, data_args, loss_args, _, _, training_args = parser.parse(words)
+    _, data_args, _, loss_args, *_, training_args = parser.parse(words)
     assert (training_args.learning_rate, training_args.seed, training_args.bf16) == (1e-3, 8, False)
     assert data_args.label_columns == ["joy", "fear"]
     assert loss_args.pos_weight == "3"

@@ -13,7 +13,7 @@ from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.data.columns import find_task, read_ids, read_texts
-from utils.data.examples import read_examples, read_training_data
+from utils.data.examples import layout_of, read_examples, read_training_data
 from utils.data.tables import read_table
 
 FRAME = pd.DataFrame(
@@ -30,7 +30,7 @@ LABELS = ["joy", "sad and low", "anger"]
 
 def read(path, **flags):
     data_args = DataArguments(train_file=str(path), **flags)
-    table = read_table(path, data_args.csv_quoting)
+    table = read_table(path, layout_of(data_args))
     task = find_task(table, data_args)
     return read_examples(table, task), task
 
@@ -131,7 +131,7 @@ def test_columns_that_are_neither(tmp_path, capsys):
     renamed.to_csv(tmp_path / "d.csv", index=False)
     with pytest.raises(UserError, match="--text_column"):
         read(tmp_path / "d.csv")
-    _, task = read(tmp_path / "d.csv", text_column="what they wrote", id_column="key")
+    _, task = read(tmp_path / "d.csv", text_column=["what they wrote"], id_column="key")
     assert task.labels == LABELS
 
 
@@ -148,7 +148,7 @@ def test_columns_that_are_neither(tmp_path, capsys):
 def test_which_column_is_which(tmp_path, columns, expected):
     pd.DataFrame({name: list(values) for name, values in columns.items()}).to_csv(tmp_path / "d.csv", index=False)
     _, task = read(tmp_path / "d.csv")
-    assert (task.id_column, task.text_column) == expected
+    assert (task.id_column, task.text_columns[0]) == expected
     assert set(task.labels) == {name for name in columns if list(columns[name]) in (["0", "1"], ["1", "0"])} - {
         "id",
         "Unnamed: 0",

@@ -21,9 +21,9 @@ from utils.data.task import Task
 from utils.models.encoding import encode, tokenize
 from utils.models.loading import load_tokenizer
 from utils.runs.inference import ProbabilityFile, load_run
-from utils.runs.submission import SubmissionWriter, check_rows
+from utils.runs.submission import RowsToPredict, SubmissionWriter, check_rows, submission_format
 
-TASK = Task(labels=["a", "b"], label_columns=["a", "b"], id_column="id", text_column="text")
+TASK = Task(labels=["a", "b"], label_columns=["a", "b"], id_column="id", text_columns=["text"])
 
 
 def frame_of(rows):
@@ -60,7 +60,7 @@ def test_chunks_hold_the_rows_of_the_table(tmp_path, suffix, rows_per_chunk):
     assert [chunk.start for chunk in chunks] == list(range(0, 7, rows_per_chunk))
     assert [i for chunk in chunks for i in read_ids(chunk, TASK)] == read_ids(table, TASK)
     assert [text for chunk in chunks for text in read_texts(chunk, TASK)] == read_texts(table, TASK)
-    unnamed = Task(labels=["a", "b"], label_columns=["a", "b"], text_column="text")
+    unnamed = Task(labels=["a", "b"], label_columns=["a", "b"], text_columns=["text"])
     assert [i for chunk in chunks for i in read_ids(chunk, unnamed)] == [str(i) for i in range(7)]
     assert chunks[-1].where(0) == table.where(chunks[-1].start)
 
@@ -142,8 +142,9 @@ def test_probabilities_on_disk(tmp_path):
     for run in runs:
         for start in range(0, 10, 3):
             average.add(start, run[start : start + 3])
-    assert np.allclose(average.read(0, 10), runs.sum(axis=0), atol=1e-12)
-    assert np.allclose(average.read(6, 2), runs.sum(axis=0)[6:8], atol=1e-12)
+    assert np.allclose(average.read(np.arange(10)), runs.sum(axis=0), atol=1e-12)
+    assert np.allclose(average.read(np.array([6, 7])), runs.sum(axis=0)[6:8], atol=1e-12)
+    assert np.allclose(average.read(np.array([9, 3, 4, 0])), runs.sum(axis=0)[[9, 3, 4, 0]], atol=1e-12)
     assert not list(tmp_path.iterdir())
 
 
@@ -170,10 +171,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         average = ProbabilityFile(tmp_path, 2)
         for chunk in chunks():
             average.add(chunk.start, np.full((len(chunk.rows), 2), 0.7))
-        with SubmissionWriter(str(tmp_path / "out.csv"), None, ["id", "a", "b"], TASK) as writer:
-            for chunk in chunks():
-                probabilities = average.read(chunk.start, len(chunk.rows))
-                writer.add(read_ids(chunk, TASK), probabilities, (probabilities >= [0.5, 0.9]).astype(np.int8))
+        test = RowsToPredict("d.csv", chunks, hashes, whole=True)
+        form = submission_format(test, TASK, None, 1_000)
+        with SubmissionWriter(str(tmp_path / "out.csv"), None, form, TASK) as writer:
+            for part in form.parts(test, TASK):
+                probabilities = average.read(part.rows)
+                writer.add(part, probabilities, (probabilities >= [0.5, 0.9]).astype(np.int8))
         peaks.append(tracemalloc.get_traced_memory()[1] - 16 * rows)  # hashes, and their sorted copy: 8 bytes each
         tracemalloc.stop()
         assert (len(hashes), writer.positives.tolist(), writer.without_label) == (rows, [rows, 0], 0)

@@ -1,11 +1,16 @@
 """Values of flags that ended in a traceback, or were taken and made nonsense."""
 
+import logging
+import sys
+
 import pytest
 
 import predict
 import run_classifier
 import run_sft_labels
-from conftest import training_flags
+from benchmarks.hardness.flags import known_flags, script_main
+from conftest import SAMPLE, training_flags
+from utils.core.log import silence_deepspeed
 
 
 @pytest.mark.parametrize(
@@ -97,3 +102,96 @@ def test_yaml(refused, tmp_path, content, words):
     (tmp_path / "c.yaml").write_text(content)
     line = refused(run_classifier.main, "--config", tmp_path / "c.yaml", *training_flags("m", tmp_path / "run"))
     assert words in line
+
+
+def test_exactness_that_would_not_be_reached_is_told(tiny, tmp_path, capsys):
+    flags = training_flags(tiny("qwen2"), tmp_path / "run", max_train_samples=16, max_eval_samples=8, coverage=1)
+    run_sft_labels.main([*flags, "--preflight_only"])
+    said = capsys.readouterr().err
+    assert "--coverage 1 with --max_nodes 24: probabilities are exact for the texts that need no more" in said
+    assert "--max_nodes 2048 is enough for all" in said
+    run_sft_labels.main([*flags, "--preflight_only", "--max_nodes", "2048"])
+    assert "WARNING: --coverage" not in capsys.readouterr().err
+
+
+def test_deepspeed_does_not_say_on_stdout_that_there_is_no_gpu(capsys):
+    """It is imported wherever it is installed, and its log would stand in a file of predictions."""
+    silence_deepspeed()
+    silence_deepspeed()
+    logger = logging.getLogger("DeepSpeed")
+    handler = logging.StreamHandler(sys.stdout)  # as DeepSpeed makes it
+    logger.addHandler(handler)
+    try:
+        logger.warning("Setting accelerator to CPU. If you have GPU or other accelerator, ...")
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr().out == "something else\n"
+
+
+BAD = {"int": ["9" * 30, "1.5", "nan", "", "x"], "float": ["nan", "inf", "-inf", "9" * 400, "", "x"],
+       "bool": ["2", "maybe"]}  # fmt: skip
+NEEDED_WORDS = {
+    "run_classifier": ["--model_name_or_path", "m", "--train_file", SAMPLE / "train.csv", "--output_dir", "run"],
+    "run_sft_labels": ["--model_name_or_path", "m", "--train_file", SAMPLE / "train.csv", "--output_dir", "run"],
+    "make_submission": ["--model", "no-run", "--test_file", SAMPLE / "test.csv", "--output_file", "s.csv"],
+    "compare_runs": ["no-run"],
+    "predict": ["--model", "no-run", "hello"],
+    "report": ["no-run"],
+    "push": ["push", "no-run"],
+}
+
+
+@pytest.mark.parametrize("script", NEEDED_WORDS)
+def test_values_that_are_none_of_their_flag(refused, tmp_path, monkeypatch, script):
+    """Every number and switch of every script, with what is no number to compute with, too large, or nothing."""
+    monkeypatch.chdir(tmp_path)
+    main, tried = script_main(script), 0
+    for flag in known_flags(script):
+        for value in () if flag.choices else BAD.get(flag.kind, ()):
+            line = refused(main, *NEEDED_WORDS[script], f"--{flag.name}={value}")
+            assert f"--{flag.name}" in line, line
+            assert len(line) < 2100
+            tried += 1
+    assert tried > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("coverage", "1.5", "must lie between 0 and 1"),
+        ("eval_coverage", "-0.1", "must lie between 0 and 1"),
+        ("max_nodes", 0, "must be 1 or more"),
+        ("decoding", "beam", "invalid choice"),
+        ("label_order", "alphabetical", "invalid choice"),
+        ("prompt_template", "no-such.jinja", "no such file"),
+        ("prompt_template", SAMPLE, "no such file"),
+        ("lora_task_type", "SEQ_CLS", "invalid choice"),
+        ("pooling", "mean", "unknown flag"),
+        ("loss", "asl", "unknown flag"),
+        ("packing", True, "unknown flag"),
+        ("max_length", -5, "must be 1 or more"),
+        ("label_smoothing_factor", 0.1, "is not supported"),
+        ("neftune_noise_alpha", -1, "must be 0 or more"),
+        ("eval_only", "maybe", "--eval_only"),
+        ("lora_dropout", 1, "below 1"),
+        ("max_steps", 0, "must be above 0"),
+    ],
+)
+def test_flags_of_label_generation(refused, tmp_path, name, value, words):
+    line = refused(run_sft_labels.main, *training_flags("m", tmp_path / "run"), f"--{name}={value}")
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"", b"{{ text", b"no text here", b"{% include '/etc/passwd' %}{{ text }}",
+     b"{{ text.__class__.__mro__ }}", b"{{ labels[10**9] }}{{ text }}", b"{% for l in labels %}{{ l }}{% endfor %}"],
+)  # fmt: skip
+def test_prompt_templates(refused, tiny, tmp_path, content):
+    (tmp_path / "prompt.jinja").write_bytes(content)
+    flags = training_flags(tiny("qwen2"), tmp_path / "run", prompt_template=tmp_path / "prompt.jinja")
+    assert "template" in refused(run_sft_labels.main, *flags)
+    assert not (tmp_path / "run").exists()

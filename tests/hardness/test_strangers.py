@@ -245,6 +245,18 @@ def test_changed_runs_are_refused(trained, refused, tmp_path):
     assert "model.safetensors is not what it was" in submit(flip_a_bit, "--check_weights")
 
 
+def test_a_tokenizer_without_its_words(trained, refused, tmp_path):
+    """transformers makes an empty tokenizer, also where the checks are skipped."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "tokenizer.json").unlink()
+    for script in ("run_classifier.py", "run_sft_labels.py"):
+        arguments = json.loads((folder / "run_args.json").read_text()) | {"script": script}
+        (folder / "run_args.json").write_text(json.dumps(arguments))
+        (folder / "generation.json").write_text("{}")
+        assert "has lost its tokenizer.json" in refused(predict.main, "--model", folder, "--skip_checks", "hello")
+
+
 def test_a_report_of_results_that_lack_a_score(trained, refused, tmp_path):
     folder = copy_run(trained, tmp_path / "run")
     results = json.loads((folder / "all_results.json").read_text())

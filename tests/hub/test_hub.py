@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -12,26 +10,8 @@ from huggingface_hub import ModelCard
 
 from conftest import ROOT, SAMPLE, training_flags
 from finished_runs import copy_run
-from hub_server import MiniHub, Repository, online
+from hub_server import MiniHub, Repository, caller
 from utils.runs.manifest import write_manifest
-
-# The tests' own process is offline for good, so what speaks to the Hub runs in another: `call(module, *arguments)`
-# calls the main of a script there, and gives exit status and output.
-CHILD = """
-import contextlib, importlib, io, json, sys, traceback
-for line in sys.stdin:
-    module, arguments = json.loads(line)
-    output, status = io.StringIO(), 0
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        try:
-            exec(arguments[0], {}) if module == "exec" else importlib.import_module(module).main(arguments)
-        except SystemExit as stop:
-            status = stop.code
-        except Exception:
-            traceback.print_exc()
-            status = 1
-    print(json.dumps([status, output.getvalue()]), flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +29,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def call(hub, home):
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD],
-        cwd=ROOT,
-        env=online(hub, home, HF_TOKEN=hub.token),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    def call(module, *arguments):
-        child.stdin.write(json.dumps([module, [str(argument) for argument in arguments]]) + "\n")
-        child.stdin.flush()
-        return json.loads(child.stdout.readline())
-
-    yield call
-    child.kill()
+    with caller(hub, home, ROOT) as call:
+        yield call
 
 
 def push(call, folder, name, *flags):

@@ -208,7 +208,7 @@ def test_gradients_survive_an_evaluation(tiny):
     model_args.lora_dropout = 0.0
     tokenizer = load_tokenizer(tiny("qwen2"))
     torch.manual_seed(0)
-    model = add_lora(load_with_head(model_args, Task(LABELS, "Tweet", LABELS), tokenizer), model_args).train()
+    model = add_lora(load_with_head(model_args, Task(LABELS, ["Tweet"], LABELS), tokenizer), model_args).train()
     inputs = tokenizer(["so happy today #joy"], return_tensors="pt")
 
     def gradients():
@@ -279,14 +279,14 @@ def lora_model(tiny):
     model_args = ModelArguments(model_name_or_path=tiny("qwen2"), use_peft=True, dtype="float32")
     tokenizer = load_tokenizer(tiny("qwen2"))
     return (
-        add_lora(load_with_head(model_args, Task(LABELS, "Tweet", LABELS), tokenizer), model_args),
+        add_lora(load_with_head(model_args, Task(LABELS, ["Tweet"], LABELS), tokenizer), model_args),
         model_args,
         tokenizer,
     )
 
 
 def check_model(model, model_args, tokenizer, texts):
-    Classifier(model, tokenizer, model_args, Task(LABELS, "Tweet", LABELS), 128).check()
+    Classifier(model, tokenizer, model_args, Task(LABELS, ["Tweet"], LABELS), 128).check()
     check_weights(model, model_args, tokenizer, texts)
 
 

@@ -18,6 +18,7 @@ from utils.report.page import MISTAKES, mistakes_rows, write_run_report
 from utils.runs.finished import read_run
 from utils.scoring.bootstrap import interval, resample_each
 from utils.scoring.predictions import PREDICTIONS_FILE, Predictions
+from utils.scoring.reliability import calibrate_out_of_sample, reliability
 from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -241,13 +242,36 @@ def test_calibration_error():
     # Two bins: 0.2 with a fifth true (right), 0.9 with half of them true (0.4 off), half of the cells each.
     truth = np.array([[1, 0, 0, 0, 0], [1, 0, 1, 0, 1], [0, 0, 0, 0, 1], [1, 0, 1, 0, 0]])
     probabilities = np.array([[0.2] * 5, [0.9] * 5, [0.2] * 5, [0.9] * 5])
-    predicted, true, counts, error = pictures.calibration_bins(truth, probabilities)
-    assert counts.tolist() == [0, 0, 10, 0, 0, 0, 0, 0, 0, 10]
-    assert predicted[[2, 9]] == pytest.approx([0.2, 0.9])
-    assert true[[2, 9]] == pytest.approx([0.2, 0.5])
-    assert np.isnan(true[0])
-    assert error == pytest.approx(0.2)
-    assert pictures.calibration_bins([[1, 0]], [[1.0, 0.0]])[3] == 0
+    found = reliability(truth, probabilities)
+    assert found.counts.tolist() == [0, 0, 10, 0, 0, 0, 0, 0, 0, 10]
+    assert found.predicted[[2, 9]] == pytest.approx([0.2, 0.9])
+    assert found.true[[2, 9]] == pytest.approx([0.2, 0.5])
+    assert np.isnan(found.true[0])
+    assert found.error == pytest.approx(0.2)
+    assert found.low < 0.2 < found.high
+    assert reliability([[1, 0]], [[1.0, 0.0]]).error == 0
+    # Cells that are not known do not count.
+    more = np.concatenate([truth, np.full((4, 5), np.nan)]), np.concatenate([probabilities, np.full((4, 5), 0.5)])
+    assert reliability(*more).counts.tolist() == found.counts.tolist()
+    assert reliability(*more).error == pytest.approx(0.2)
+
+
+def test_calibration_out_of_sample_brings_the_error_down():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2, size=(1500, 4))
+    truth = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(int)
+    probabilities, groups = 1 / (1 + np.exp(-(1.8 * logits + 1))), np.arange(1500) // 2
+    before, after = (
+        reliability(truth, one, groups)
+        for one in (probabilities, calibrate_out_of_sample(probabilities, truth, groups))
+    )
+    assert after.high < before.low
+    assert after.low < 0.02
+    # A row's own truth is not in its probability, nor is that of its near-duplicates.
+    other = truth.copy()
+    other[:2] = 1 - other[:2]
+    same = [calibrate_out_of_sample(probabilities, one, groups)[:2] for one in (truth, other)]
+    np.testing.assert_array_equal(*same)
 
 
 @pytest.mark.parametrize("labels", [2, 11, 150])
@@ -262,7 +286,7 @@ def test_pictures_for_few_and_many_labels(labels, tmp_path):
         "f1": pictures.label_f1(names, f1, f1 / 2, (1 + f1) / 2, truth.sum(axis=0)),
         "curves": pictures.precision_recall(names, truth, probabilities, np.full(labels, 0.5)),
         "together": pictures.co_occurrence(names, truth, probabilities > 0.5),
-        "calibration": pictures.calibration(truth, probabilities),
+        "calibration": pictures.calibration(reliability(truth, probabilities), reliability(truth, probabilities)),
         "scores": pictures.score_intervals(names[:40], f1[:40], f1[:40] / 2, (1 + f1[:40]) / 2),
     }
     words = {name: " ".join(text.get_text() for text in figure.findobj(_is_text)) for name, figure in drawn.items()}

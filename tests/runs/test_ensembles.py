@@ -41,7 +41,7 @@ def test_gain_draws_near_duplicates_together(skilled):
     ensemble, rule = join(skilled["good"], skilled["bad"]), ThresholdRule("fixed")
     for name, axis in {"ids": 0, "truth": 0, "groups": 0, "probabilities": 1}.items():
         setattr(ensemble, name, np.concatenate([getattr(ensemble, name)] * 4, axis=axis))
-    good, bad = (ensembles.weigh(ensemble, rule, weights).decisions[0] for weights in ([1, 0], [0, 1]))
+    good, bad = (ensembles.weigh(ensemble, rule, weights) for weights in ([1, 0], [0, 1]))
     together = ensembles.gain(ensemble, good, [bad], ThresholdRule("fixed"))
     ensemble.groups = np.arange(len(ensemble.truth))
     alone = ensembles.gain(ensemble, good, [bad], ThresholdRule("fixed"))

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
-from utils.scoring import thresholds
+from utils.scoring import threshold_search, thresholds
+from utils.scoring.threshold_search import SortedRows
 from utils.scoring.thresholds import (
-    SortedRows,
     ThresholdRule,
     apply_thresholds,
 )
@@ -131,6 +131,7 @@ def test_many_rows_have_the_thresholds_that_the_search_over_all_of_them_finds(mo
     for rule in (ThresholdRule("calibrated"), ThresholdRule("calibrated", 0.0), ThresholdRule("calibrated", 1e12)):
         counted = rng.random((12, len(truth))) < rng.choice([0.01, 0.5, 0.9], size=(12, 1))
         wanted = rule.fit_on_subsets(probabilities, truth, counted)
-        monkeypatch.setattr(thresholds, "MANY_ROWS", 0)
+        for module in (threshold_search, thresholds):
+            monkeypatch.setattr(module, "MANY_ROWS", 0)
         assert rule.fit_on_subsets(probabilities, truth, counted) == pytest.approx(wanted, abs=1e-7)
         monkeypatch.undo()

@@ -111,7 +111,7 @@ def test_operations_of_a_step(tiny):
     from utils.models.loading import load_tokenizer
 
     lora = ModelArguments(model_name_or_path=tiny("qwen2"), use_peft=True, load_in_4bit=True, lora_r=4, dtype="float32")
-    model = load_with_head(lora, Task(["a", "b"], "text", ["a", "b"]), load_tokenizer(tiny("qwen2")))
+    model = load_with_head(lora, Task(["a", "b"], ["text"], ["a", "b"]), load_tokenizer(tiny("qwen2")))
     frozen = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # layers x (q and o, k and v, MLP)
     head = 2 * 64
     assert gpu_trainings.training_flops_per_token(model) == 4 * frozen + 6 * head

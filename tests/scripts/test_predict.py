@@ -49,14 +49,19 @@ def test_bars(trained, capsys):
 def test_bars_fit_the_terminal(labels, columns, data):
     chances = st.lists(st.floats(0, 1), min_size=len(labels), max_size=len(labels))
     probabilities, thresholds = (np.array(data.draw(chances)) for _ in range(2))
-    _, *lines = predict.show("text", labels, probabilities, thresholds, columns).splitlines()
+    _, *lines = predict.show(
+        "text", labels, probabilities, thresholds, probabilities >= thresholds, columns
+    ).splitlines()
     assert max(map(len, lines)) <= columns
     marks, given = {line[2] == "✓" for line in lines}, set(probabilities >= thresholds)
     if len(labels) > predict.SHOWN:  # the least likely of those that are not given are left out
         marks, given = marks & {True}, given & {True}
     assert marks == given
     if max(map(len, labels)) <= 20 and columns >= 80:  # there is room for all
-        assert predict.show("text", labels, probabilities, thresholds).splitlines()[1:] == lines
+        assert (
+            predict.show("text", labels, probabilities, thresholds, probabilities >= thresholds).splitlines()[1:]
+            == lines
+        )
 
 
 def call_with(stdin, monkeypatch, *words):

@@ -41,7 +41,7 @@ def test_run_folder_is_complete(trained):
     }
     task = load_task(trained)
     assert task.labels == LABELS
-    assert (task.id_column, task.text_column, task.train_rows) == ("ID", "Tweet", 520)
+    assert (task.id_column, task.text_columns, task.train_rows) == ("ID", ["Tweet"], 520)
     stored = Thresholds.load(trained, LABELS)
     thresholds, strategy = stored.values, stored.rule.strategy
     assert strategy == "calibrated"

@@ -144,7 +144,7 @@ def test_packed_weights_compute_the_same(tiny):
         model_args = ModelArguments(
             model_name_or_path=tiny("qwen2"), dtype="bfloat16", bnb_4bit_quant_storage=storage, **QLORA
         )
-        model = load_with_head(model_args, Task(["a", "b"], "text", ["a", "b"]), tokenizer)
+        model = load_with_head(model_args, Task(["a", "b"], ["text"], ["a", "b"]), tokenizer)
         weight = model.model.layers[0].mlp.up_proj.weight
         torch.nn.init.ones_(model.score.weight)
         assert weight.dtype == (torch.bfloat16 if storage else torch.uint8)

@@ -189,7 +189,7 @@ def test_loss_equals_trl(tiny, tmp_path):
     tokenizer = load_tokenizer(tiny("qwen3"))
     model = load_generator(GeneratorModelArguments(model_name_or_path=tiny("qwen3"), dtype="float32"), tokenizer)
     generation = Generation(DEFAULT_TEMPLATE, ["joy", "love"], "none", "constrained", 1.0, 100)
-    task = Task(["joy", "love"], "text", ["joy", "love"])
+    task = Task(["joy", "love"], ["text"], ["joy", "love"])
     model_args = GeneratorModelArguments(model_name_or_path=tiny("qwen3"))
     generator = LabelGenerator(model, tokenizer, model_args, task, generation, 256)
     rows = pd.read_csv(SAMPLE / "train.csv").head(12)

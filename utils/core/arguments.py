@@ -27,7 +27,7 @@ class ModelArguments(ModelConfig):
     _argument_group_name = "model"
 
     model_name_or_path: str = option(
-        None, "hub name or folder of the model; embedded-minilm is the one of requirements-quickstart.txt"
+        None, "hub name or folder of the model (needed); embedded-minilm is the one of requirements-quickstart.txt"
     )
     dtype: str | None = option(
         None,
@@ -39,6 +39,7 @@ class ModelArguments(ModelConfig):
     )
     lora_task_type: str = option("SEQ_CLS", "SEQ_CLS trains and saves the head beside the adapter")
     use_bnb_nested_quant: bool = option(True, "quantise the quantisation constants of 4-bit weights too")
+    use_peft: bool = option(False, "train a LoRA adapter and the head instead of all weights")
     pooling: str | None = option(
         None,
         "what the head sees: the first token (encoders), the last real token (decoders), or the mean over the real "
@@ -93,8 +94,12 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    train_file: str | None = option(None, ".csv, .tsv, .txt (SemEval's format), .jsonl or .parquet")
-    validation_file: str | None = option(None, "left out: --validation_fraction of the training rows are held out")
+    train_file: str | None = option(
+        None, ".csv, .tsv, .txt (SemEval's format), .jsonl, .parquet or .xlsx, packed as .gz or .zip or not"
+    )
+    validation_file: str | None = option(
+        None, "likewise; left out: --validation_fraction of the training rows are held out"
+    )
     validation_fraction: float = option(0.1, "share of the training rows to hold out, near-duplicates kept together")
     dataset_name: str | None = option(None, "data set on the hub, or a local folder of Parquet files")
     dataset_config: str | None = option(None, "configuration of the data set")
@@ -111,16 +116,34 @@ class DataArguments:
         "scores remain comparable",
     )
     id_column: str | None = option(None, "left out: found by its name; row numbers without one")
-    text_column: str | None = option(None, "left out: found by its name, or the only column of texts")
+    text_column: list[str] | None = option(
+        None, "one column, or several to join, as title body; left out: found by its name, or the only column of texts"
+    )
+    text_separator: str = option("\\n", "what stands between the cells of several --text_column")
     label_columns: list[str] | None = option(
         None, "the 0/1 columns, or one column with a list of labels; left out: every 0/1 column"
     )
     unknown_labels: bool = option(
         False, "take label cells that are blank or -1 for not annotated: they count neither in the loss nor in scores"
     )
+    soft_labels: bool = option(
+        False,
+        "take label cells between 0 and 1 for shares, of annotators or a teacher's: they are the targets of the loss; "
+        "scores take those of 0.5 or more for true",
+    )
+    weight_column: str | None = option(
+        None, "column of the rows' weights in the loss; scores and validation rows are not weighted"
+    )
     label_delimiter: str | None = option(None, "what divides the names in a label list; left out: comma, ; or |")
+    label_names: str | None = option(
+        None, "file with the name of a label in each line, that of number 0 first, where label cells hold numbers"
+    )
+    column_names: list[str] | None = option(None, "names of the columns of files that have no header")
     csv_quoting: str | None = option(
         None, "whether quotes enclose cells; left out: none for .txt, else standard", choices=["standard", "none"]
+    )
+    csv_separator: str | None = option(
+        None, "what stands between cells, tab for a tab; left out: by the file's name, or what its rows agree on"
     )
     normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
     normalize_urls: bool = option(False, "replace links by http")
@@ -132,6 +155,14 @@ class DataArguments:
     max_length: int = option(
         256, "tokens of a text that the model sees; with a label generator of prompt, text and answer together"
     )
+    long_texts: str = option(
+        "cut",
+        "what is done with longer texts: cut their end off, keep beginning and end (middle), or read them in windows "
+        "of --max_length, which a label generator cannot",
+        choices=["cut", "middle", "windows"],
+    )
+    window_pooling: str = option("mean", "how the logits of a text's windows become one", choices=["mean", "max"])
+    window_overlap: int = option(32, "tokens that a window shares with the one before it")
     max_train_samples: int | None = option(None, "take the first so many training rows, for a dry run")
     max_eval_samples: int | None = option(None, "take the first so many validation rows, for a dry run")
 
@@ -148,10 +179,39 @@ class DataArguments:
             )
         if self.label_delimiter == "":
             raise UserError("--label_delimiter is empty: leave it out, or name a delimiter")
+        fits = 0 <= self.window_overlap < self.max_length - 2  # special tokens stand around each window
+        if self.long_texts == "windows" and not fits:
+            raise UserError(f"--window_overlap {self.window_overlap}: must be 0 or more, and less than --max_length")
+        self.csv_separator = as_separator(self.csv_separator)
+        check_column_names(self.column_names)
+        self.text_separator = self.text_separator.replace("\\n", "\n").replace("\\t", "\t")
         for name in ("max_length", "max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value}: must be 1 or more")
+
+
+def as_separator(value: str | None) -> str | None:
+    """What `--csv_separator` names: one character; a tab by its name, as shells make it hard to type.
+
+    Raises:
+        UserError: for anything else.
+    """
+    value = "\t" if value in ("tab", "\\t") else value
+    if value is not None and (len(value) != 1 or value in '"\r\n'):
+        raise UserError(f"--csv_separator {value}: give one character, or tab")
+    return value
+
+
+def check_column_names(names: list[str] | None) -> None:
+    """Refuse `--column_names` that are empty or stand twice.
+
+    Raises:
+        UserError: for the first such name.
+    """
+    for name in names or []:
+        if not name.strip() or (names or []).count(name) > 1:
+            raise UserError(f'--column_names: "{name}" is empty or stands twice: give each column a name of its own')
 
 
 @dataclass
@@ -194,12 +254,20 @@ class LossArguments:
             if not 0 < weight < math.inf:
                 raise UserError(f"--pos_weight {self.pos_weight}: give none, sqrt, balanced or a number above 0")
 
-    def suit(self, single_label: bool) -> None:
+    def suit(self, single_label: bool, soft_labels: bool = False) -> None:
         """Take the loss for one label per text where that is the task.
+
+        Args:
+            single_label: whether each text has one label.
+            soft_labels: whether label cells are shares.
 
         Raises:
             UserError: for a loss that is for yes and no.
         """
+        if soft_labels and self.loss not in ("bce", CROSS_ENTROPY):
+            raise UserError(
+                f"--loss {self.loss} is for yes and no, and --soft_labels for shares: leave one of them out"
+            )
         if single_label:
             if self.loss not in ("bce", CROSS_ENTROPY):
                 raise UserError(
@@ -283,6 +351,12 @@ class ThresholdArguments:
         "0.5; one threshold for all labels; each label's own, shrunk towards that one; or each label's own, shrunk "
         "towards what its calibrated probabilities call for",
         choices=["fixed", "global", "per_label", "calibrated"],
+    )
+    best_by: str = option(
+        "f1_macro",
+        "the score that thresholds and checkpoints are chosen for, and that runs are ranked by. By roc_auc_macro "
+        "checkpoints; thresholds, which play no part in it, are chosen for macro-F1",
+        choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
     )
     threshold_shrinkage: float | None = option(
         None,

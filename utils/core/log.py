@@ -5,8 +5,10 @@ Inside a script only these functions reach the terminal: what libraries print is
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 
 from utils.core.shown import printable
@@ -28,7 +30,8 @@ def is_main_process() -> bool:
 def log(message: str) -> None:
     """Print a line to stderr, in the main process of a launch only: what is being done."""
     if is_main_process():
-        print(printable(message), file=terminal(sys.stderr), flush=True)
+        with _through(sys.stderr):
+            print(printable(message), file=sys.stderr, flush=True)
 
 
 def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
@@ -42,4 +45,22 @@ def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) ->
     """
     stream, text = terminal(sys.stdout), sep.join(map(str, parts))
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=flush)
+    with _through(sys.stdout):
+        print(text.encode(encoding, "replace").decode(encoding), end=end, flush=flush)
+
+
+def silence_deepspeed() -> None:
+    """Keep DeepSpeed from saying on stdout that there is no GPU.
+
+    It is imported wherever it is installed, and stdout may be a file of predictions.
+    """
+    logging.getLogger("DeepSpeed").addFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")
+
+
+def _through(stream: TextIO) -> AbstractContextManager:
+    """While it is open, `stream` leads to the terminal. Written to it all the same: W&B copies what passes there."""
+    return getattr(stream, "through", nullcontext)()

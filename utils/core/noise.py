@@ -11,7 +11,8 @@ import io
 import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -107,6 +108,7 @@ class _Aside(io.TextIOBase):
     def __init__(self, noise: LibraryNoise, stream: TextIO):
         self.noise, self.terminal, self.partial = noise, terminal(stream), ""
         self.name = "<stdout>" if stream is sys.stdout else "<stderr>"
+        self.is_open = 0  # to the terminal, by so many
 
     # As libraries ask standard streams; a file has no colours.
     encoding = "utf-8"
@@ -118,7 +120,18 @@ class _Aside(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    @contextmanager
+    def through(self) -> Generator[None]:
+        """While it is open, what is written goes to the terminal: for `utils.core.log`."""
+        self.is_open += 1
+        try:
+            yield
+        finally:
+            self.is_open -= 1
+
     def write(self, text: str) -> int:
+        if self.is_open:
+            return self.terminal.write(text)
         now = sys.stdout if self.name == "<stdout>" else sys.stderr
         if now is not self:  # a handler that a library has made meanwhile outlives the script
             return now.write(text)
@@ -128,7 +141,8 @@ class _Aside(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        pass
+        if self.is_open:
+            self.terminal.flush()
 
     def _keep(self, line: str) -> None:
         shown = line.rstrip("\r").rpartition("\r")[2]

@@ -4,7 +4,6 @@ Nothing here imports torch, so that `--help` answers at once.
 """
 
 import argparse
-import difflib
 import functools
 import json
 import math
@@ -20,9 +19,11 @@ import yaml
 from trl import TrlParser
 
 from utils.core.errors import UserError, exit_on_user_error
+from utils.core.help import print_all, print_most_used
+from utils.core.log import silence_deepspeed
 from utils.core.noise import LibraryNoise
 from utils.core.processes import is_launched_several_times
-from utils.core.shown import quote
+from utils.core.shown import nearest, quote
 from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
 
 # Numbers on the command line: seeds of numpy end here, and no float that is meant is as large.
@@ -32,11 +33,6 @@ NO_SUCH_FLAG = {
     "--device_map": "each process puts its model on its own device: to spread one over several, launch with "
     "accelerate_configs/fsdp2.yaml or fsdp2_qlora.yaml",
 }
-TRAINER_HELP = """\
-Every flag of transformers.TrainingArguments works too, for instance --num_train_epochs, --learning_rate,
---per_device_train_batch_size, --gradient_accumulation_steps, --metric_for_best_model, --seed, --report_to, --max_steps,
---bf16 False; --help_all lists them with their defaults. All flags may also stand in a YAML file: --config FILE.
-"""
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
@@ -53,14 +49,14 @@ def script(
 ) -> Callable:
     """Decorate the `main` of a script: it is called with the parsed dataclasses.
 
-    `--help` is answered without loading torch, and a `UserError` ends the script with one line and exit status 2.
+    `--help` is answered without loading torch; `--help_all` lists Trainer's flags too. A `UserError` ends the script
+    with one line and exit status 2.
 
     Args:
         description: shown by `--help`, the script's docstring.
         arguments: dataclasses whose fields are the flags.
         trainer: `module:Class` of Trainer's arguments, the last dataclass. It is named by text because loading it loads
-            torch: `main` gets `TrainerArguments` instead, and loads it when all else has been checked. `--help_all`
-            lists its flags too.
+            torch: `main` gets `TrainerArguments` instead, and loads it when all else has been checked.
         words: the field that takes the words of the command line that belong to no flag.
         quiet: whether what libraries print is kept from the terminal, as it is where Trainer works; `main` then prints
             by `utils.core.log`.
@@ -74,11 +70,13 @@ def script(
         @functools.wraps(main)
         def run(argv: list[str] | None = None) -> None:
             argv = sys.argv[1:] if argv is None else argv
+            silence_deepspeed()
             asked = set(argv[: argv.index("--")] if "--" in argv else argv)
-            if {"--help", "-h"} & asked:
-                return print_help(description, arguments, TRAINER_HELP if trainer else None)
-            if trainer and "--help_all" in asked:
-                return print_help(description, [*arguments, pkgutil.resolve_name(trainer)])
+            if {"--help", "-h"} & asked and trainer:
+                return print_most_used(ArgumentParser(arguments), trainer, description)
+            if {"--help", "-h", "--help_all"} & asked:
+                flags = [*arguments, pkgutil.resolve_name(trainer)] if trainer else arguments
+                return print_all(ArgumentParser(flags), description, config=bool(trainer), words=words)
             if not trainer:
                 parsed = ArgumentParser(arguments, words=words).parse(argv)
                 with LibraryNoise() if quiet else nullcontext():
@@ -145,7 +143,7 @@ class ArgumentParser(TrlParser):
         declared = ((name, str(kind)) for base in bases for name, kind in vars(base).get("__annotations__", {}).items())
         self.takes_objects = {name for name, kind in declared if "dict" in kind}
         for action in self._actions:
-            action.type = _BOUNDED.get(action.type, action.type)
+            action.type = _bounded(action.type)
             # The parser gives `--bf16` without a value to fields of type bool, not to those of type bool | None.
             if getattr(action.type, "__name__", "") == "string_to_bool":
                 action.nargs, action.const = "?", True
@@ -204,8 +202,8 @@ class ArgumentParser(TrlParser):
             self.error(f"there is no {shown}: {NO_SUCH_FLAG[flag]}")
         names = [name for action in self._actions for name in action.option_strings] + sorted(self.later)
         known = [name for name in names if "-" not in name[2:] and not name.startswith("--no_")]
-        near = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
-        hint = f": did you mean {near[0] if shown.startswith('-') else near[0][2:]}?" if near else ""
+        near = nearest(flag[2:], [name[2:] for name in known])
+        hint = f": did you mean {'--' if shown.startswith('-') else ''}{near}?" if near else ""
         self.error(f"unknown {'flag ' if shown.startswith('-') else ''}{shown}{hint}")
 
     def parse(self, argv: list[str]) -> list[Any]:
@@ -273,38 +271,22 @@ class _OnlyOnce(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _bounded_int(text: str) -> int:
-    value = int(text)
-    if abs(value) >= LARGEST_INT:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is too large a number")
-    return value
+def _bounded(kind: Any) -> Any:
+    """A type of argparse that refuses numbers which are too large or none; others as they are.
 
-
-def _bounded_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value) or abs(value) > LARGEST_FLOAT:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no number to compute with")
-    return value
-
-
-_bounded_int.__name__, _bounded_float.__name__ = "int", "float"  # as messages name them
-_BOUNDED: dict[Any, Any] = {int: _bounded_int, float: _bounded_float}
-
-
-def print_help(description: str, dataclass_types: Sequence[type], epilog: str | None = None) -> None:
-    """Print the flags of some dataclasses.
-
-    Args:
-        description: printed above them.
-        dataclass_types: the dataclasses.
-        epilog: printed below them.
+    TRL's types of flags that may be left out take `none` too, and have the name of what else they take.
     """
-    ArgumentParser(dataclass_types, description=description, epilog=epilog, formatter_class=_HelpFormatter).print_help()
+    name = getattr(kind, "__name__", "")
+    if name not in ("int", "float"):
+        return kind
 
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= LARGEST_FLOAT):
+            raise argparse.ArgumentTypeError(f"{quote(text)} is no number to compute with")
+        if isinstance(value, int) and abs(value) >= LARGEST_INT:
+            raise argparse.ArgumentTypeError(f"{quote(text)} is too large a number")
+        return value
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the description, and shows defaults that say something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        shown = action.default not in (None, False, argparse.SUPPRESS) and action.option_strings
-        return (action.help or "") + (" (default: %(default)s)" if shown else "")
+    convert.__name__ = name
+    return convert

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 QUOTED = 80  # characters of a cell that a message quotes
@@ -36,6 +38,15 @@ def join_names(names: Any, most: int = 20) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(quote(name) for name in names[:most]) + more
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, or is the beginning of, ignoring case; None for none."""
+    by_lower = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
+    if not near and len(name) > 2:
+        near = [other for other in by_lower if other.startswith(name.lower())]
+    return by_lower[near[0]] if near else None
 
 
 def escape_markdown(value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,43 @@ def flags_of_trainer(trainer: str) -> frozenset[str]:
     return frozenset(f"--{spelling}" for flag in flags for spelling in (flag, flag.replace("_", "-")))
 
 
+def options_of_trainer(trainer: str) -> dict[str, tuple[type, Any, str]]:
+    """Type, default and help text of flags of Trainer's dataclass `module:Class`: those whose default is a plain value.
+
+    The type is int, float, or str for all others.
+    """
+    options: dict[str, tuple[type, Any, str]] = {}
+    for where in (*SOURCES[trainer], trainer):
+        for line in _declared(where):
+            call: Any = line.value
+            with suppress(AttributeError, KeyError, ValueError):  # of other forms than these two
+                kind = {"int": int, "float": float}.get(ast.unparse(line.annotation).split(" ")[0], str)
+                parts = {part.arg: part.value for part in call.keywords}
+                if call.func.id == "option":
+                    options[line.target.id] = (kind, ast.literal_eval(call.args[0]), ast.literal_eval(call.args[1]))
+                elif call.func.id == "field":
+                    text = ast.literal_eval(parts["metadata"])["help"]
+                    options[line.target.id] = (kind, ast.literal_eval(parts["default"]), text)
+    return options
+
+
 def _fields(where: str) -> dict[str, bool]:
     """The fields that a class `module:Class` declares itself, and whether they can be given to its `__init__`."""
+    return {
+        line.target.id: not any(
+            keyword.arg == "init" and getattr(keyword.value, "value", True) is False
+            for keyword in getattr(line.value, "keywords", ())
+        )
+        for line in _declared(where)
+    }
+
+
+def _declared(where: str) -> list[Any]:
+    """The lines of a class `module:Class` that declare its fields, with the names of these in `target.id`."""
     module, name = where.split(":")
     package, *parts = module.split(".")
     found: Any = importlib.util.find_spec(package)  # never None, as it is installed
     file = Path(found.submodule_search_locations[0], *parts).with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))
     declared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    return {
-        line.target.id: not any(
-            keyword.arg == "init" and getattr(keyword.value, "value", True) is False
-            for keyword in getattr(line.value, "keywords", ())
-        )
-        for line in declared.body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-    }
+    return [line for line in declared.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from utils.core.errors import UserError
-from utils.core.shown import join_names, quote
+from utils.core.shown import join_names, nearest, quote
+from utils.data.headers import ID_NAMES, LABEL_LIST_NAMES, TEXT_NAMES, WEAK_LABEL_NAMES
 from utils.data.label_cells import (
     ALL_BINARY_CELLS,
     YES_AND_NO,
     distinct_cells,
     find_listed_labels,
+    holds_codes,
     is_binary,
     is_plain,
     is_text,
     looks_binary,
+    read_label_names,
 )
 from utils.data.tables import Table
 from utils.data.task import Task
@@ -30,11 +34,6 @@ from utils.data.text import normalize
 if TYPE_CHECKING:
     from utils.core.arguments import DataArguments
 
-# Column names that are recognised, the preferred ones first. A column with one of the first two names of a list is
-# taken even if its cells are 0 and 1.
-ID_NAMES = ("id", "tweet_id", "tweetid", "example_id", "guid", "uuid", "idx", "index", "unnamed: 0", "")
-TEXT_NAMES = ("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body")
-LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
 # What people write into label cells besides; a column of nothing else is none to leave out without a word.
 NEARLY_BINARY = {*ALL_BINARY_CELLS, "2", "2.0", "-1", "-1.0", "x", "nan", "none", "null", "na", "n/a", "-", "?"}
 
@@ -61,8 +60,10 @@ def _looks_numeric(table: Table, name: str) -> bool:
 def _find_named(table: Table, flag: str, name: str) -> str:
     """Return the column that the user named with `flag`; refuse one that does not exist."""
     if name not in table.rows.column_names:
+        near = nearest(name, table.rows.column_names)
         raise UserError(
-            f'{table.name} has no column "{quote(name)}" ({flag}); it has: {join_names(table.rows.column_names)}'
+            f'{table.name} has no column "{quote(name)}" ({flag})'
+            + (f': did you mean "{quote(near)}"?' if near else f"; it has: {join_names(table.rows.column_names)}")
         )
     return name
 
@@ -75,12 +76,18 @@ def _find_by_name(table: Table, known: Sequence[str], taken: Collection[str | No
     return next((name for name in names if name.lower() in known[:2] or not looks_binary(table, name)), None)
 
 
+def _find_in_object(table: Table, known: Sequence[str], taken: Collection[str | None]) -> str | None:
+    """The only column with one of the `known` names among the parts of objects, as `data.text`; None without one."""
+    names = [name for name in table.nested if name not in taken and name.lower().rsplit(".", 1)[-1] in known]
+    return names[0] if len(names) == 1 else None
+
+
 def _find_text(table: Table, taken: Collection[str | None]) -> str:
     """The text column: found by its name, or the only column of texts that are not all numbers."""
-    found = _find_by_name(table, TEXT_NAMES, taken)
+    found = _find_by_name(table, TEXT_NAMES, taken) or _find_in_object(table, TEXT_NAMES, taken)
     if found is not None:
         return found
-    listed = _find_by_name(table, LABEL_LIST_NAMES)
+    listed = _find_listed(table, taken) or _find_by_name(table, WEAK_LABEL_NAMES, taken)
     candidates = [
         name
         for name in table.rows.column_names
@@ -89,8 +96,8 @@ def _find_text(table: Table, taken: Collection[str | None]) -> str:
     candidates = [name for name in candidates if not _looks_numeric(table, name)]
     if len(candidates) != 1:
         raise UserError(
-            f"{table.name}: cannot tell which column holds the text: name it with --text_column "
-            f"(columns: {join_names(table.rows.column_names)})"
+            f"{table.name}: cannot tell which column holds the text: name it with --text_column, several of them to "
+            f"join them (columns: {join_names(table.rows.column_names)})"
         )
     return candidates[0]
 
@@ -108,12 +115,17 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
     named_labels = [_find_named(table, "--label_columns", name) for name in data_args.label_columns or []]
     if len(set(named_labels)) < len(named_labels):
         raise UserError(f"--label_columns {' '.join(named_labels)}: a column is named twice")
-    id_column, text_column = _find_id_and_text(table, data_args, named_labels)
-    binary, listed = _find_label_columns(table, named_labels, id_column, text_column)
+    names = read_label_names(data_args.label_names) if data_args.label_names else None
+    id_column, text_columns = _find_id_and_texts(table, data_args, named_labels)
+    weights = data_args.weight_column and _find_named(table, "--weight_column", data_args.weight_column)
+    if weights is not None and weights in (id_column, *text_columns, *named_labels):
+        raise UserError(f"--weight_column {weights}: {table.name} has its ids, texts or labels there")
+    taken = {id_column, weights, *text_columns}
+    binary, listed = _find_label_columns(table, named_labels, taken, coded=names is not None)
     if listed is None:
         labels, label_columns, delimiter = binary, binary, None
     else:
-        labels, delimiter = find_listed_labels(table, listed, data_args.label_delimiter)
+        labels, delimiter = find_listed_labels(table, listed, data_args.label_delimiter, names)
         label_columns = [listed]
     if (id_column or "id") in labels:
         raise UserError(f'{table.name}: a label has the name of the id column, "{id_column or "id"}": rename one')
@@ -121,63 +133,96 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         labels=labels,
         label_columns=label_columns,
         label_delimiter=delimiter,
+        label_codes=names is not None,
         id_column=id_column,
-        text_column=text_column,
+        text_columns=text_columns,
+        text_separator=data_args.text_separator,
+        column_names=data_args.column_names,
+        csv_quoting=data_args.csv_quoting,
         normalize_users=data_args.normalize_users,
         normalize_urls=data_args.normalize_urls,
+        long_texts=data_args.long_texts,
+        window_pooling=data_args.window_pooling,
+        window_overlap=data_args.window_overlap,
         unknown_labels=table.unknown_labels,
+        soft_labels=table.soft_labels,
+        weight_column=weights,
     )
 
 
-def _find_id_and_text(table: Table, data_args: DataArguments, named_labels: Collection[str]) -> tuple[str | None, str]:
-    """Names of the id column (None if there is none) and of the text column."""
+def _find_id_and_texts(
+    table: Table, data_args: DataArguments, named_labels: Collection[str]
+) -> tuple[str | None, list[str]]:
+    """Names of the id column (None if there is none) and of the text columns."""
     if data_args.id_column:
         id_column = _find_named(table, "--id_column", data_args.id_column)
     else:
-        id_column = _find_by_name(table, ID_NAMES, named_labels)
+        id_column = _find_by_name(table, ID_NAMES, (*named_labels, *(data_args.text_column or [])))
     if data_args.text_column:
-        text_column = _find_named(table, "--text_column", data_args.text_column)
+        text_columns = [_find_named(table, "--text_column", name) for name in data_args.text_column]
     else:
-        text_column = _find_text(table, {id_column, *named_labels})
-    if id_column == text_column:
-        raise UserError(f'{table.name}: "{quote(text_column)}" cannot be the column of both ids and texts')
-    if text_column in named_labels or (data_args.text_column and is_binary(table, text_column)):
-        raise UserError(f'{table.name}, column "{quote(text_column)}" holds labels, not texts: see --text_column')
-    for name in filter(None, (id_column, text_column)):
+        text_columns = [_find_text(table, {id_column, *named_labels})]
+    if len(set(text_columns)) < len(text_columns):
+        raise UserError(f"--text_column {' '.join(text_columns)}: a column is named twice")
+    for name in text_columns:
+        if id_column == name:
+            raise UserError(f'{table.name}: "{quote(name)}" cannot be the column of both ids and texts')
+        if name in named_labels or (data_args.text_column and is_binary(table, name)):
+            raise UserError(f'{table.name}, column "{quote(name)}" holds labels, not texts: see --text_column')
+    for name in filter(None, (id_column, *text_columns)):
         if not is_plain(table.column(name).type):
             raise UserError(f'{table.name}, column "{name}": ids and texts must be texts or numbers, not lists')
-    return id_column, text_column
+    return id_column, text_columns
+
+
+def _find_listed(table: Table, taken: Collection[str | None]) -> str | None:
+    """The column of label lists, by its name; a 0/1 column of such a name is a label by itself."""
+    found = _find_by_name(table, LABEL_LIST_NAMES, taken) or _find_in_object(table, LABEL_LIST_NAMES, taken)
+    if found is None or (looks_binary(table, found) and not holds_codes(table, found)):
+        return None
+    return found
 
 
 def _find_label_columns(
-    table: Table, named_labels: list[str], id_column: str | None, text_column: str
+    table: Table, named_labels: list[str], taken: Collection[str | None], coded: bool
 ) -> tuple[list[str], str | None]:
     """Where the labels are: `(0/1 columns, None)` or `([], column of label lists)`.
 
     Args:
         table: the training table.
         named_labels: columns that the user named: several 0/1 columns, or one of either kind.
-        id_column: column of the ids, if there is one.
-        text_column: column of the texts.
+        taken: columns of ids, texts and weights.
+        coded: whether the labels are known to be numbers in a column of lists.
 
     Raises:
         UserError: if both kinds are found, or neither.
     """
-    if len(named_labels) == 1 and not looks_binary(table, named_labels[0]):
+    if len(named_labels) == 1 and (coded or not looks_binary(table, named_labels[0])):
         return [], named_labels[0]
+    if coded:
+        listed = None if named_labels else _find_by_name(table, LABEL_LIST_NAMES, taken)
+        if listed is None:
+            raise UserError(
+                f"{table.name}: --label_names names the numbers in one column of labels: say which by --label_columns"
+            )
+        return [], listed
     if named_labels:
         return named_labels, None
     index = {name for name in table.rows.column_names if name.lower() in ("", "unnamed: 0")}  # written by pandas
-    others = [name for name in table.rows.column_names if name not in {id_column, text_column} | index]
+    others = [
+        name for name in table.rows.column_names if name not in {*taken} | index and not _is_metadata(table, name)
+    ]
+    listed = _find_listed(table, taken)
     # A column with a few cells that are not 0/1 is a label column with mistakes, and must not be dropped silently.
-    binary = [name for name in others if looks_binary(table, name)]
-    listed = _find_by_name(table, LABEL_LIST_NAMES, (id_column, text_column))
+    binary = [name for name in others if name != listed and looks_binary(table, name)]
+    if listed is None and not binary:
+        listed = _find_by_name(table, WEAK_LABEL_NAMES, taken)
     if listed and pa.types.is_binary(table.column(listed).type):
         raise UserError(
             f'{table.name}, column "{quote(listed)}" holds lists of lists, objects, or lists in some rows and texts in '
             "others: write one list of names in each row"
         )
-    nearly = [] if listed else [name for name in others if name not in binary and _looks_nearly_binary(table, name)]
+    nearly = [name for name in others if name not in (listed, *binary) and _looks_nearly_binary(table, name)]
     if nearly:
         cells = sorted(set(table.strings(nearly[0]).to_pylist()) - {""})
         hint = "; if -1 is not annotated, pass --unknown_labels" if {"-1", "-1.0"} & set(cells) else ""
@@ -191,11 +236,19 @@ def _find_label_columns(
             "say which are the labels with --label_columns"
         )
     if not binary and not listed:
+        soft = [name for name in others if looks_binary(replace(table, soft_labels=True), name)]
+        hint = f"; if {join_names(soft)} hold shares from 0 to 1, pass --soft_labels" if soft else ""
         raise UserError(
             f"{table.name} has no label column: none of {join_names(others) or 'its columns'} holds 0 and 1; "
-            "name a column of label lists with --label_columns"
+            f"name a column of label lists with --label_columns{hint}"
         )
     return binary, listed
+
+
+def _is_metadata(table: Table, name: str) -> bool:
+    """Whether a column is part of an object that is not called after labels: `user.verified`, but not `labels.joy`."""
+    parts = name.lower().split(".")
+    return name in table.nested and not set(parts[:-1]) & set(LABEL_LIST_NAMES)
 
 
 # Cells
@@ -211,14 +264,14 @@ def read_ids(table: Table, task: Task) -> list[str]:
     """
     if task.id_column is None:
         return [str(table.start + i) for i in range(len(table.rows))]
-    table.require(task.id_column, "id")
-    column = table.column(task.id_column)
+    name = table.require(task.id_column, "id")
+    column = table.column(name)
     if pa.types.is_floating(column.type):  # as Python writes them into CSV and JSON; Arrow would write 1 for 1.0
         ids = ["" if np.isnan(number) else str(number) for number in column.to_numpy()]
     else:
-        ids = table.strings(task.id_column).to_pylist()
+        ids = table.strings(name).to_pylist()
     if "" in ids:
-        raise UserError(f"{table.where(ids.index(''), task.id_column)} is empty: give every row an id")
+        raise UserError(f"{table.where(ids.index(''), name)} is empty: give every row an id")
     return ids
 
 
@@ -264,19 +317,22 @@ def _refuse_repeated_ids(chunks: Iterable[Table], task: Task, repeated: np.ndarr
 
 
 def read_texts(table: Table, task: Task) -> list[str]:
-    """Texts of the rows, `[N]`, raw except for what the task normalises.
+    """Texts of the rows, `[N]`, raw except for what the task normalises; several columns are joined.
 
     Raises:
         UserError: for a row without text.
     """
-    table.require(task.text_column, "text")
-    empty = np.flatnonzero(pc.equal(table.strings(task.text_column), "").to_numpy())
-    if len(empty):
-        raise UserError(
-            f"{table.where(int(empty[0]), task.text_column)} has no text ({len(empty)} such rows): "
-            "give it a text or take the row out"
-        )
-    texts = table.column(task.text_column).cast(pa.string()).to_pylist()
+    columns = [table.require(name, "text") for name in task.text_columns]
+    empty = np.logical_and.reduce([pc.equal(table.strings(name), "").to_numpy() for name in columns])
+    if empty.any():
+        where = table.where(int(np.flatnonzero(empty)[0]), columns[0])
+        behind = f" nor in {join_names(columns[1:])}" if len(columns) > 1 else ""
+        raise UserError(f"{where} has no text{behind} ({empty.sum()} such rows): give it a text or take the row out")
+    cells = [pc.fill_null(table.column(name).cast(pa.string()), "").to_pylist() for name in columns]
+    if len(cells) == 1:
+        texts = cells[0]
+    else:
+        texts = [task.text_separator.join(cell for cell in row if cell.strip()) for row in zip(*cells)]
     if task.normalize_users or task.normalize_urls:
         texts = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
     return texts
@@ -288,10 +344,18 @@ def check_test_columns(table: Table, task: Task) -> None:
     Raises:
         UserError: for such a table.
     """
-    table.require(task.text_column, "text")
-    if task.id_column is not None:
-        table.require(task.id_column, "id")
-    missing = [name for name in task.label_columns if name not in table.rows.column_names]
+    try:
+        for name in task.text_columns:
+            table.require(name, "text")
+        if task.id_column is not None:
+            table.require(task.id_column, "id")
+    except UserError as error:
+        if task.column_names is None:
+            raise
+        raise UserError(
+            f"{error} (if it has no header, as the training file, name its columns by --column_names)"
+        ) from error
+    missing = [name for name in task.label_columns if table.find(name) is None]
     if missing and len(missing) < len(task.label_columns):
         raise UserError(
             f"{table.name}: its columns differ from training's: it has some labels but not {join_names(missing)}; "

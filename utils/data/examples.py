@@ -25,7 +25,8 @@ from utils.core.processes import local_main_first
 from utils.core.progress import show_progress_of
 from utils.data import columns, label_cells, text
 from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
-from utils.data.label_cells import read_labels
+from utils.data.headers import Layout
+from utils.data.label_cells import read_labels, read_weights
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.tables import Table, read_hub_split, read_table
 from utils.data.task import Task
@@ -34,13 +35,16 @@ ROWS_AT_A_TIME = 10_000
 # Rows with exactly one label each from which on that is taken for a rule. Where 95 % of the texts of a multi-label file
 # have one label, 100 in a row do in 0.6 % of cases.
 ENOUGH_ROWS = 100
+# By so much shares of one label per text may miss the sum of 1.
+ROUNDED_SHARES = 0.02
 
 
 class Examples:
     """N texts with ids and L labels each, memory-mapped; what is derived from them is worked out once.
 
     Args:
-        rows: data set with the columns id, text and labels (floats, as the loss wants them; NaN where not known).
+        rows: data set with the columns id, text and labels (floats, as the loss wants them; NaN where not known), and
+            weight, where rows have weights.
         groups: `[N]`, equal for near-duplicates; left out: found from the texts when asked for.
 
     Validation rows also know which of them have `leaked`: whether a training row is a near-duplicate, booleans `[N]`.
@@ -68,13 +72,31 @@ class Examples:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Labels of the rows, `[N, L]`: 0/1 as int8, or as float32 with NaN in cells that are not known if any are."""
+        """Labels of the rows, `[N, L]`: 0/1 as int8, or as float32 where any are shares, or not known (NaN)."""
         names = self.rows.features["labels"].length
         parts = [
             _compact(batch["labels"].combine_chunks().flatten().to_numpy().reshape(-1, names))
             for batch in self.rows.select_columns("labels").with_format("arrow").iter(ROWS_AT_A_TIME)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, names), dtype=np.int8)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Weights of the rows in the loss, `[N]`; None where all count the same."""
+        return np.array(self.rows["weight"][:]) if "weight" in self.rows.column_names else None
+
+    def truth(self, single_label: bool = False) -> np.ndarray:
+        """What scores take for true, `[N, L]`: 0/1 as int8, or as float32 with NaN in cells that are not known.
+
+        Args:
+            single_label: whether that is the largest share of a row, instead of all shares of 0.5 or more.
+        """
+        labels = self.labels
+        if labels.dtype == np.int8:
+            return labels
+        if single_label:
+            return (np.arange(labels.shape[1]) == labels.argmax(axis=1)[:, None]).astype(np.int8)
+        return _compact(np.where(np.isnan(labels), np.nan, labels >= 0.5).astype(np.float32))
 
     @cached_property
     def groups(self) -> np.ndarray:
@@ -151,6 +173,7 @@ def read_examples(table: Table, task: Task) -> Examples:
                 "id": datasets.Value("string"),
                 "text": datasets.Value("string"),
                 "labels": datasets.List(datasets.Value("float32"), length=len(task.labels)),
+                **({"weight": datasets.Value("float32")} if task.weight_column else {}),
             }
         ),
         fn_kwargs={"name": table.name, "first_row": table.first_row, "features": table.rows.features, "task": task},
@@ -177,13 +200,14 @@ def _read_rows(
 ) -> pa.Table:
     """Examples of some rows of a table."""
     dataset = datasets.Dataset(rows, info=datasets.DatasetInfo(features=features))
-    part = Table(dataset, name, first_row, start=indices[0], unknown_labels=task.unknown_labels)
+    part = Table(dataset, name, first_row, indices[0], task.unknown_labels, task.soft_labels)
     labels = pa.array(read_labels(part, task).astype(np.float32).ravel())
     return pa.table(
         {
             "id": read_ids(part, task),
             "text": read_texts(part, task),
             "labels": pa.FixedSizeListArray.from_arrays(labels, len(task.labels)),
+            **({"weight": read_weights(part, task)} if task.weight_column else {}),
         }
     )
 
@@ -196,6 +220,8 @@ def content_hash(*parts: Examples) -> str:
         for batch in examples.rows.select_columns(["id", "text"]).iter(ROWS_AT_A_TIME):
             digest.update(json.dumps([batch["id"], batch["text"]]).encode())
         digest.update(examples.labels.tobytes())
+        if examples.weights is not None:
+            digest.update(examples.weights.tobytes())
     return digest.hexdigest()
 
 
@@ -217,7 +243,7 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
     """
     train_table, validation_table = _read_tables(data_args)
     for table in filter(None, (train_table, validation_table)):
-        table.unknown_labels = data_args.unknown_labels
+        table.unknown_labels, table.soft_labels = data_args.unknown_labels, data_args.soft_labels
     task = find_task(train_table, data_args)
     with local_main_first():  # the other processes find the examples in the cache
         train = read_examples(train_table, task)
@@ -230,9 +256,10 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
     train = _annotated_rows(train, train_table.name)
     if validation is not None and validation_table is not None:
         validation = _annotated_rows(validation, validation_table.name)
-    ignored = sorted(set(train_table.rows.column_names) - {task.id_column, task.text_column, *task.label_columns})
-    log(f'text: column "{task.text_column}"; ids: {task.id_column or "row numbers"}; ignored: {ignored or "nothing"}')
-    log(_describe_labels(task))
+    ignored = sorted(set(train_table.rows.column_names) - {task.id_column, *task.text_columns, *task.label_columns})
+    text_columns = " and ".join(f'"{name}"' for name in task.text_columns)
+    log(f"text: column {text_columns}; ids: {task.id_column or 'row numbers'}; ignored: {ignored or 'nothing'}")
+    log(_describe_labels(task, data_args.task))
 
     if data_args.num_folds:
         rows = train
@@ -247,7 +274,9 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
         validation.leaked = np.zeros(len(validation), dtype=bool)
     train, validation = train.head(data_args.max_train_samples), validation.head(data_args.max_eval_samples)
 
-    positives = (train.labels >= 0.5).sum(axis=0)
+    positives = (train.truth(task.single_label) == 1).sum(axis=0)
+    if train.weights is not None and not train.weights.any():
+        raise UserError(f"--weight_column {task.weight_column}: all training rows have the weight 0")
     if len(task.labels) == 1 and positives[0] in (0, len(train)):
         raise UserError(
             f"{'all' if positives[0] else 'none'} of the {len(train)} training rows have the only label, "
@@ -302,12 +331,15 @@ def has_one_label_per_text(read: list[tuple[Table, Examples]], task: Task, asked
             )
         return False
     for table, examples in read:
+        if examples.labels.dtype != np.int8 and asked_for == "auto":
+            return False  # shares that sum to 1 may be those of one label, or of several
         numbers = examples.labels.sum(axis=1)
         annotated = np.asarray(~np.isnan(examples.labels).all(axis=1))
-        others = np.flatnonzero(annotated & (numbers != 1))
+        others = np.flatnonzero(annotated & ~(np.abs(numbers - 1) <= ROUNDED_SHARES * task.soft_labels))
         if len(others) and asked_for == "single_label":
             row = int(others[0])
-            has = "cells that are not annotated" if np.isnan(numbers[row]) else f"{numbers[row]:g} labels"
+            has = f"shares that sum to {numbers[row]:g}" if task.soft_labels else f"{numbers[row]:g} labels"
+            has = "cells that are not annotated" if np.isnan(numbers[row]) else has
             raise UserError(
                 f"{table.where(row)} has {has} ({len(others)} rows have not exactly one label): correct them, or leave "
                 "--task single_label out"
@@ -324,13 +356,19 @@ def has_one_label_per_text(read: list[tuple[Table, Examples]], task: Task, asked
     return True
 
 
-def _describe_labels(task: Task) -> str:
-    """The labels in a line, and how many of them a text has."""
+def _describe_labels(task: Task, asked_for: str) -> str:
+    """The labels in a line, and how many of them a text has.
+
+    Args:
+        task: which labels.
+        asked_for: by `--task`.
+    """
     text = f"{len(task.labels)} labels: {', '.join(task.labels)}"
     if task.single_label:
+        why = "as each row has exactly one" if asked_for == "auto" else "as --task says"
         text += (
-            "\none label per text, as each row has exactly one: softmax, and the likeliest label is given; --task "
-            "multi_label trains a probability and a threshold for each label instead"
+            f"\none label per text, {why}: softmax, and the likeliest label is given; --task multi_label trains a "
+            "probability and a threshold for each label instead"
         )
     if len(task.labels) == 1:
         text = f'one label, "{task.labels[0]}": yes or no for each text'
@@ -377,8 +415,14 @@ def _read_tables(data_args: DataArguments) -> tuple[Table, Table | None]:
     if not data_args.train_file:
         raise UserError("give the training data, either by --train_file or by --dataset_name")
     file = data_args.validation_file
-    train = read_table(data_args.train_file, data_args.csv_quoting)
-    return train, read_table(file, data_args.csv_quoting) if file else None
+    train = read_table(data_args.train_file, layout_of(data_args))
+    return train, read_table(file, layout_of(data_args)) if file else None
+
+
+def layout_of(data_args: DataArguments) -> Layout:
+    """What the flags say of how training and validation files are written."""
+    names = data_args.column_names
+    return Layout(data_args.csv_quoting, data_args.csv_separator, tuple(names) if names else None)
 
 
 def _hold_out_fold(rows: Examples, folds: int, fold: int | None, seed: int) -> tuple[Examples, Examples]:
@@ -439,14 +483,14 @@ def read_evaluation_data(data_args: DataArguments) -> tuple[Examples, Task]:
     """
     if not data_args.validation_file:
         raise UserError("give the rows to evaluate by --validation_file")
-    table = read_table(data_args.validation_file, data_args.csv_quoting)
-    table.unknown_labels = data_args.unknown_labels
+    table = read_table(data_args.validation_file, layout_of(data_args))
+    table.unknown_labels, table.soft_labels = data_args.unknown_labels, data_args.soft_labels
     task = find_task(table, data_args)
     with local_main_first():
         validation = read_examples(table, task)
     task.data_sha256 = content_hash(validation)
     task.single_label = has_one_label_per_text([(table, validation)], task, data_args.task)
     validation = _annotated_rows(validation, table.name)
-    log(_describe_labels(task))
+    log(_describe_labels(task, data_args.task))
     task.train_positives = [0] * len(task.labels)
     return validation.head(data_args.max_eval_samples), task

@@ -7,16 +7,24 @@ cell that lists names.
 from __future__ import annotations
 
 import ast
+import io
+import json
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from utils.core.errors import UserError
+from utils.core.log import log
 from utils.core.shown import join_names, quote
 from utils.data.tables import Table
 from utils.data.task import Task
@@ -65,24 +73,29 @@ def binary_codes(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def cell_values(table: Table, name: str) -> np.ndarray:
-    """What the cells of a label column say: 0, 1, NaN for unknown ones where there may be such, -1 for what is none of
-    these. Float array `[N]`.
+    """What the cells of a label column say: 0, 1, a share between them and NaN for unknown where there may be such, -1
+    for what is none of these. Float array `[N]`.
     """
     values = binary_codes(table.column(name)).astype(np.float32)
+    if table.soft_labels and is_plain(table.column(name).type):
+        shares = pd.to_numeric(table.strings(name).to_pandas(), errors="coerce").to_numpy(dtype=np.float32)
+        values = np.where((values < 0) & (shares >= 0) & (shares <= 1), shares, values)
     if table.unknown_labels and is_plain(table.column(name).type):
         values[pc.is_in(pc.utf8_lower(table.strings(name)), value_set=pa.array(UNKNOWN_CELLS)).to_numpy()] = np.nan
     return values
 
 
 def looks_binary(table: Table, name: str) -> bool:
-    """Whether more than half of the cells that are neither empty nor unknown are 0 or 1: a label column, perhaps with
-    mistakes in it."""
+    """Whether more than half of the cells that are neither empty nor unknown are 0 or 1, or shares where there may be
+    such: a label column, perhaps with mistakes in it."""
     if not is_plain(table.column(name).type):
         return False
     values = cell_values(table, name)
     filled = pc.not_equal(table.strings(name), "").to_numpy() & ~np.isnan(values)
     if not filled.any() or (values[filled] >= 0).mean() <= 0.5:
         return False
+    if table.soft_labels:
+        return True
     cells = distinct_cells(table, name)
     return bool(cells & set(BINARY_CELLS)) or any(yes in cells and no in cells for yes, no in YES_AND_NO)
 
@@ -117,12 +130,7 @@ def parse_names(cell: Any, delimiter: str | None, names: Sequence[str] | None = 
         names: of the labels, where the cells hold their numbers, from 0; None where they hold names.
     """
     if isinstance(cell, str) and cell.strip().startswith("["):
-        if re.search(r"""['"]\s+['"]""", cell):  # a printed numpy array: Python would join names without commas
-            return None
-        try:
-            cell = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
+        cell = _parse_list(cell.strip())
     elif isinstance(cell, str):
         cell = cell.split(delimiter)
     elif cell is None:
@@ -138,6 +146,53 @@ def parse_names(cell: Any, delimiter: str | None, names: Sequence[str] | None = 
     if not all(0 <= number < len(names) for number in numbers):
         return None
     return [names[number] for number in numbers]
+
+
+def _parse_list(text: str) -> Any:
+    """The list that a text writes as JSON or Python does; None where it writes none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # As a printed numpy array has them: Python would join names without commas.
+        kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text).readline)]
+        if any(kind == following == tokenize.STRING for kind, following in pairwise(kinds)):
+            return None
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
+        return None
+
+
+def holds_codes(table: Table, name: str) -> bool:
+    """Whether the cells are numbers of labels, one or several each, and not 0 and 1 alone."""
+    if class_label(table, name) is not None:
+        return True
+    if not is_plain(table.column(name).type):
+        return False
+    numbers = {part for cell in distinct_cells(table, name) for part in re.split(r"[\[\],;|\s]+", cell)} - {""}
+    return all(part.isdecimal() for part in numbers) and bool(numbers - {"0", "1"})
+
+
+def read_label_names(path: str) -> list[str]:
+    """Names of labels from a file with a name in each line, the first of them that of number 0.
+
+    Raises:
+        UserError: for a file that cannot be read, an empty line, or a name that stands twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--label_names {path} cannot be read: {error}") from error
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names or len(names) < 2:
+        raise UserError(f"--label_names {path}: write a name in each line, that of number 0 first")
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UserError(f'--label_names {path}: "{quote(repeated[0])}" stands twice')
+    return names
 
 
 def label_lists(
@@ -194,6 +249,10 @@ def find_listed_labels(
     if names is not None:
         return names, delimiter
     labels = sorted({name for row in label_lists(table, column, delimiter) for name in row})
+    if all(label.isdecimal() for label in labels) and len(labels) > 2:
+        labels.sort(key=int)
+        log(f'{table.name}, column "{column}": the labels are numbers; a file with a name in each line, that of 0 '
+            "first, names them: --label_names FILE")  # fmt: skip
     if {label.lower() for label in labels} <= set(BINARY_CELLS):
         raise UserError(
             f'{table.name}, column "{column}" lists {join_names(labels) or "nothing"}, not the names of labels: '
@@ -206,35 +265,38 @@ def find_listed_labels(
 
 
 def read_labels(table: Table, task: Task) -> np.ndarray:
-    """Labels of the rows, `[N, L]` in the task's order: 0 and 1, NaN for unknown cells where the table may have such.
+    """Labels of the rows, `[N, L]` in the task's order: 0 and 1; shares and NaN (unknown) where a table may have such.
 
     Raises:
         UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
     """
-    for name in task.label_columns:
-        table.require(name, "label")
-    return _read_label_columns(table, task) if task.labels_are_columns else _read_label_lists(table, task)
+    columns = [table.require(name, "label") for name in task.label_columns]
+    return (
+        _read_label_columns(table, columns) if task.labels_are_columns else _read_label_lists(table, columns[0], task)
+    )
 
 
-def _read_label_columns(table: Table, task: Task) -> np.ndarray:
+def _read_label_columns(table: Table, columns: list[str]) -> np.ndarray:
     """`read_labels` from one 0/1 column for each label."""
-    values = np.column_stack([cell_values(table, name) for name in task.labels])
+    values = np.column_stack([cell_values(table, name) for name in columns])
     bad = np.argwhere(values < 0)
     if len(bad):
         row, column = (int(i) for i in bad[0])
-        name = task.labels[column]
+        name = columns[column]
         value = table.column(name)[row].as_py()
         shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
-        hint = ""
-        if not table.unknown_labels and table.strings(name)[row].as_py().lower() in UNKNOWN_CELLS:
+        cell, hint = table.strings(name)[row].as_py().lower(), ""
+        if not table.unknown_labels and cell in UNKNOWN_CELLS:
             hint = "; if such cells are not annotated, pass --unknown_labels"
-        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be 0 or 1 ({len(bad)} such cells){hint}")
-    return values if np.isnan(values).any() else values.astype(np.int8)
+        elif not table.soft_labels and cell_values(replace(table, soft_labels=True), name)[row] >= 0:
+            hint = "; if such cells are shares, pass --soft_labels"
+        must = "a share from 0 to 1" if table.soft_labels else "0 or 1"
+        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be {must} ({len(bad)} such cells){hint}")
+    return values.astype(np.int8) if ((values == 0) | (values == 1)).all() else values
 
 
-def _read_label_lists(table: Table, task: Task) -> np.ndarray:
+def _read_label_lists(table: Table, column: str, task: Task) -> np.ndarray:
     """`read_labels` from a column of label lists."""
-    column = task.label_columns[0]
     index = {name: i for i, name in enumerate(task.labels)}
     labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
     if table.unknown_labels and is_plain(table.column(column).type):
@@ -251,3 +313,21 @@ def _read_label_lists(table: Table, task: Task) -> np.ndarray:
                 )
             labels[row, index[name]] = 1
     return labels
+
+
+def read_weights(table: Table, task: Task) -> np.ndarray:
+    """Weights of the rows, float32 array `[N]`; 1 for all in a table that lacks their column, as validation rows may.
+
+    Raises:
+        UserError: for a cell that is no number from 0 on.
+    """
+    name = task.weight_column
+    if name is None or name not in table.rows.column_names:
+        return np.ones(len(table.rows), dtype=np.float32)
+    weights = pd.to_numeric(table.strings(name).to_pandas(), errors="coerce").to_numpy(dtype=np.float32)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        row = int(bad[0])
+        cell = quote(table.strings(name)[row].as_py())
+        raise UserError(f'{table.where(row, name)} is "{cell}": a weight must be a number of 0 or more')
+    return weights

@@ -28,7 +28,13 @@ def each_of(number: int, level: float = LEVEL) -> float:
 
 
 def share_interval(count: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
-    """The exact interval of a share (Clopper and Pearson, 1934); from 0 to 1 where there are no rows."""
+    """The exact interval of a share (Clopper and Pearson, 1934); from 0 to 1 where there are no rows.
+
+    Args:
+        count: rows that are counted.
+        rows: all of them.
+        level: of the interval.
+    """
     if rows == 0:
         return 0.0, 1.0
     tail, others = (1 - level) / 2, rows - count
@@ -38,7 +44,14 @@ def share_interval(count: int, rows: int, level: float = LEVEL) -> tuple[float, 
 
 
 def more_than(count: int, rows: int, share: float, level: float = LEVEL) -> bool:
-    """Whether more than a share of all rows are like the counted ones, as far as these rows say."""
+    """Whether more than a share of all rows are like the counted ones, as far as these rows say.
+
+    Args:
+        count: rows that are counted.
+        rows: all of those looked at.
+        share: that must be exceeded.
+        level: at which it must.
+    """
     return share_interval(count, rows, level)[0] > share
 
 

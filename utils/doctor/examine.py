@@ -95,14 +95,14 @@ def examine(
     decided = evaluation.decisions[kind][:, chosen]
     truth, probabilities, thresholds = predictions.truth, predictions.probabilities, evaluation.thresholds
     ranking = rank(truth, probabilities)
-    train_labels = None if training is None else training.rows.labels
+    train_labels = None if training is None else training.rows.truth(thresholds.rule.gives_one_label)
     counted = None if train_labels is None else count_rows(train_labels)
 
     spread, same = check_spread(labels, probabilities, count_rows(truth) if counted is None else counted)
     checks = [spread, check_chance(labels, ranking, same), check_swapped(labels, truth, probabilities)]
     baselines = []
     if training is not None and train_labels is not None:
-        texts, some_labels = _training_sample(training.rows) if with_linear else (None, train_labels)
+        texts, some_labels = _training_sample(training.rows, train_labels) if with_linear else (None, train_labels)
         baselines = compare_with_baselines(predictions, decided, thresholds.rule, texts, some_labels)
         checks.append(check_baselines(baselines))
         half = _half_width(results, f"eval_f1_macro{kind}")
@@ -119,10 +119,10 @@ def examine(
         "train_annotated": [0] * len(labels) if counted is None else counted[1].tolist(),
         "texts": None,
     }
-    if training is not None:
+    if training is not None and train_labels is not None:
         right = _jaccard(truth, decided[0])
         leaked = None if training.leaked is None else training.leaked[chosen]
-        figures, more = _check_rows(training, everything, predictions, right, leaked, tokenizer)
+        figures, more = _check_rows(training, everything, predictions, right, leaked, tokenizer, train_labels)
         checks += more
         reference["texts"] = asdict(figures)
     checks.append(check_mislabelled(labels, truth, probabilities))
@@ -136,6 +136,7 @@ def _check_rows(
     right: np.ndarray,
     leaked: np.ndarray | None,
     tokenizer: PreTrainedTokenizerBase,
+    train_labels: np.ndarray,
 ) -> tuple[TextFigures, list[Check]]:
     """The training texts in figures, and what the checks of rows say.
 
@@ -146,6 +147,7 @@ def _check_rows(
         right: Jaccard index of these, `[N]`.
         leaked: which of these have a near-duplicate in training, `[N]` of booleans; None where it is not known.
         tokenizer: of the model.
+        train_labels: of all training rows, 0, 1 or NaN, `[M, L]`.
     """
     rows = training.rows
     train_texts = rows.rows.select(some_rows(len(rows), MOST_TEXTS))["text"][:]
@@ -156,7 +158,7 @@ def _check_rows(
     described = Unknown(np.arange(0), figures.unknown_signs).describe()
     number = int(everything.figures.get("leaked_rows", 0))
     return figures, [
-        check_rates(predictions.labels, count_rows(rows.labels), count_rows(everything.truth)),
+        check_rates(predictions.labels, count_rows(train_labels), count_rows(everything.truth)),
         check_texts(figures, validation),
         check_leaks(leaked, number, len(everything), right),
         check_cut(training.lengths, training.full_lengths, training.max_length),
@@ -164,11 +166,11 @@ def _check_rows(
     ]
 
 
-def _training_sample(rows: Examples) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of the training rows that the linear model sees."""
+def _training_sample(rows: Examples, labels: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Texts and labels of the training rows that the linear model sees, of all labels `[N, L]`."""
     first = [rows.rows[int(i)]["text"] for i in some_rows(len(rows), 1000)]
-    chosen = training_rows(len(rows), rows.labels.shape[1], float(np.mean([len(text) for text in first])))
-    return rows.rows.select(chosen)["text"][:], rows.labels[chosen]
+    chosen = training_rows(len(rows), labels.shape[1], float(np.mean([len(text) for text in first])))
+    return rows.rows.select(chosen)["text"][:], labels[chosen]
 
 
 def _jaccard(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:

@@ -12,11 +12,12 @@ from utils.core.progress import show_progress_of
 from utils.core.shown import quote
 from utils.core.tables import format_bytes
 from utils.data.task import TASK_FILE, Task
-from utils.hub.errors import hub_errors, with_retries
+from utils.hub.errors import PATIENCE, hub_errors, with_retries
 from utils.hub.names import USER_AND_NAME
 from utils.runs.folder import RUN_FILES, matches
 from utils.runs.manifest import check_files
 
+MOST_BEGINNINGS = 10  # of the download of one file
 NEEDED = [file for file in RUN_FILES if file.needed]
 
 
@@ -32,20 +33,29 @@ def local_folder(name: str, skip_checks: bool = False, hash_weights: bool = Fals
         UserError: for a repository that cannot be downloaded or holds no run, and for a run that is not finished or was
             changed since.
     """
-    folder = name if Path(name).exists() or not USER_AND_NAME.fullmatch(name) else _download(name)
+    if Path(name).exists() or not USER_AND_NAME.fullmatch(name):
+        folder, fresh = name, []
+    else:
+        folder, fresh = _download(name)
     if not skip_checks:
-        check_files(folder, hash_weights)
+        try:
+            check_files(folder, hash_weights or bool(fresh))
+        except UserError:
+            for file in fresh:  # else they would be found in the cache the next time, and not be read whole
+                file.resolve().unlink(missing_ok=True)
+            raise
     return folder
 
 
-def _download(name: str) -> str:
-    """Folder of the cache with the files of a repository that a prediction needs."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+def _download(name: str) -> tuple[str, list[Path]]:
+    """Folder of the cache with the files of a repository that a prediction needs, and those that were not there yet."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    folder, fresh = "", []
     with hub_errors(f"{name}: no such folder, and loading it from the Hub failed"):
         try:
-            info: Any = with_retries(lambda: HfApi().model_info(name, files_metadata=True))
+            info: Any = with_retries(lambda: HfApi().model_info(name, files_metadata=True, timeout=PATIENCE))
         except (OfflineModeIsEnabled, HTTPError) as error:
             if isinstance(error, HfHubHTTPError):  # it was reached
                 raise
@@ -55,12 +65,13 @@ def _download(name: str) -> str:
                 raise error from None
         else:
             sizes = _sizes(name, info)
-            folder = ""
             for path, size in sizes.items():
+                known = isinstance(try_to_load_from_cache(name, path, revision=info.sha), str)
                 options: Any = {"revision": info.sha, "tqdm_class": _bounded(size)}
-                file = with_retries(lambda p=path, o=options: hf_hub_download(name, p, **o))
-                folder = str(Path(file).parent)
-                if Path(file).stat().st_size != size:
+                file = Path(with_retries(lambda p=path, o=options: hf_hub_download(name, p, **o)))
+                folder, fresh = str(file.parent), fresh if known else [*fresh, file]
+                if file.stat().st_size != size:
+                    file.resolve().unlink()
                     raise UserError(f"{name} on the Hub: {quote(path)} is not of the size that the Hub says: try again")
             # Files were asked for by commit; with this the cache also knows that it is that of main, offline.
             refs = Path(folder).parents[1] / "refs"
@@ -70,8 +81,9 @@ def _download(name: str) -> str:
     try:
         Task.load(folder)
     except (OSError, TypeError, ValueError) as error:
+        (Path(folder) / TASK_FILE).resolve().unlink(missing_ok=True)  # so that it is asked for again
         raise UserError(f"{name} on the Hub is not a run of these scripts: it has no {TASK_FILE} of theirs") from error
-    return folder
+    return folder, fresh
 
 
 def _sizes(name: str, info: Any) -> dict[str, int]:
@@ -102,16 +114,19 @@ def _sizes(name: str, info: Any) -> dict[str, int]:
 
 
 def _bounded(size: int) -> type:
-    """A progress bar that ends a download of more than `size` bytes."""
+    """A progress bar that ends a download of more than `size` bytes, or one that begins from its start too often."""
     from huggingface_hub.utils import tqdm
 
     show_progress_of(tqdm)
 
     class Bounded(tqdm):
-        received = 0.0
+        received, begun_again = 0.0, 0
 
         def update(self, n: float | None = 1) -> bool | None:
             self.received += n or 0
+            self.begun_again += (n or 0) < 0
+            if self.begun_again > MOST_BEGINNINGS:  # huggingface_hub would go on forever
+                raise ValueError("the Hub ends the connection again and again")
             if self.received > size:
                 raise ValueError(f"the Hub sends more than the {size} bytes that a file has by its index")
             return super().update(n)

@@ -23,7 +23,7 @@ from utils.core.log import log
 from utils.core.parser import option, script
 from utils.data.task import TASK_FILE
 from utils.doctor.finding import Diagnosis
-from utils.hub.errors import hub_errors, with_retries
+from utils.hub.errors import PATIENCE, hub_errors, with_retries
 from utils.hub.names import ANY_NAME, is_hub_name, repository_name
 from utils.models.approaches import ADAPTER_FILE
 from utils.runs.folder import (
@@ -194,7 +194,7 @@ def push_run(folder: str | Path, push: PushArguments) -> str:
     with hub_errors(*trying):
         api = HfApi(token=push.hub_token)
         name = with_retries(lambda: api.create_repo(name, private=push.hub_private_repo, exist_ok=True)).repo_id
-        there = with_retries(lambda: api.model_info(name))
+        there = with_retries(lambda: api.model_info(name, timeout=PATIENCE))
         files = {file.rfilename for file in there.siblings or ()}
         if not files <= OF_A_NEW_REPOSITORY and TASK_FILE not in files:
             raise UserError(f"{name} on the Hub holds files but no run: choose another --hub_model_id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,10 @@ def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     if not (Path(folder) / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle, or on the Hub
         raise UserError(f"{folder} has lost its adapter_model.safetensors: copy the folder again, or train again")
     check_adapter(folder)
-    wrapped: Any = load_pretrained(lambda path, **_: PeftModel.from_pretrained(base, path), str(folder))
+    with warnings.catch_warnings():
+        # Without some of its weights, PEFT would leave those as they are before any training.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        wrapped: Any = load_pretrained(lambda path, **_: PeftModel.from_pretrained(base, path), str(folder))
     return wrapped
 
 

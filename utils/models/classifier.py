@@ -36,7 +36,14 @@ from utils.models.adapters import (
 )
 from utils.models.approaches import finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
-from utils.models.head import HEAD_PARTS, check_pooling, compute_without_autocast, get_head, pool_mean
+from utils.models.head import (
+    HEAD_PARTS,
+    check_pooling,
+    compute_without_autocast,
+    get_head,
+    pool_mean,
+    pool_windows,
+)
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
@@ -85,6 +92,8 @@ class Classifier:
         self.max_length = length_limit(max_length, tokenizer, model.config)
         if questions is not None:
             self.ask(task.labels)
+        if task.long_texts == "windows":
+            pool_windows(without_adapter(model), task.window_pooling)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
         self.pools_first_token = get_head(without_adapter(model))[0] == "classifier"  # or the mean, in its place
         if self.pools_first_token:
@@ -152,7 +161,7 @@ class Classifier:
 
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
-        return encode(examples, self.tokenizer, self.max_length)
+        return encode(examples, self.tokenizer, self.max_length, self.task)
 
     def collator(self, on_gpu: bool) -> Collator:
         """What makes a batch of encoded rows."""
@@ -172,16 +181,19 @@ class Classifier:
             `Predictions` with row numbers for ids; NaN where the model gives no number.
         """
         state = this_process()
-        ids = []
+        ids, owner = [], []  # of windows, where texts have several, and the text that each belongs to
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
-            rows = tokenize(texts[start : start + TEXTS_AT_A_TIME], self.tokenizer, self.max_length)["input_ids"]
-            ids += [np.array(row, dtype=np.int32) for row in rows]
+            part = tokenize(texts[start : start + TEXTS_AT_A_TIME], self.tokenizer, self.max_length, self.task)
+            for text, row in enumerate(part["input_ids"], start=start):
+                windows = row if self.task.long_texts == "windows" else [row]
+                ids += [np.array(window, dtype=np.int32) for window in windows]
+                owner += [text] * len(windows)
         order = longest_first([len(row) for row in ids])
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         device: Any = state.device  # never None, unlike accelerate's hint
         collate = self.collator(device.type == "cuda")
         # Rows of other processes stay 0, so that the sum over all processes is the whole.
-        logits = torch.zeros(len(texts), len(self.task.labels), device=device)
+        logits = torch.zeros(len(ids), len(self.task.labels), device=device)
         autocast = torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
         bar = Progress("classifying", len(texts), "texts", **off_with_transformers())
         with torch.inference_mode(), autocast, bar:
@@ -194,7 +206,9 @@ class Classifier:
                 bar.update(min(len(rows) * state.num_processes, len(texts) - bar.n))
         if state.num_processes > 1:
             torch.distributed.all_reduce(logits)
-        probabilities = self.probabilities(logits.double().cpu().numpy())
+        probabilities = self.probabilities(
+            _pool(logits.double().cpu().numpy(), np.array(owner), self.task.window_pooling)
+        )
         return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -281,6 +295,14 @@ class Classifier:
             "problem_type": f"{'single' if task.single_label else 'multi'}_label_classification",
             "head_parts": HEAD_PARTS,
         }
+
+
+def _pool(logits: np.ndarray, owner: np.ndarray, pooling: str) -> np.ndarray:
+    """Logits `[N, L]` of texts from those of their windows `[W, L]`; `owner` `[W]` says whose they are, in order."""
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    if pooling == "max":
+        return np.maximum.reduceat(logits, starts)
+    return np.add.reduceat(logits, starts) / np.diff(starts, append=len(owner))[:, None]
 
 
 def _asked_of_head(task: Task, questions: Questions | None) -> Task:

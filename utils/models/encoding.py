@@ -8,10 +8,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from utils.core.errors import UserError
 from utils.core.progress import show_progress_of
 from utils.data.examples import Examples, cache_key
+from utils.data.task import Task
 
 # Label of a cell that is not known, in a batch: what Trainer leaves out when it counts the cells of the global batch.
 UNKNOWN = -100.0
@@ -39,42 +42,110 @@ def first_position(config: PreTrainedConfig) -> int:
     return config.pad_token_id + 1 if "roberta" in config.model_type else 0
 
 
-def tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
+def shorten(ids: list[int], limit: int, long_texts: str) -> list[int]:
+    """The first `limit` of the token ids of a text; with `middle` the first half of them and, from its end, the other.
+
+    A beginning and an end say more of a long text than its beginning alone (Sun et al. 2019).
+
+    Args:
+        ids: of the whole text.
+        limit: how many may stay.
+        long_texts: `cut` or `middle`.
+    """
+    if len(ids) <= limit:
+        return ids
+    last = limit // 2 if long_texts == "middle" else 0
+    return ids[: limit - last] + ids[len(ids) - last :]
+
+
+def tokenize(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, task: Task | None = None
+) -> dict[str, list]:
     """What a classifier reads: for training, evaluation and prediction alike.
 
     Args:
         texts: `[N]`.
         tokenizer: of the model.
-        max_length: tokens that a text is cut to.
+        max_length: tokens of a text that the model sees at a time.
+        task: says what is done with longer texts; left out: they are cut.
 
     Returns:
         the tokenizer's `input_ids`, `attention_mask`, ..., `length` (tokens) and `full_length` (tokens before cutting),
-        `[N]` each.
+        `[N]` each. With windows `input_ids` are lists of windows, and there is no mask: a window has no padding.
     """
     encoded = tokenizer(texts, verbose=False)
     full_length = [len(ids) for ids in encoded["input_ids"]]
-    if max(full_length) > max_length:
+    long_texts = "cut" if task is None else task.long_texts
+    if task is not None and long_texts == "windows":
+        windows = _windows(texts, tokenizer, max_length, task.window_overlap)
+        return {
+            "input_ids": windows,
+            "length": [sum(map(len, parts)) for parts in windows],
+            "full_length": full_length,
+        }
+    if max(full_length) > max_length and long_texts == "middle":
+        # Special tokens are the first and the last, and stay.
+        encoded = {name: [shorten(row, max_length, "middle") for row in rows] for name, rows in encoded.items()}
+    elif max(full_length) > max_length:
         encoded = tokenizer(texts, truncation=True, max_length=max_length)
     return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "full_length": full_length}
 
 
-def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
+def _windows(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: int
+) -> list[list[list[int]]]:
+    """Token ids of the windows of each text.
+
+    Args:
+        texts: `[N]`.
+        tokenizer: of the model.
+        max_length: tokens of a window, special ones included.
+        overlap: tokens that a window shares with the one before it.
+
+    Raises:
+        UserError: for windows that would not get on, and a tokenizer that makes none.
+    """
+    if not tokenizer.is_fast:
+        raise UserError("--long_texts windows: the model has a slow tokenizer, which makes none: pass middle or cut")
+    if max_length - tokenizer.num_special_tokens_to_add() <= overlap:
+        raise UserError(f"--window_overlap {overlap}: windows of {max_length} tokens would not get on: take less")
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        stride=overlap,
+        return_overflowing_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    windows: list[list[list[int]]] = [[] for _ in texts]
+    for row, ids in zip(encoded["overflow_to_sample_mapping"], encoded["input_ids"]):
+        windows[row].append(ids)
+    return windows
+
+
+def encode(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, task: Task | None = None
+) -> datasets.Dataset:
     """Tokenize examples once, with all cores where there are many rows: the result is cached.
 
     Args:
         examples: N rows.
         tokenizer: of the model.
-        max_length: tokens that a text is cut to.
+        max_length: tokens of a text that the model sees at a time.
+        task: says what is done with longer texts; left out: they are cut.
 
     Returns:
         data set with the columns of `tokenize` and labels.
     """
     rows = examples.rows
-    drop = [name for name in rows.column_names if name != "labels"]
-    key = cache_key(rows._fingerprint, tokenizer_key(tokenizer) | {"max_length": max_length}, sys.modules[__name__])
+    drop = [name for name in rows.column_names if name not in ("labels", "weight")]
+    how = [] if task is None else [task.long_texts, task.window_overlap]
+    options = tokenizer_key(tokenizer) | {"max_length": max_length, "long_texts": how}
+    key = cache_key(rows._fingerprint, options, sys.modules[__name__])
 
     def tokenize_batch(batch: dict[str, list]) -> dict[str, list]:
-        return tokenize(batch["text"], tokenizer, max_length)
+        return tokenize(batch["text"], tokenizer, max_length, task)
 
     return map_rows(rows, tokenize_batch, key, remove_columns=drop)
 
@@ -128,7 +199,8 @@ class Collator:
     """Pads a batch of texts to its longest row; on a GPU to a multiple of 8, which tensor cores like.
 
     Rows of one length stay as they are: without padding no attention mask is made, and the faster kernels, flash
-    attention and grouped queries, apply.
+    attention and grouped queries, apply. Windows become rows of their own, W of them, and `windows` `[N, W]` says which
+    belong to which text.
 
     Args:
         tokenizer: it says how and where to pad.
@@ -141,11 +213,27 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The tensors of a batch; labels that are not known (NaN) are UNKNOWN in it."""
+        if not len(rows[0]["input_ids"]) or np.ndim(rows[0]["input_ids"][0]) == 0:
+            return self._padded(rows)
+        windows = [window for row in rows for window in row["input_ids"]]
+        owner = [i for i, row in enumerate(rows) for _ in row["input_ids"]]
+        batch = self._padded([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in windows])
+        # In front, as Trainer takes the number of rows from what comes first.
+        own = {name: torch.tensor([row[name] for row in rows]) for name in ("labels", "weight") if name in rows[0]}
+        if "labels" in own:
+            own["labels"] = _known(own["labels"])
+        return {**own, **batch, "windows": torch.arange(len(rows))[:, None] == torch.tensor(owner)[None, :]}
+
+    def _padded(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.pad.pad_to_multiple_of = rounded_up(self.multiple_of, [row["input_ids"] for row in rows])
         batch: Any = self.pad(rows)
         if "labels" in batch:
-            batch["labels"] = batch["labels"].nan_to_num(nan=UNKNOWN)
+            batch["labels"] = _known(batch["labels"])
         return batch
+
+
+def _known(labels: torch.Tensor) -> torch.Tensor:
+    return labels.nan_to_num(nan=UNKNOWN)
 
 
 def rounded_up(multiple_of: int | None, ids: Sequence[Sized]) -> int | None:

@@ -46,6 +46,11 @@ def _forward_without_autocast(self: nn.Module, *inputs: Any, **kwargs: Any) -> A
 def check_pooling(model: PreTrainedModel, pooling: str | None, attention: str = "own") -> None:
     """Refuse a pooling or an attention that is another architecture's.
 
+    Args:
+        model: with a head.
+        pooling: asked for; None for the architecture's own.
+        attention: asked for; `own` for the architecture's.
+
     Raises:
         UserError: for `first` with a decoder, `last` and `bidirectional` with an encoder.
     """
@@ -76,6 +81,58 @@ def pool_mean(model: PreTrainedModel) -> None:
         if getattr(base, "pooler", None) is not None:
             base.pooler = None
         base.register_forward_hook(_mean_for_first_token, with_kwargs=True)
+
+
+def pool_windows(model: PreTrainedModel, pooling: str) -> None:
+    """Make a classifier pool the logits of windows, where a batch says by `windows` `[N, W]` whose they are.
+
+    Args:
+        model: whose forward may have been changed already.
+        pooling: `mean` or `max`.
+    """
+    pooled: Any = model  # attributes that copies of the model take along
+    pooled.forward_of_windows, pooled.window_pooling = model.forward, pooling
+    model.forward = types.MethodType(_forward_with_windows, model)
+
+
+def _forward_with_windows(
+    self: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    windows: torch.Tensor | None = None,
+    **inputs: Any,
+) -> Any:
+    inputs |= {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
+    if windows is None:
+        return self.forward_of_windows(**inputs)
+    # Without gradients at most as many windows at a time as there are texts, so that memory does not grow.
+    size = windows.shape[1] if torch.is_grad_enabled() else len(windows)
+    # Trainer and PEFT hand on other things too: a number of rows, None.
+    of_windows = [name for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim]
+    parts = []
+    for start in range(0, windows.shape[1], size):
+        part = {name: inputs[name][start : start + size] for name in of_windows}
+        parts.append(self.forward_of_windows(**{**inputs, **part}))
+    output = parts[0]
+    output.logits = pooled_logits(torch.cat([part.logits for part in parts]), windows, self.window_pooling)
+    return output
+
+
+def pooled_logits(logits: torch.Tensor, windows: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Logits of N texts from those of their windows.
+
+    Args:
+        logits: of the windows, `[W, L]`.
+        windows: which belong to which text, booleans `[N, W]`.
+        pooling: `mean` or `max`.
+
+    Returns:
+        fp32 `[N, L]`.
+    """
+    mine, each = windows.unsqueeze(-1), logits.float().unsqueeze(0)  # [N, W, 1] and [1, W, L]
+    if pooling == "max":
+        return each.masked_fill(~mine, -torch.inf).amax(dim=1)
+    return (each * mine).sum(dim=1) / mine.sum(dim=1)
 
 
 def _mean_for_first_token(base: nn.Module, inputs: tuple, kwargs: dict[str, Any], output: Any) -> Any:

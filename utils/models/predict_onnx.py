@@ -19,7 +19,8 @@ class OnnxModel:
     def __init__(self, folder: str | Path, threads: int = 0):
         read = (json.loads(Path(folder, name).read_text(encoding="utf-8")) for name in ("task.json", "thresholds.json"))
         self.task, thresholds = read
-        self.thresholds = [thresholds["thresholds"][label] for label in self.task["labels"]]
+        self.single_label = self.task.get("single_label", False)  # then there are no thresholds
+        self.thresholds = [] if self.single_label else [thresholds["thresholds"][x] for x in self.task["labels"]]
         self.tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))  # cuts long texts, pads short ones
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0: one for each core
@@ -35,7 +36,18 @@ class OnnxModel:
         rows = self.tokenizer.encode_batch(texts)
         inputs = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
         logits = self.session.run(None, {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})[0]
-        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+        logits = logits.astype(np.float64)
+        if self.single_label:
+            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return 1 / (1 + np.exp(-logits))
+
+    def labels(self, row: np.ndarray) -> list[str]:
+        """The labels of a text with these probabilities, `[L]`: those that reach their threshold, or the likeliest."""
+        names = self.task["labels"]
+        if self.single_label:
+            return [names[row.argmax()]]
+        return [name for name, probability, least in zip(names, row, self.thresholds) if probability >= least]
 
 
 if __name__ == "__main__":
@@ -43,6 +55,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     model = OnnxModel(Path(__file__).parent)
     for text, row in zip(sys.argv[1:], model.probabilities(sys.argv[1:])):
-        named = list(zip(model.task["labels"], row.tolist(), model.thresholds))
-        labels = [label for label, probability, threshold in named if probability >= threshold]
-        print(json.dumps({"text": text, "labels": labels, "probabilities": {label: p for label, p, _ in named}}))
+        probabilities = dict(zip(model.task["labels"], row.tolist()))
+        print(json.dumps({"text": text, "labels": model.labels(row), "probabilities": probabilities}))

@@ -130,7 +130,16 @@ class Blocks:
 
 
 def make_blocks(words: list[str], tokenizer: PreTrainedTokenizerBase, encoder: bool) -> Blocks:
-    """Tokens of the questions `words` `[L]`; an encoder's end with its separator, which its head reads."""
+    """Tokens of the questions of some labels; an encoder's end with its separator, which its head reads.
+
+    Args:
+        words: of the questions, `[L]`.
+        tokenizer: of the model.
+        encoder: whether it is one.
+
+    Raises:
+        UserError: for a question without tokens.
+    """
     end = [tokenizer.sep_token_id] if encoder and tokenizer.sep_token_id is not None else []
     tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in words]
     empty = [text for text, ids in zip(words, tokens) if not ids]

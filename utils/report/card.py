@@ -17,6 +17,8 @@ from utils.report.pictures import has_training_curves
 from utils.runs.folder import PICTURES_FOLDER
 from utils.scoring.evaluation import label_table, summary_table
 from utils.scoring.notes import score_notes
+from utils.scoring.scores import by_name
+from utils.scoring.thresholds import thresholds_are_for
 
 # Files of `utils.report` and what they show.
 PICTURES = {
@@ -83,6 +85,7 @@ def render_card(
         keep_trailing_newline=True,
     )
     environment.filters["markdown"] = escape_markdown
+    best_by = arguments.get("best_by", "f1_macro")
     metrics = {name.removeprefix("eval_"): value for name, value in results.items() if name.startswith("eval_")}
     return environment.get_template("model_card.md.jinja").render(
         name=name,
@@ -97,8 +100,9 @@ def render_card(
         results=results,
         tuned=arguments["threshold_strategy"] not in ("fixed", ARGMAX),
         score_notes=score_notes(results),
+        chosen_for=by_name(thresholds_are_for(best_by)).title,
         metrics=metrics,
-        summary_table=summary_table(metrics, markdown=True),
+        summary_table=summary_table(metrics, markdown=True, first=best_by),
         baseline_table=baseline_text(diagnosis.baselines, markdown=True) if diagnosis else "",
         diagnosis=diagnosis,
         label_table=label_table(metrics, task.labels, markdown=True),

@@ -34,7 +34,8 @@ from utils.scoring.bootstrap import (
 )
 from utils.scoring.notes import choice_note, ends_of_intervals, leak_note, time_note
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import TUNED, known_cells, left_out_notes, summary_rows, with_interval
+from utils.scoring.reliability import calibrate_out_of_sample, reliability
+from utils.scoring.scores import TUNED, by_name, known_cells, left_out_notes, summary_rows, with_interval
 
 MISTAKES = 20
 SUSPECTS = 30
@@ -128,7 +129,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
         )
     paragraphs += left_out_notes(metrics)
     paragraphs += filter(None, [leak_note(run.results), choice_note([run.results]), time_note(run.results)])
-    return Section("Scores", paragraphs, *summary_rows(metrics))
+    return Section("Scores", paragraphs, *summary_rows(metrics, run.thresholds.rule.best_by))
 
 
 def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
@@ -165,7 +166,13 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     Labels together are counted in the first partition of cross-fitted predictions.
     """
     labels, truth, probabilities = run.task.labels, run.predictions.truth, run.predictions.probabilities
+    main, groups = by_name(run.thresholds.rule.best_by), run.predictions.near_duplicates
     weighted = " Training with pos_weight moves them up on purpose."
+    out_of_sample = (
+        " Calibrated: what --calibrate of make_submission.py and predict.py makes of them, each row by curves that "
+        "were fitted without it."
+    )
+    calibrated = None if run.task.single_label else calibrate_out_of_sample(probabilities, truth, groups)
     decided = run.decisions[run.headline][0]
     drawn = {
         "label_f1": (
@@ -187,10 +194,14 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             ),
         ),
         "calibration": (
-            pictures.calibration(truth, probabilities),
+            pictures.calibration(
+                reliability(truth, probabilities, groups),
+                None if calibrated is None else reliability(truth, calibrated, groups),
+            ),
             "Calibration",
             "Points below the dotted line: probabilities too high."
-            + (weighted if run.arguments.get("pos_weight", "none") != "none" else ""),
+            + (weighted if run.arguments.get("pos_weight", "none") != "none" else "")
+            + (out_of_sample if calibrated is not None else ""),
         ),
     }
     if run.task.single_label:
@@ -209,10 +220,10 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
     state = read_json(state_file) if state_file.is_file() else {}
     if pictures.has_training_curves(state.get("log_history", [])):
         drawn["training_curves"] = (
-            pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step")),
+            pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step"), main),
             "Training",
             "The loss in training is a mean over the steps since the point before. Shaded: the 95 % interval of "
-            "macro-F1 over the rows.",
+            f"{main.title} over the rows.",
         )
     return drawn
 
@@ -359,10 +370,10 @@ def write_comparison_report(
 
 
 def scores_picture(board: Board) -> Figure:
-    """Macro-F1 of the runs of a board with intervals."""
-    scores = [entry.headline_score for entry in board.entries]
+    """The main score of the runs of a board with intervals."""
+    scores = board.main_scores
     values, low, high = ([getattr(score, part) for score in scores] for part in ("value", "low", "high"))
-    return pictures.score_intervals([entry.name for entry in board.entries], values, low, high)
+    return pictures.score_intervals([entry.name for entry in board.entries], values, low, high, board.main.title)
 
 
 def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: float) -> list[Section]:
@@ -380,9 +391,9 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
     if len(entries) == 1:
         return sections
     text = "Whether intervals overlap does not say whether two runs differ: the paired comparison below does."
-    sections[-1].pictures = [Picture(pictures.data_uri(scores_picture(board)), "Macro-F1", text)]
+    sections[-1].pictures = [Picture(pictures.data_uri(scores_picture(board)), board.main.title, text)]
     note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
-    sections.append(Section(f"macro-F1 against {entries[0].name}{which}", [note], *difference_rows(board)))
+    sections.append(Section(f"{board.main.title} against {entries[0].name}{which}", [note], *difference_rows(board)))
     header = ["label", "support", *(entry.name for entry in entries)]
     support = np.nansum(board.truth, axis=0)
     rows = [

@@ -19,7 +19,18 @@ from scipy.special import ndtri
 
 from utils.scoring.influence import half_width
 from utils.scoring.ranking import Ranking
-from utils.scoring.scores import average_precision, hits_and_rows, known_cells, known_rows, on_known_cells
+from utils.scoring.reliability import Reliability
+from utils.scoring.scores import (
+    AT_HALF,
+    DECODED,
+    TUNED,
+    Score,
+    average_precision,
+    by_name,
+    hits_and_rows,
+    known_cells,
+    on_known_cells,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +52,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # label names may contain dollar signs
     "svg.hashsalt": "pictures",  # ids in the file do not change from run to run
 }
+MACRO_F1 = by_name("f1_macro")
 MOST_LABELS_IN_F1 = 40
 MOST_LABELS_IN_CURVES = 12
 MOST_LABELS_IN_MATRIX = 12
@@ -135,20 +147,25 @@ def label_f1(labels: Sequence[str], f1: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def score_intervals(
-    names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]
+    names: Sequence[str],
+    values: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    title: str = "macro-F1",
 ) -> Figure:
-    """Macro-F1 of several runs with intervals; the first one, the best, is marked.
+    """A score of several runs with intervals; the first one, the best, is marked.
 
     Args:
         names: of the runs, `[R]`.
-        values: macro-F1, `[R]`.
+        values: the scores, `[R]`.
         low: lower ends of the intervals, `[R]`.
         high: upper ends of the intervals, `[R]`.
+        title: what a person calls it.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(0.8 + 0.27 * len(names))
         _intervals(axes[0, 0], [_short(name, 26) for name in names], values, low, high, best=0)
-        axes[0, 0].set_xlabel("macro-F1, 95 % interval over the rows")
+        axes[0, 0].set_xlabel(f"{title}, 95 % interval over the rows")
     return figure
 
 
@@ -297,60 +314,42 @@ def _counts(axis: Axes, counts: np.ndarray) -> None:
             )
 
 
-def calibration_bins(
-    truth: np.ndarray, probabilities: np.ndarray, bins: int = 10
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Group cells by their probability, in bins of equal width, over all labels together.
-
-    The expected calibration error is the mean distance of probability and truth over the bins, weighted by their cells
-    (Naeini, Cooper and Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning, AAAI 2015).
-
-    Args:
-        truth: 0/1, `[N, L]`.
-        probabilities: `[N, L]`.
-        bins: number of bins.
-
-    Returns:
-        `(mean probability, share of true cells, number of cells, error)`: three arrays `[bins]`, NaN in the first two
-        where a bin is empty, and a float.
-    """
-    truth, probabilities = known_rows(np.asarray(truth, dtype=float).ravel(), np.asarray(probabilities).ravel())
-    which = np.minimum((probabilities * bins).astype(int), bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    sums = [np.bincount(which, weights=values, minlength=bins) for values in (probabilities, truth)]
-    predicted, true = (np.divide(s, counts, out=np.full(bins, np.nan), where=counts > 0) for s in sums)
-    return predicted, true, counts, float(np.abs(sums[0] - sums[1]).sum() / counts.sum())
-
-
-def calibration(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
-    """Reliability diagram of all cells `[N, L]`, with the number of cells in each bin below it."""
-    predicted, true, counts, error = calibration_bins(truth, probabilities)
-    filled = counts > 0
+def calibration(before: Reliability, after: Reliability | None = None) -> Figure:
+    """Reliability diagram of all cells, as predicted and calibrated, and the number of cells in each bin."""
+    shown = [(before, "as predicted", BLUE, "o-")]
+    if after is not None:
+        shown.append((after, "calibrated", ORANGE, "D--"))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(4.6, 2, 1, sharex=True, height_ratios=[3, 1])
+        figure, axes = _figure(4.8, 2, 1, sharex=True, height_ratios=[3, 1])
         upper, lower = axes[:, 0]
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=":", label="as it should be")
-        upper.vlines(predicted[filled], *_wilson_intervals(true[filled], counts[filled]), color=BLUE, lw=1)
-        style = {"color": BLUE, "markersize": 4.5, "lw": 1.3, "clip_on": False}
-        upper.plot(predicted[filled], true[filled], "o-", label="cells, 95 %", **style)
+        for of, name, colour, form in shown:
+            filled = of.counts > 0
+            bars = _wilson_intervals(of.true[filled], of.counts[filled])
+            upper.vlines(of.predicted[filled], *bars, color=colour, lw=1)
+            style = {"color": colour, "markersize": 4.5, "lw": 1.3, "clip_on": False}
+            upper.plot(of.predicted[filled], of.true[filled], form, label=f"{name}, 95 %", **style)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of them true")
-        upper.set_title(f"expected calibration error {error:.3f}, all labels together", loc="left")
+        errors = [f"{of.error:.3f} [{of.low:.3f}, {of.high:.3f}]" for of, *_ in shown]
+        title = ",\ncalibrated ".join(errors)
+        upper.set_title(f"expected calibration error {title}, all labels together", loc="left")
         upper.legend(loc="upper left", fontsize=8)
-        lower.bar(np.arange(len(counts)) / len(counts), counts, width=0.92 / len(counts), align="edge", color=BLUE)
+        bins = len(before.counts)
+        lower.bar(np.arange(bins) / bins, before.counts, width=0.92 / bins, align="edge", color=BLUE)
         lower.set_yscale("log")
         lower.yaxis.set_major_formatter("{x:,.0f}")
-        lower.set(ylim=(0.7, 2 * max(counts.max(), 1)), ylabel="cells (log)", xlabel="probability")
+        lower.set(ylim=(0.7, 2 * max(before.counts.max(), 1)), ylabel="cells (log)", xlabel="probability")
     return figure
 
 
 # Training
 
-# `(key in the log history, name, colour, form)` of the lines in each panel.
+# `(key in the log history, name, colour, form)` of the lines in each panel; those of scores by the suffix of the key.
 LOSS_LINES = (("loss", "training", BLUE, "-"), ("eval_loss", "validation", ORANGE, "o--"))
-F1_LINES = (
-    ("eval_f1_macro", "at 0.5", BLUE, "s-"),
-    ("eval_f1_macro_tuned", "tuned", ORANGE, "o--"),
-    ("eval_f1_macro_decoded", "decoded", GREEN, "^:"),
+SCORE_LINES = (
+    (AT_HALF, "at 0.5", BLUE, "s-"),
+    (TUNED, "tuned", ORANGE, "o--"),
+    (DECODED, "decoded", GREEN, "^:"),
 )
 
 
@@ -359,12 +358,15 @@ def has_training_curves(log_history: Iterable[Mapping[str, Any]]) -> bool:
     return any("loss" in entry or "eval_loss" in entry or "eval_f1_macro" in entry for entry in log_history)
 
 
-def training_curves(log_history: Sequence[Mapping[str, Any]], best_step: int | None = None) -> Figure:
-    """Loss, and macro-F1 on the validation rows with its 95 % interval, over the optimizer's steps.
+def training_curves(
+    log_history: Sequence[Mapping[str, Any]], best_step: int | None = None, main: Score = MACRO_F1
+) -> Figure:
+    """Loss, and a score on the validation rows with its 95 % interval, over the optimizer's steps.
 
     Args:
         log_history: from trainer_state.json.
         best_step: step of the checkpoint that was kept, which is marked; None if unknown.
+        main: the score.
     """
 
     def points(key: str) -> np.ndarray:
@@ -372,18 +374,19 @@ def training_curves(log_history: Sequence[Mapping[str, Any]], best_step: int | N
         pairs = [(entry["step"], entry[key]) for entry in log_history if entry.get(key) is not None]
         return np.array(pairs, dtype=float).reshape(-1, 2).T
 
-    panels = [("loss", LOSS_LINES), ("validation macro-F1", F1_LINES)]
+    score_lines = tuple((f"eval_{main.name}{kind}", *form) for kind, *form in SCORE_LINES)
+    panels = [("loss", LOSS_LINES), (f"validation {main.title}", score_lines)]
     panels = [(title, [line for line in lines if points(line[0]).size]) for title, lines in panels]
     panels = [(title, lines) for title, lines in panels if lines]
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(0.5 + 2.2 * max(1, len(panels)), max(1, len(panels)), 1, sharex=True)
-        widths = dict(points("eval_half_width").T.tolist())  # of macro-F1, by step
+        widths = dict(points("eval_half_width").T.tolist())  # of the score, by step
         for axis, (title, lines) in zip(axes[:, 0], panels):
             for key, name, colour, form in lines:
                 steps, values = points(key)
                 form = form if len(steps) > 1 else "o"
                 axis.plot(steps, values, form, color=colour, linewidth=1.3, markersize=3.5, label=name)
-                if key.startswith("eval_f1"):
+                if key in {line[0] for line in score_lines}:
                     half = np.array([widths.get(step, 0.0) for step in steps])
                     axis.fill_between(steps, values - half, values + half, color=colour, alpha=0.12, linewidth=0)
             if best_step:

@@ -16,15 +16,14 @@ from utils.runs.folder import DATA_PATHS
 from utils.runs.groups import NOT_IN_KEY
 from utils.scoring.bootstrap import possible_resamples
 from utils.scoring.notes import choice_note
-from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, left_out, left_out_notes, shown_scores
+from utils.scoring.scores import AT_HALF, DECODED, SCORES, TUNED, Score, left_out, left_out_notes, shown_scores
 
 # A header, and rows of cells below it.
 Table = tuple[list[str], list[list[Any]]]
-# A difference in macro-F1 that a comparison would like to see.
+# A difference in the main score that a comparison would like to see.
 GAP = 0.01
-# Columns of macro-F1; the other scores have one, at the predictions that a run is ranked by.
-COLUMNS = {AT_HALF: "macro-F1 at 0.5", TUNED: "macro-F1 tuned", DECODED: "macro-F1 decoded"}
-MORE_SCORES = tuple(score for score in SCORES if score.compared and score.name != "f1_macro")
+# Columns of the main score; the other scores have one, at the predictions that a run is ranked by.
+COLUMNS = {AT_HALF: "at 0.5", TUNED: "tuned", DECODED: "decoded"}
 
 
 def comparison_tables(
@@ -46,29 +45,38 @@ def comparison_tables(
         parts += [format_table(*score_rows(board, held), markdown, width)]
         parts += [fill(text, width) if width else text]
         if len(board.entries) > 1:
-            parts += [f"macro-F1 against {shown(board.entries[0].name)}, paired bootstrap on the same rows:"]
+            parts += [f"{board.main.title} against {shown(board.entries[0].name)}, paired bootstrap on the same rows:"]
             parts += [format_table(*difference_rows(board), markdown, width)]
             notes = difference_notes(board, gap)
             parts += [fill(notes, width) if width else notes]
     return "\n\n".join(parts)
 
 
+def other_scores(board: Board) -> list[Score]:
+    """The scores that a comparison shows beside the main one."""
+    others = tuple(score for score in SCORES if score.compared and score is not board.main)
+    return list(shown_scores(others, board.one_decision))
+
+
 def score_rows(board: Board, held: bool) -> Table:
     """The table of scores; `held`: on held labels, so that nothing is cross-fitted."""
+    main, others = board.main, other_scores(board)
     has = {kind for entry in board.entries for kind in entry.members[0].decisions}
-    columns = COLUMNS | ({TUNED: "macro-F1 as submitted"} if held else {})
+    columns = COLUMNS | ({TUNED: "as submitted"} if held else {})
     if any(entry.gives_one_label for entry in board.entries):
         one = all(entry.gives_one_label for entry in board.entries)
-        columns = columns | {AT_HALF: "macro-F1" if one else "macro-F1 at 0.5 or of the likeliest"}
-    shown, scores = [kind for kind in columns if kind in has], shown_scores(MORE_SCORES, board.one_decision)
+        columns = columns | {AT_HALF: "" if one else "at 0.5 or of the likeliest"}
+    shown = {kind: f"{main.title} {how}".strip() for kind, how in columns.items() if kind in has}
+    if main.of_probabilities:
+        shown = {AT_HALF: main.title}
     header = ["run", "model", "approach", "runs", "trainable"]
-    header += [*(columns[kind] for kind in shown), "against the best", *(score.title for score in scores)]
+    header += [*shown.values(), "against the best", *(score.title for score in others)]
     rows = []
     for entry in board.entries:
-        more = [entry.scores.get(f"{s.name}{'' if s.of_probabilities else entry.headline}") for s in scores]
+        more = [entry.scores.get(f"{s.name}{'' if s.of_probabilities else entry.headline}") for s in others]
         rows.append(
             [entry.name, entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
-            + [str(entry.scores.get(f"f1_macro{kind}", "-")) for kind in shown]
+            + [str(entry.scores.get(f"{main.name}{kind}", "-")) for kind in shown]
             + [entry.verdict, *("-" if estimate is None else estimate.without_spread for estimate in more)]
             + [format_seconds(entry.train_seconds), format_bytes(entry.peak_memory_bytes)]
         )
@@ -110,12 +118,15 @@ def caption(board: Board, held: bool, resamples: int) -> str:
         )
     elif note := choice_note([results for entry in board.entries for results in entry.results]):
         chosen = f" {note}"
-    notes = "".join(f" {note}" for note in left_out_notes(left_out(board.truth), MORE_SCORES))
+    others = other_scores(board)
+    notes = "".join(f" {note}" for note in left_out_notes(left_out(board.truth), (board.main, *others)))
+    of_predictions = [score.title for score in others if not score.of_probabilities]
+    of_predictions += [] if board.main.of_probabilities else ["the order"]
+    scores = f"{', '.join(of_predictions[:-1])} and {of_predictions[-1]}"
     rows = f"{len(board.truth):,} {'held' if held else 'validation'} rows, {len(board.labels)} labels."
-    named = "Accuracy" if board.one_decision else "micro-F1, Jaccard"
     draws = possible_resamples(len(board.truth), resamples)
     return (
-        f"{rows} {what} {named} and the order are of the {of}. In brackets: 95 % bootstrap interval over the "
+        f"{rows} {what} {scores} are of the {of}. In brackets: 95 % bootstrap interval over the "
         f"rows ({draws:,} resamples, near-duplicates drawn together){_seeds_in_intervals(board)}; ±: standard "
         f"deviation over the seeds or folds named. Folds are scored together, their training times added up."
         f"{chosen}{notes}"
@@ -206,7 +217,7 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
                 "trainable_share": entry.trainable_share,
                 "train_seconds": entry.train_seconds,
                 "peak_memory_bytes": entry.peak_memory_bytes,
-                "ranked_by": f"f1_macro{entry.headline}",
+                "ranked_by": board.main.name + ("" if board.main.of_probabilities else entry.headline),
             }
             for score in SCORES:
                 for kind in [AT_HALF] if score.of_probabilities else COLUMNS:
@@ -214,7 +225,7 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
                     for part in ("value", "low", "high", "sd", "seed_sd"):
                         key = f"{score.name}{kind}" + ("" if part == "value" else f"_{part}")
                         record[key] = None if estimate is None else getattr(estimate, part)
-            record["sd_over"] = entry.headline_score.over
+            record["sd_over"] = entry.main_score(board.main).over
             for part in ("value", "low", "high", "standard_error", "p_value"):
                 key = "difference" if part == "value" else f"difference_{part}" if part != "p_value" else part
                 record[key] = None if entry.difference is None else getattr(entry.difference, part)

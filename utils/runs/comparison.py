@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.core.arguments import ARGMAX
+from utils.core.errors import UserError
 from utils.models.approaches import describe_approach
 from utils.runs.finished import FinishedRun, model_name, trainable_share
 from utils.runs.groups import describe_runs, group_runs, join_folds, joint_name, short_names
@@ -22,7 +23,7 @@ from utils.scoring.bootstrap import (
 from utils.scoring.differences import FACTOR, Comparison, Contender, Difference, factor_of, pooled_sd
 from utils.scoring.influence import LEVEL
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES
+from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES, Score, by_name
 from utils.scoring.thresholds import ThresholdRule
 
 # A kind of predictions, beside those of `utils.scoring.scores.KINDS`: the probabilities themselves.
@@ -143,6 +144,7 @@ class Entry:
         runs: how many seeds and folds, in words.
         members: the predictions of each seed.
         headline: the suffix of the predictions it is ranked by.
+        best_by: name of the score that it was trained for, None where that is not known.
         chosen_by: how the thresholds of its headline predictions were chosen on the rows that are scored, None where
             they were not.
         folders: of the runs; none for a submission file.
@@ -164,6 +166,7 @@ class Entry:
     members: list[Scored]
     headline: str
     chosen_by: ThresholdRule | None = None
+    best_by: str | None = None
     folders: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -174,6 +177,10 @@ class Entry:
     label_f1: np.ndarray | Any = None
     difference: Difference | Any = None
 
+    def main_score(self, score: Score) -> Estimate:
+        """A score of what it is ranked by: its headline predictions, or its probabilities."""
+        return self.scores[score.name if score.of_probabilities else f"{score.name}{self.headline}"]
+
     @property
     def gives_one_label(self) -> bool:
         """Whether each row is given exactly one label, the likeliest; a submission file shows it in its cells."""
@@ -181,11 +188,6 @@ class Entry:
         if not self.arguments:
             return bool((first.decisions[self.headline].sum(axis=2) == 1).all())
         return self.arguments.get("threshold_strategy") == ARGMAX
-
-    @property
-    def headline_score(self) -> Estimate:
-        """What it is ranked by."""
-        return self.scores[f"f1_macro{self.headline}"]
 
     @property
     def verdict(self) -> str:
@@ -201,11 +203,18 @@ class Board:
 
     Args:
         entries: K of them.
-        comparison: of their headline scores, in the same order.
+        comparison: of their main scores, in the same order.
+        main: the score that they are ranked by.
     """
 
     entries: list[Entry]
     comparison: Comparison
+    main: Score
+
+    @property
+    def main_scores(self) -> list[Estimate]:
+        """What the entries are ranked by, `[K]`."""
+        return [entry.main_score(self.main) for entry in self.entries]
 
     @property
     def one_decision(self) -> bool:
@@ -246,6 +255,7 @@ def make_entry(seeds: list[list[FinishedRun]], members: list[Scored], names: dic
         members=members,
         headline=runs[0].headline,
         chosen_by=runs[0].thresholds.rule,
+        best_by=runs[0].thresholds.rule.best_by,
         folders=[run.folder for run in runs],
         arguments=runs[0].arguments,
         results=[run.results for run in runs],
@@ -357,37 +367,50 @@ def _add_seeds(entries: list[Entry], name: str) -> None:
             entry.scores[name].widen(sd, len(entry.members))
 
 
-def _make_board(entries: list[Entry], resamples: int, seed: int) -> Board:
+def choose_main(entries: list[Entry], asked_for: str | None) -> Score:
+    """The score that entries are ranked by: the one asked for, else what all of them were trained for, else macro-F1.
+
+    Raises:
+        UserError: for a score of probabilities that some of them do not have.
+    """
+    trained_for = {entry.best_by for entry in entries if entry.best_by is not None}
+    main = by_name(asked_for or (trained_for.pop() if len(trained_for) == 1 else "f1_macro"))
+    without = [entry for entry in entries if main.of_probabilities and main.name not in entry.scores]
+    if without and asked_for:
+        raise UserError(f"--best_by {main.name}: {without[0].name} has no probabilities: choose another score")
+    return by_name("f1_macro") if without else main
+
+
+def _make_board(entries: list[Entry], resamples: int, seed: int, best_by: str | None) -> Board:
     """Score and rank entries of the same rows, and compare each with the best."""
     texts = [member.predictions for entry in entries for member in entry.members if member.predictions.texts]
     groups = (texts or [entries[0].members[0].predictions])[0].near_duplicates
     for entry in entries:
         _score_entry(entry, resamples, seed, groups)
-    ranked = sorted(entries, key=lambda entry: -entry.headline_score.value)
+    main = choose_main(entries, best_by)
+    ranked = sorted(entries, key=lambda entry: -entry.main_score(main).value)
     for name in {name: None for entry in ranked for name in entry.scores}:
         _add_seeds([entry for entry in ranked if name in entry.scores], name)
-    contenders = [
-        Contender(
-            entry.headline_score.value,
-            entry.headline_score.values,
-            entry.headline_score.seed_sd,
-            FACTOR if entry.chosen_by is None else factor_of(entry.chosen_by),
-        )
-        for entry in ranked
-    ]
+    contenders = []
+    for entry in ranked:
+        score = entry.main_score(main)
+        nothing_chosen = entry.chosen_by is None or main.of_probabilities
+        factor = FACTOR if nothing_chosen else factor_of(entry.chosen_by)
+        contenders.append(Contender(score.value, score.values, score.seed_sd, factor))
     comparison = Comparison(contenders, seed)
     for number, entry in enumerate(ranked[1:], start=1):
         entry.difference = comparison.difference(number, 0)
-    return Board(ranked, comparison)
+    return Board(ranked, comparison, main)
 
 
-def make_boards(entries: list[Entry], resamples: int, seed: int) -> list[Board]:
-    """Score entries, and compare each with the best by macro-F1 of those scored on the same rows.
+def make_boards(entries: list[Entry], resamples: int, seed: int, best_by: str | None = None) -> list[Board]:
+    """Score entries, and compare each with the best of those scored on the same rows.
 
     Args:
         entries: of `validation_entries` or `utils.runs.held_labels`.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+        best_by: name of the score that they are ranked by; None: see `choose_main`.
 
     Returns:
         the boards, the one with most entries first.
@@ -395,5 +418,5 @@ def make_boards(entries: list[Entry], resamples: int, seed: int) -> list[Board]:
     by_rows = {}
     for entry in entries:
         by_rows.setdefault(entry.members[0].rows, []).append(entry)
-    boards = [_make_board(same_rows, resamples, seed) for same_rows in by_rows.values()]
+    boards = [_make_board(same_rows, resamples, seed, best_by) for same_rows in by_rows.values()]
     return sorted(boards, key=lambda board: -len(board.entries))

@@ -14,10 +14,14 @@ from utils.data.splits import near_duplicate_groups
 from utils.data.text import near_duplicate_key
 from utils.runs.finished import FinishedRun
 from utils.runs.groups import describe_runs, group_key, is_fold, join_folds, joint_name, short_names
-from utils.scoring.bootstrap import RESAMPLES, SEED, interval, plain_scores, resample
-from utils.scoring.differences import Comparison, Contender, Difference, factor_of
+from utils.scoring.bootstrap import RESAMPLES, SEED, interval, plain_scores, resample, resample_probabilities
+from utils.scoring.differences import FACTOR, Comparison, Contender, Difference, factor_of
 from utils.scoring.predictions import Predictions
-from utils.scoring.thresholds import ThresholdRule, cross_fitting_parts
+from utils.scoring.scores import Score, by_name
+from utils.scoring.thresholds import ThresholdRule, cross_fitting_parts, thresholds_are_for
+
+# Shown beside a score of 0/1 predictions where probabilities are submitted.
+SCORES_OF_PROBABILITIES = ("roc_auc_macro", "map")
 
 # Picks of the greedy selection; a weight is a multiple of 1 / PICKS.
 PICKS = 20
@@ -137,8 +141,12 @@ def join_members(members: list[Member]) -> Ensemble:
     return Ensemble(members, ids, groups, np.array([truth[row_id] for row_id in ids]), probabilities)
 
 
-def _macro_f1(truth: np.ndarray, predictions: np.ndarray) -> float:
-    return plain_scores(truth, predictions)["f1_macro"]
+def _score(name: str, truth: np.ndarray, probabilities: np.ndarray, rule: ThresholdRule) -> float:
+    """A score of probabilities `[N, L]`, with thresholds that `rule` chooses on them where it is of 0/1 predictions."""
+    score = by_name(name)
+    return score.compute(
+        truth, probabilities if score.of_probabilities else rule.fit(probabilities, truth).apply(probabilities)
+    )
 
 
 def fit_weights(probabilities: np.ndarray, truth: np.ndarray, rule: ThresholdRule) -> np.ndarray:
@@ -148,7 +156,7 @@ def fit_weights(probabilities: np.ndarray, truth: np.ndarray, rule: ThresholdRul
     Args:
         probabilities: of the members, `[K, N, L]`.
         truth: 0/1 array `[N, L]`.
-        rule: how the thresholds are chosen with which macro-F1 is to be high.
+        rule: how the thresholds are chosen, and the score that is to be high.
 
     Returns:
         weights with sum 1, `[K]`.
@@ -157,7 +165,7 @@ def fit_weights(probabilities: np.ndarray, truth: np.ndarray, rule: ThresholdRul
     total = np.zeros(probabilities.shape[1:])
     for pick in range(1, PICKS + 1):
         means = (total + probabilities) / pick
-        best = int(np.argmax([_macro_f1(truth, rule.fit(mean, truth).apply(mean)) for mean in means]))
+        best = int(np.argmax([_score(rule.best_by, truth, mean, rule) for mean in means]))
         picked[best] += 1
         total += probabilities[best]
     return picked / PICKS
@@ -172,11 +180,26 @@ class Together:
         weights: `[K]`, with sum 1, for new rows.
         decisions: 0/1 predictions `[P, N, L]` of the rows: at 0.5 and, unless thresholds are fixed, tuned; each row
             with thresholds, and weights if they are fitted, that were chosen without it.
+        probabilities: of the rows, `[P, N, L]`, with P = 1 where weights are not fitted.
     """
 
     name: str
     weights: np.ndarray
     decisions: list[np.ndarray]
+    probabilities: np.ndarray
+
+    def figure(self, score: Score, truth: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray]:
+        """A score of the last of the decisions, or of the probabilities.
+
+        Args:
+            score: which.
+            truth: `[N, L]`.
+            groups: of rows that are drawn together, `[N]`.
+
+        Returns:
+            `(value, values)`: on all rows, and on resamples of them, `[B]`.
+        """
+        return figure_of(score, truth, self.probabilities if score.of_probabilities else self.decisions[-1], groups)
 
 
 def weigh(
@@ -195,7 +218,7 @@ def weigh(
     decisions = [rule.decide_unfitted(probabilities)[None]]
     if not rule.is_fixed:
         decisions.append(rule.cross_fit(probabilities, ensemble.truth[rows], ensemble.groups[rows], partitions))
-    return Together("together", shares, decisions)
+    return Together("together", shares, decisions, probabilities[None])
 
 
 def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
@@ -214,37 +237,56 @@ def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
     rows = ensemble.chosen_on
     probabilities, truth = ensemble.probabilities[:, rows], ensemble.truth[rows]
     at_half, tuned = (np.empty((PARTITIONS, *truth.shape), dtype=np.int8) for _ in range(2))
+    out_of_sample = np.empty((PARTITIONS, *truth.shape))
     for partition in range(PARTITIONS):
         parts = cross_fitting_parts(ensemble.groups[rows], partition)
         for part in np.unique(parts):
             out = parts == part
             weights = fit_weights(probabilities[:, ~out], truth[~out], rule)
             mean = ensemble.mean(weights)[rows]
+            out_of_sample[partition, out] = mean[out]
             at_half[partition, out] = rule.decide_unfitted(mean[out])
             tuned[partition, out] = rule.fit(mean[~out], truth[~out]).apply(mean[out])
     decisions = [at_half] if rule.is_fixed else [at_half, tuned]
-    return Together("together, fitted", fit_weights(probabilities, truth, rule), decisions)
+    return Together("together, fitted", fit_weights(probabilities, truth, rule), decisions, out_of_sample)
 
 
-def gain(ensemble: Ensemble, decided: np.ndarray, others: list[np.ndarray], rule: ThresholdRule) -> Difference:
-    """What predictions of the rows that thresholds are chosen on score more than others do on average.
+def figure_of(score: Score, truth: np.ndarray, predicted: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray]:
+    """`(value, values)` of a score, mean over P sets: on all rows, and on resamples of them, `[B]`.
+
+    Args:
+        score: of 0/1 predictions or of probabilities.
+        truth: 0/1 array `[N, L]`.
+        predicted: `[P, N, L]`, what the score is of.
+        groups: `[N]`, equal for rows that are drawn together.
+    """
+    if not score.of_probabilities:
+        drawn = resample(truth, predicted, RESAMPLES, SEED, groups)
+        return plain_scores(truth, predicted)[score.name], drawn[score.name]
+    each = [resample_probabilities(truth, one, RESAMPLES, SEED, groups)[score.name] for one in predicted]
+    return float(np.mean([score.compute(truth, one) for one in predicted])), np.mean(each, axis=0)
+
+
+def gain(ensemble: Ensemble, one: Together, others: list[Together], rule: ThresholdRule) -> Difference:
+    """What one way of averaging scores more than others do on average, on the rows that thresholds are chosen on.
 
     A paired bootstrap over the rows, near-duplicates drawn together.
 
     Args:
         ensemble: with N such rows.
-        decided: 0/1 predictions `[P, N, L]`.
-        others: likewise, of each of those to compare with.
-        rule: how thresholds were chosen on these rows.
+        one: the one.
+        others: to compare with.
+        rule: how thresholds were chosen on these rows, and for which score.
     """
     truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
+    score = by_name(rule.best_by)
+    factor = FACTOR if score.of_probabilities else factor_of(rule)
 
-    def contender(each: list[np.ndarray]) -> Contender:
-        drawn = [resample(truth, one, RESAMPLES, SEED, groups)["f1_macro"] for one in each]
-        value = float(np.mean([_macro_f1(truth, one) for one in each]))
-        return Contender(value, np.array(drawn), factor=factor_of(rule))
+    def contender(ways: list[Together]) -> Contender:
+        values, drawn = zip(*(way.figure(score, truth, groups) for way in ways))
+        return Contender(float(np.mean(values)), np.array(drawn), factor=factor)
 
-    return Comparison([contender([decided]), contender(others)]).difference(0, 1)
+    return Comparison([contender([one]), contender(others)]).difference(0, 1)
 
 
 def is_beyond_noise(more: Difference) -> bool:
@@ -252,7 +294,7 @@ def is_beyond_noise(more: Difference) -> bool:
     return more.value > ERRORS_TO_BEAT * more.standard_error
 
 
-def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together]) -> str:
+def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together], as_probabilities: bool = False) -> str:
     """What each member scores alone and what several together do, on the rows that all of them held out.
 
     Where these are too few, each member on its own rows, and none together.
@@ -261,46 +303,48 @@ def score_table(ensemble: Ensemble, rule: ThresholdRule, ways: list[Together]) -
         ensemble: of the members.
         rule: how thresholds are chosen.
         ways: of averaging, the one that is taken last.
+        as_probabilities: whether probabilities are submitted, so that their scores are shown too.
 
     Returns:
         the table, and below it what its rows are, as one text.
     """
+    of_labels = by_name(thresholds_are_for(rule.best_by))
+    more = (
+        [by_name(name) for name in SCORES_OF_PROBABILITIES]
+        if as_probabilities or rule.best_by != of_labels.name
+        else []
+    )
+    kinds = ["at 0.5", "tuned (cross-fitted)"][: 1 if rule.is_fixed else 2]
+    if rule.gives_one_label:
+        kinds = [""]
+    columns = [*(score.title for score in more), *(f"{of_labels.title} {kind}".strip() for kind in kinds)]
+
+    def score_cells(
+        truth: np.ndarray, decisions: list[np.ndarray], probabilities: np.ndarray, groups: np.ndarray
+    ) -> list[str]:
+        predicted = [(score, probabilities) for score in more] + [(of_labels, decided) for decided in decisions]
+        figures = [figure_of(score, truth, what, groups) for score, what in predicted]
+        return ["{:.3f} [{:.3f}, {:.3f}]".format(value, *interval(drawn, value)) for value, drawn in figures]
+
     common = {row_id for row_id, everybody in zip(ensemble.ids, ensemble.chosen_on) if everybody}
     rows = []
     for member, weight in zip(ensemble.members, ways[-1].weights):
         there = np.array([row_id in common for row_id in member.held.ids])
-        cells = _score_cells(
-            member.held.truth[there], member.decisions(there, rule), member.held.near_duplicates[there]
-        )
+        held = member.held
+        arrays = (held.truth[there], member.decisions(there, rule), held.probabilities[None, there])
+        cells = score_cells(*arrays, held.near_duplicates[there])
         rows.append([member.name, f"{weight:.2f}", int(there.sum()), *cells])
     if len(rows) > 1 and ensemble.comparable:
         truth, groups = ensemble.truth[ensemble.chosen_on], ensemble.groups[ensemble.chosen_on]
-        rows += [[way.name, "1.00", len(truth), *_score_cells(truth, way.decisions, groups)] for way in ways]
-    first = "macro-F1" if rule.gives_one_label else "macro-F1 at 0.5"
-    header = ["run", "weight", "validation rows", first, "macro-F1 tuned (cross-fitted)"]
-    text = format_table(header[: len(rows[0])], rows)
+        for way in ways:
+            rows.append([way.name, "1.00", len(truth), *score_cells(truth, way.decisions, way.probabilities, groups)])
+    text = format_table(["run", "weight", "validation rows", *columns], rows)
     text += "\n\nIn brackets: 95 % bootstrap interval over the rows; the luck of the training seed is not in it."
     if not ensemble.comparable:
         text += f"\nEach on its own rows, and none together: {ensemble.common.sum()} rows were held out by all."
     elif not ensemble.common.all():
         text += f"\nOn the {ensemble.common.sum():,} rows that all of them held out, of {len(ensemble.ids):,}."
     return text
-
-
-def _score_cells(truth: np.ndarray, decisions: list[np.ndarray], groups: np.ndarray) -> list[str]:
-    """Macro-F1 with its interval, a cell for each.
-
-    Args:
-        truth: 0/1 array `[N, L]`.
-        decisions: 0/1 predictions `[P, N, L]` of each cell.
-        groups: `[N]`, equal for near-duplicates, which are drawn together.
-    """
-    cells = []
-    for decided in decisions:
-        score = _macro_f1(truth, decided)
-        low, high = interval(resample(truth, decided, RESAMPLES, SEED, groups)["f1_macro"], score)
-        cells.append(f"{score:.3f} [{low:.3f}, {high:.3f}]")
-    return cells
 
 
 def averaging_note(ensemble: Ensemble, runs: list[FinishedRun], rule: ThresholdRule) -> str:
@@ -341,7 +385,7 @@ def seed_gain(ensemble: Ensemble, seeds: list[int], rule: ThresholdRule) -> Diff
         rule: how thresholds are chosen.
     """
 
-    def decide(members: list[int]) -> np.ndarray:
-        return weigh(ensemble, rule, np.isin(np.arange(len(ensemble.members)), members)).decisions[-1]
+    def together(members: list[int]) -> Together:
+        return weigh(ensemble, rule, np.isin(np.arange(len(ensemble.members)), members))
 
-    return gain(ensemble, decide(seeds), [decide([seed]) for seed in seeds], rule)
+    return gain(ensemble, together(seeds), [together([seed]) for seed in seeds], rule)

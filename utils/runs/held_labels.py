@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.columns import ID_NAMES, check_test_columns, check_unique_ids, read_ids
+from utils.data.columns import check_test_columns, check_unique_ids, read_ids
+from utils.data.headers import ID_NAMES, Layout
 from utils.data.label_cells import looks_binary, read_labels
 from utils.data.tables import Table, read_table
 from utils.data.task import Task
@@ -63,7 +64,7 @@ def read_held_labels(
                     f'{file} has no column "{missing[0]}", while {table.name} has it with 0/1 cells: give a submission '
                     "with every label, and true labels without other 0/1 columns"
                 )
-        task = Task(labels=labels, text_column="", label_columns=labels, id_column=found[0])
+        task = Task(labels=labels, text_columns=[], label_columns=labels, id_column=found[0])
     elif set(task.labels) <= set(names):  # also where training had one column of lists
         task = replace(task, label_columns=task.labels)
     task = replace(task, id_column=task.id_column or "id")
@@ -80,7 +81,7 @@ def score_on_held_labels(
     submissions: list[str],
     truth_file: str,
     test_file: str | None,
-    csv_quoting: str | None,
+    layout: Layout,
     batch_size: int,
     unknown_labels: bool = False,
 ) -> tuple[list[Entry], list[str]]:
@@ -91,7 +92,7 @@ def score_on_held_labels(
         submissions: paths of submission files.
         truth_file: ids and true labels.
         test_file: the test rows, for runs to predict.
-        csv_quoting: whether quotes enclose cells of the test file.
+        layout: how the test file is written; what is left out is as in training.
         batch_size: rows predicted at a time.
         unknown_labels: whether true labels may be blank or -1, for not annotated.
 
@@ -107,7 +108,7 @@ def score_on_held_labels(
     entries = [submission_entry(name, short, held) for name, short in short_names(submissions).items()]
     if not runs or not test_file:  # runs without test rows are refused above
         return entries, []
-    of_runs, notes = held_entries(runs, test_file, held, batch_size, csv_quoting)
+    of_runs, notes = held_entries(runs, test_file, held, batch_size, layout)
     return entries + of_runs, notes
 
 
@@ -148,7 +149,7 @@ def submission_entry(path: str, name: str, held: HeldLabels) -> Entry:
 
 
 def held_entries(
-    runs: list[FinishedRun], test_file: str, held: HeldLabels, batch_size: int, csv_quoting: str | None = None
+    runs: list[FinishedRun], test_file: str, held: HeldLabels, batch_size: int, layout: Layout
 ) -> tuple[list[Entry], list[str]]:
     """Predict the test rows with each run, as make_submission.py does, and score them.
 
@@ -159,7 +160,7 @@ def held_entries(
         test_file: the test rows.
         held: their true labels.
         batch_size: rows predicted at a time.
-        csv_quoting: whether quotes enclose cells of the test file.
+        layout: how the test file is written; what is left out is as in training.
 
     Returns:
         `(entries, notes)`: notes say in a line each what was left out.
@@ -167,7 +168,7 @@ def held_entries(
     Raises:
         UserError: for a test file that does not fit the runs or the held labels.
     """
-    table = read_table(test_file, csv_quoting)
+    table = read_table(test_file, layout.as_trained(runs[0].task))
     for run in runs:
         if set(run.task.labels) != set(held.task.labels):
             raise UserError(

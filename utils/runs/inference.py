@@ -18,6 +18,7 @@ from utils.data.tables import Table
 from utils.models.approaches import Approach, approach_of, place
 from utils.models.precision import bf16_is_fast, suit_this_machine
 from utils.runs.folder import load_arguments, load_task
+from utils.runs.manifest import lost_vocabulary
 from utils.scoring.predictions import Predictions
 
 
@@ -40,6 +41,9 @@ def load_run(folder: str | Path, trust_remote_code: bool = False) -> Approach:
         if not (Path(folder) / name).exists():
             what = "tokenizer" if name.startswith("tokenizer") else name
             raise UserError(f"{folder} has lost its {what}: train it again, or put its {what} files back")
+    lost = lost_vocabulary(folder)
+    if lost:
+        raise UserError(f"{folder} has lost its {lost}: copy the folder again, or train again")
     try:
         run = approach.load(str(folder), arguments, task)
     except (UserError, MemoryError):
@@ -106,11 +110,15 @@ class ProbabilityFile:
         """Add probabilities `[n, L]` to those of the rows from `start` on."""
         self.file.seek(0, os.SEEK_END)
         known = start * self.labels * 8 < self.file.tell()
-        total = self.read(start, len(probabilities)) + probabilities if known else probabilities
+        total = self._read_neighbours(start, len(probabilities)) + probabilities if known else probabilities
         self.file.seek(start * self.labels * 8)
         self.file.write(np.ascontiguousarray(total, dtype=np.float64).data)
 
-    def read(self, start: int, rows: int) -> np.ndarray:
-        """The sums `[rows, L]` of the rows from `start` on."""
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The sums `[n, L]` of rows by their numbers `[n]`."""
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # of neighbours, which lie behind each other
+        return np.concatenate([self._read_neighbours(int(run[0]), len(run)) for run in runs if len(run)])
+
+    def _read_neighbours(self, start: int, rows: int) -> np.ndarray:
         self.file.seek(start * self.labels * 8)
         return np.frombuffer(self.file.read(rows * self.labels * 8), dtype=np.float64).reshape(rows, self.labels)

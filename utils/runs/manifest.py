@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ WEIGHTS = ".safetensors"
 LARGEST_HEADER = 100_000_000  # bytes; that of safetensors itself
 # For people to look at, or for other programs: no script reads them.
 NOT_CHECKED = (CARD_FILE, LOG_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
+# Files with the words of a tokenizer; those of bytes and characters have none.
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 # Of a name that fits a run's file, what loaders would open.
 READ = (".json", ".jinja", ".txt", ".model", ".onnx", WEIGHTS)
 WHAT_TO_DO = "copy the folder again, train again, or pass --skip_checks if the change is yours"
@@ -127,6 +130,20 @@ def check_files(folder: str | Path, hash_weights: bool = False) -> None:
             raise UserError(
                 f"{folder}/{quote(path.name)} was not there when the run was finished: move it away, or {WHAT_TO_DO}"
             )
+
+
+def lost_vocabulary(folder: str | Path) -> str | None:
+    """The file of its tokenizer's words that a run was finished with and has lost; None where it has one.
+
+    transformers makes an empty tokenizer then, and the same prediction for nearly every text.
+    """
+    try:
+        known = _read(folder)["files"]
+    except UserError:
+        return None
+    words = [name for name in known if any(fnmatch(name, pattern) for pattern in VOCABULARIES)]
+    there = [path for pattern in VOCABULARIES for path in Path(folder).glob(pattern)]
+    return words[0] if words and not there else None
 
 
 def _is_same(path: Path, entry: dict[str, Any], hash_weights: bool) -> bool:

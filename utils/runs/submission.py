@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +15,23 @@ import pandas as pd
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, unwritable_as_user_error
+from utils.core.log import log
 from utils.core.progress import Progress
+from utils.core.shown import join_names
 from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
+from utils.data.headers import ID_NAMES
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
 from utils.doctor.drift import NewRows, Reference, compare, drift_text
 from utils.doctor.finding import DOCTOR_FILE
 from utils.runs.folder import load_task
-from utils.scoring.notes import choice_note
-from utils.scoring.thresholds import ThresholdRule, Thresholds
+
+# Rows of a sample submission whose cells say whether it asks for probabilities, and how these are written.
+SAMPLE_ROWS = 1000
+LOOKS_LIKE_FLOAT = re.compile(r"\d*\.\d+([eE][+-]?\d+)?|\d+\.\d*|\d+[eE][+-]?\d+")
 
 if TYPE_CHECKING:  # loading it takes torch
-    from utils.runs.ensembles import Ensemble, Together
-    from utils.runs.finished import FinishedRun
     from utils.runs.inference import ProbabilityFile
 
 
@@ -56,167 +61,6 @@ def load_tasks(folders: list[str]) -> list[Task]:
     return tasks
 
 
-# How several runs become one
-
-
-@dataclass
-class Combination:
-    """How runs become one submission.
-
-    Args:
-        weights: of the runs in the mean of their probabilities, `[R]`.
-        thresholds: for that mean.
-        text: what to say of it on the terminal.
-        reference: what the rows that are predicted are compared with; None where the runs do not know.
-    """
-
-    weights: np.ndarray
-    thresholds: Thresholds
-    text: str
-    reference: Reference | None
-
-
-def combine_runs(
-    folders: list[str], labels: list[str], weights: list[str] | None, strategy: str | None, shrinkage: float | None
-) -> Combination:
-    """Decide how runs become one.
-
-    One run keeps its thresholds, unless others are asked for; for several they are chosen on the weighted mean of their
-    validation predictions.
-
-    Args:
-        folders: of R finished runs.
-        labels: names of the labels, `[L]`.
-        weights: a number for each run, `["fit"]`, or None for equal weights.
-        strategy: how to choose thresholds; None: as the runs were trained.
-        shrinkage: likewise.
-
-    Raises:
-        UserError: for runs that do not go together, or weights that do not fit them.
-    """
-    stored = [Thresholds.load(folder, labels) for folder in folders]
-    if any(one.rule.gives_one_label for one in stored) and (strategy is not None or shrinkage is not None):
-        flag = "strategy" if strategy is not None else "shrinkage"
-        raise UserError(
-            f"--threshold_{flag}: {folders[0]} gives each text its likeliest label, without thresholds: leave it out"
-        )
-    reference = Reference.load(folders[0], labels)
-    refit = shrinkage is not None or strategy not in (None, stored[0].rule.strategy)
-    if len(stored) == 1 and not refit:
-        text = f"thresholds of {folders[0]} ({stored[0].rule.strategy})"
-        if stored[0].rule.gives_one_label:
-            text = "each text is given its likeliest label"
-        return Combination(np.ones(1), stored[0], text, reference)
-    rule = _common_rule(folders, [thresholds.rule for thresholds in stored], strategy, shrinkage)
-
-    from utils.runs.ensembles import gather_members, join_members
-    from utils.runs.finished import read_run
-
-    runs = [read_run(folder) for folder in folders]
-    ensemble = join_members(gather_members(runs))
-    given = None if weights in (None, ["fit"]) else np.array([float(weight) for weight in weights])
-    ways, note = _fit_or_equal(ensemble, rule) if weights == ["fit"] else ([_as_given(ensemble, given, rule)], "")
-    rows, member_weights = ensemble.chosen_on, ways[-1].weights
-    probabilities = ensemble.mean(member_weights)[rows]
-    thresholds = rule.fit(probabilities, ensemble.truth[rows])
-    if reference is not None:
-        reference.rows, reference.given = len(probabilities), thresholds.apply(probabilities).sum(axis=0)
-    run_weights = _run_weights(ensemble, member_weights, given, len(runs))
-    return Combination(run_weights, thresholds, _describe(runs, ensemble, ways, rule, note), reference)
-
-
-def _common_rule(
-    folders: list[str], rules: list[ThresholdRule], strategy: str | None, shrinkage: float | None
-) -> ThresholdRule:
-    """The rule that all runs have, or what the flags say instead.
-
-    Raises:
-        UserError: where the runs have several and no flag says which.
-    """
-    strategies = {strategy or rule.strategy for rule in rules}
-    if len(strategies) > 1:
-        raise UserError(f"the runs {', '.join(folders)} choose thresholds differently: pass --threshold_strategy")
-    chosen = strategies.pop()
-    if shrinkage is not None or any(rule.strategy != chosen for rule in rules):
-        return ThresholdRule(chosen, shrinkage)
-    if len({rule.shrinkage for rule in rules}) > 1:
-        raise UserError(f"the runs {', '.join(folders)} shrink thresholds differently: pass --threshold_shrinkage")
-    return rules[0]
-
-
-def _as_given(ensemble: Ensemble, given: np.ndarray | None, rule: ThresholdRule) -> Together:
-    """The mean with the weights `[R]` of the runs, or with equal ones of the members.
-
-    The folds of one training are one member, as each has held out other rows; they share its weight.
-    """
-    from utils.runs.ensembles import weigh
-
-    members = ensemble.members
-    each = np.ones(len(members)) if given is None else [given[member.runs].sum() for member in members]
-    return weigh(ensemble, rule, each)
-
-
-def _fit_or_equal(ensemble: Ensemble, rule: ThresholdRule) -> tuple[list[Together], str]:
-    """Fitted and equal weights, the ones to take last, and what to say of them.
-
-    Fitted weights are taken if they gain more than one standard error on rows that they were not fitted on.
-    """
-    from utils.runs.ensembles import PARTITIONS, gain, is_beyond_noise, weigh, weigh_by_fit
-
-    fitted = weigh_by_fit(ensemble, rule)
-    equal = weigh(ensemble, rule, np.ones(len(ensemble.members)), PARTITIONS)
-    equal.name = "together, equal"
-    more = gain(ensemble, fitted.decisions[-1], [equal.decisions[-1]], rule)
-    each = ", ".join(f"{weight:.2f}" for weight in fitted.weights)
-    what = f"fitted ones ({each}) score {more.value:+.3f} against equal ones, standard error {more.standard_error:.3f}"
-    note = "Together, fitted: each row predicted with weights and thresholds that were fitted without it.\n"
-    if is_beyond_noise(more):
-        return [equal, fitted], f"{note}Weights: fitted, as {what}."
-    return [fitted, equal], f"{note}Weights: equal, as {what}: no more than noise."
-
-
-def _run_weights(ensemble: Ensemble, member_weights: np.ndarray, given: np.ndarray | None, runs: int) -> np.ndarray:
-    """Weights of the runs with sum 1, `[R]`.
-
-    Args:
-        ensemble: whose members consist of the runs.
-        member_weights: `[K]`; the runs of a member share its weight, unless each was given its own.
-        given: weights of the runs `[R]`, or None.
-        runs: R.
-    """
-    if given is not None:
-        return given / given.sum()
-    weights = np.empty(runs)
-    for member, weight in zip(ensemble.members, member_weights):
-        weights[member.runs] = weight / len(member.runs)
-    return weights / weights.sum()
-
-
-def _describe(runs: list[FinishedRun], ensemble: Ensemble, ways: list[Together], rule: ThresholdRule, note: str) -> str:
-    """What the terminal says of a combination: scores of several runs, and what thresholds were chosen on.
-
-    Args:
-        runs: that are combined.
-        ensemble: of them.
-        ways: of averaging, the one that is taken last.
-        rule: how thresholds are chosen.
-        note: on the weights.
-    """
-    from utils.runs.ensembles import averaging_note, score_table
-
-    text = ""
-    if len(runs) > 1:
-        notes = [note, choice_note([run.results for run in runs]), averaging_note(ensemble, runs, rule)]
-        text = "\n".join([score_table(ensemble, rule, ways), *filter(None, notes)])
-    what = "averaged probabilities" if ensemble.comparable else "probabilities of the runs that held out each"
-    if len(ensemble.members) == 1:
-        what = "probabilities"
-    if rule.gives_one_label:
-        return f"{text}\n\neach text is given its likeliest label".strip()
-    text += f"\n\nthresholds chosen on the {what} of {ensemble.chosen_on.sum():,} validation rows ({rule.strategy})"
-    return text.strip()
-
-
 # The test file
 
 
@@ -233,7 +77,7 @@ def check_rows(chunks: Callable[[], Iterator[Table]], tasks: list[Task]) -> np.n
     Raises:
         UserError: for rows that cannot be predicted.
     """
-    by_columns = {(task.id_column, task.text_column): task for task in tasks}
+    by_columns = {(task.id_column, *task.text_columns): task for task in tasks}
 
     def checked_chunks() -> Iterator[Table]:
         for chunk in chunks():
@@ -264,43 +108,147 @@ class RowsToPredict:
     def __len__(self) -> int:
         return len(self.id_hashes)
 
+    def find(self, ids: list[str]) -> np.ndarray:
+        """Numbers of the rows with these ids `[n]`, -1 for what is not there: int array `[n]`."""
+        hashes = hash_ids(ids)
+        place = np.minimum(np.searchsorted(self.id_hashes, hashes, sorter=self._in_order), len(self) - 1)
+        rows = self._in_order[place]
+        return np.where(self.id_hashes[rows] == hashes, rows, -1)
 
-def submission_columns(test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int) -> list[str]:
-    """Columns of the submission: the sample file's where given, else the id and one a label; the id and the one column
-    of training where that names the one label of each text.
+    @cached_property
+    def _in_order(self) -> np.ndarray:
+        return np.argsort(self.id_hashes)
+
+
+@dataclass
+class Part:
+    """Some rows of a submission.
+
+    Args:
+        ids: `[n]`.
+        rows: their numbers in the test file, `[n]`.
+        copied: cells of columns that are taken over from the sample file as they are, `[n]` each.
+    """
+
+    ids: list[str]
+    rows: np.ndarray
+    copied: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class SubmissionFormat:
+    """Columns, ids and order of a submission: those of a sample file, or of the test file.
+
+    Args:
+        columns: names of its columns.
+        id_column: that of the ids.
+        copied: columns that are neither ids nor labels, taken over from the sample file.
+        sample: gives an iterator over the chunks of the sample file; None without one.
+    """
+
+    columns: list[str]
+    id_column: str
+    copied: list[str] = field(default_factory=list)
+    sample: Callable[[], Iterator[Table]] | None = None
+
+    def has_column(self, label: str) -> bool:
+        """Whether there is a column of this name, in this case or another."""
+        return label.strip().lower() in {name.strip().lower() for name in self.columns}
+
+    def parts(self, test: RowsToPredict, task: Task) -> Iterator[Part]:
+        """The rows to write, chunk by chunk; of a sample file those that are predicted."""
+        if self.sample is None:
+            for chunk in test.chunks():
+                ids = read_ids(chunk, task)
+                yield Part(ids, np.arange(chunk.start, chunk.start + len(ids)))
+            return
+        for chunk in self.sample():
+            ids = read_ids(chunk, replace(task, id_column=self.id_column))
+            rows = test.find(ids)
+            found = np.flatnonzero(rows >= 0)
+            cells = {name: chunk.column(name).cast("string").to_pylist() for name in self.copied}
+            copied = {name: [column[i] for i in found] for name, column in cells.items()}
+            if len(found):
+                yield Part([ids[i] for i in found], rows[found], copied)
+
+
+def with_ids_of(table: Table, task: Task, sample_file: str | None) -> Task:
+    """The task with an id column of the test file, where training had none and the sample file has that column.
+
+    Args:
+        table: rows of the test file.
+        task: of the runs.
+        sample_file: sample submission, or None.
+
+    Raises:
+        UserError: for a sample file that cannot be read.
+    """
+    if task.id_column is not None or sample_file is None:
+        return task
+    sample = next(read_chunks(sample_file, 1))
+    names = [name for name in table.rows.column_names if sample.find(name) and name.strip().lower() in ID_NAMES]
+    return replace(task, id_column=names[0]) if names else task
+
+
+def submission_format(
+    test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int, as_probabilities: bool = False
+) -> SubmissionFormat:
+    """Columns, ids and order of the submission: the sample file's where given, else the id and one column a label, or
+    the one column of training where that names the one label of each text.
 
     Args:
         test: the rows to predict.
         task: of the runs.
         sample_file: sample submission, or None.
         chunk_rows: rows of it to read at a time.
+        as_probabilities: whether there must be a column for each label.
 
     Raises:
-        UserError: where the sample file has other columns, or other ids than the test file.
+        UserError: where the sample file lacks the ids or a label, or has ids that the test file has not.
     """
     id_name = task.id_column or "id"
     if sample_file is None:
-        return [id_name, *(task.label_columns if task.single_label else task.labels)]
+        names = task.label_columns if task.single_label and not as_probabilities else task.labels
+        return SubmissionFormat([id_name, *names], id_name)
 
     def sample_chunks() -> Iterator[Table]:
         return read_chunks(sample_file, chunk_rows)
 
     sample = next(sample_chunks())
     names = sample.rows.column_names
-    unknown = set(names) - {id_name, *task.labels, *task.label_columns}
+    known = [name.strip().lower() for name in ID_NAMES if name]
+    id_column = sample.find(id_name) or next((name for name in names if name.strip().lower() in known), None)
+    labels = {label: sample.find(label) for label in task.labels}
     # A column each label, also where training had one column of lists; or that column.
-    missing = {id_name, *(task.labels if set(task.labels) & set(names) else task.label_columns)} - set(names)
-    if unknown or missing:
+    wanted = labels if any(labels.values()) else {name: sample.find(name) for name in task.label_columns}
+    missing = [name for name, found in {id_name: id_column, **wanted}.items() if found is None]
+    if missing or id_column is None:
         raise UserError(
-            f"{sample.name}: its columns differ from the runs' ({id_name}, {', '.join(task.label_columns)}): "
-            f"unknown {sorted(unknown) or 'none'}, missing {sorted(missing) or 'none'}"
+            f"{sample.name} has no column {join_names(missing)}; it has: {join_names(names)}: give one with the ids "
+            f"and labels of the runs ({id_name}, {join_names(task.label_columns)})"
         )
-    with_ids = replace(task, id_column=id_name)
+    copied = [name for name in names if name not in {id_column, *wanted.values()}]
+    if copied:
+        log(f"{sample.name}: {join_names(copied)} is no label of the runs: its cells are copied as they are")
+    form = SubmissionFormat(names, id_column, copied, sample_chunks)
+    with_ids = replace(task, id_column=id_column)
     sample_hashes = check_unique_ids(sample_chunks, with_ids)
     if test.whole:
-        _refuse_extra_ids(test.name, sample.name, test.chunks, task, np.setdiff1d(test.id_hashes, sample_hashes))
         _refuse_extra_ids(sample.name, test.name, sample_chunks, with_ids, np.setdiff1d(sample_hashes, test.id_hashes))
-    return names
+        if len(sample_hashes) < len(test):
+            log(
+                f"{sample.name} has {len(sample_hashes)} of the {len(test)} ids of {test.name}: those alone are written"
+            )
+    return form
+
+
+def wants_probabilities(sample_file: str | None, task: Task) -> bool:
+    """Whether a sample submission asks for probabilities: a cell of a label is written with a decimal point."""
+    if sample_file is None:
+        return False
+    sample = next(read_chunks(sample_file, SAMPLE_ROWS))
+    labels = [column for label in task.labels if (column := sample.find(label))]
+    return any(LOOKS_LIKE_FLOAT.fullmatch(cell) for label in labels for cell in sample.strings(label).to_pylist())
 
 
 def _refuse_extra_ids(
@@ -376,12 +324,20 @@ class SubmissionWriter:
     Args:
         submission: path of the submission.
         probabilities_file: path of a .csv or .parquet file for the probabilities, or None.
-        columns: of the submission.
+        form: columns of the submission.
         task: of the runs.
+        as_probabilities: whether its cells are probabilities instead of 0 and 1.
     """
 
-    def __init__(self, submission: str, probabilities_file: str | None, columns: list[str], task: Task):
-        self.columns, self.task = columns, task
+    def __init__(
+        self,
+        submission: str,
+        probabilities_file: str | None,
+        form: SubmissionFormat,
+        task: Task,
+        as_probabilities: bool = False,
+    ):
+        self.form, self.task, self.as_probabilities = form, task, as_probabilities
         self.paths = {"submission": submission} | ({"probabilities": probabilities_file} if probabilities_file else {})
         self.stack = ExitStack()
         self.parquet: Any = None  # its writer, from the first rows on
@@ -395,25 +351,25 @@ class SubmissionWriter:
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
 
-    def add(self, ids: list[str], probabilities: np.ndarray, predictions: np.ndarray) -> None:
+    def add(self, part: Part, probabilities: np.ndarray, predictions: np.ndarray) -> None:
         """Write some rows.
 
         Args:
-            ids: `[n]`.
+            part: n rows.
             probabilities: `[n, L]`.
             predictions: 0/1 array `[n, L]`.
         """
         # To the end of the file; the header above the first chunk only.
         appending: dict[str, Any] = {"mode": "a", "header": self.rows == 0, "index": False}
-        submission_frame(self.columns, self.task, ids, predictions).to_csv(self.files["submission"], **appending)
+        cells = probabilities if self.as_probabilities else predictions
+        submission_frame(self.form, self.task, part, cells).to_csv(self.files["submission"], **appending)
         if "probabilities" in self.files:
-            id_name = self.task.id_column or "id"
-            frame = pd.DataFrame({id_name: ids} | dict(zip(self.task.labels, probabilities.T)))
+            frame = pd.DataFrame({self.form.id_column: part.ids} | dict(zip(self.task.labels, probabilities.T)))
             if self.paths["probabilities"].endswith(".csv"):
                 frame.to_csv(self.files["probabilities"], **appending)
             else:
                 self._add_parquet(frame)
-        self.rows += len(ids)
+        self.rows += len(part.ids)
         self.positives += predictions.sum(axis=0)
         self.without_label += int((predictions.sum(axis=1) == 0).sum())
 
@@ -454,18 +410,24 @@ def compare_with_training(folder: str, reference: Reference | None, new: NewRows
     return drift_text(compare(reference, new, load_tokenizer(folder)), new.rows)
 
 
-def submission_frame(columns: list[str], task: Task, ids: list[str], predictions: np.ndarray) -> pd.DataFrame:
+def submission_frame(form: SubmissionFormat, task: Task, part: Part, cells: np.ndarray) -> pd.DataFrame:
     """Rows of a submission.
 
     Args:
-        columns: of the submission.
+        form: its columns.
         task: of the runs.
-        ids: `[N]`.
-        predictions: 0/1 array `[N, L]`.
+        part: n rows.
+        cells: 0 and 1, or probabilities where there is a column for each label, `[n, L]`.
     """
-    values = {task.id_column or "id": ids} | {label: predictions[:, i] for i, label in enumerate(task.labels)}
+    values: dict[str, Any] = {label: cells[:, i] for i, label in enumerate(task.labels)}
     if not task.labels_are_columns:
-        delimiter = task.label_delimiter or ","
-        names = [[label for label, yes in zip(task.labels, row) if yes] for row in predictions]
-        values[task.label_columns[0]] = [delimiter.join(row) for row in names]
-    return pd.DataFrame({name: values[name] for name in columns})
+        # As in training: numbers where it had numbers.
+        names = list(map(str, range(len(task.labels)))) if task.label_codes else task.labels
+        lists = [[name for name, yes in zip(names, row) if yes] for row in cells]
+        values[task.label_columns[0]] = [(task.label_delimiter or ",").join(row) for row in lists]
+    by_lower = {name.strip().lower(): column for name, column in values.items()}
+    values |= part.copied | {form.id_column: part.ids}
+    # The sample file may write a name in other case.
+    return pd.DataFrame(
+        {name: values[name] if name in values else by_lower[name.strip().lower()] for name in form.columns}
+    )

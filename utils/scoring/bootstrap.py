@@ -66,9 +66,12 @@ class Counted:
 
     @classmethod
     def of(cls, truth: np.ndarray, predictions: np.ndarray, dtype: type) -> Counted:
-        """Given truth `[N, L]` (0/1, or NaN) and predictions `[N, L]` or `[P, N, L]`; arrays are of `dtype`.
+        """Unknown cells are 0 in both, so that nothing is counted there.
 
-        Unknown cells are 0 in both, so that nothing is counted there.
+        Args:
+            truth: 0, 1 or NaN, `[N, L]`.
+            predictions: 0/1, `[N, L]` or `[P, N, L]`.
+            dtype: of the arrays.
 
         Raises:
             ValueError: if the shapes of truth and of a set of predictions differ.
@@ -118,8 +121,15 @@ def possible_resamples(rows: int, resamples: int) -> int:
     return min(resamples, max(LEAST_RESAMPLES, DRAWN_CELLS // max(1, rows)))
 
 
-def _weights(rows: int, resamples: int, seed: int, groups: np.ndarray | None) -> Iterator[np.ndarray]:
-    """How often each row is in each resample, some resamples at a time: `[b, N]`."""
+def draw_weights(rows: int, resamples: int, seed: int, groups: np.ndarray | None) -> Iterator[np.ndarray]:
+    """How often each row is in each resample, some resamples at a time: `[b, N]`.
+
+    Args:
+        rows: N.
+        resamples: how many; fewer are made of very many rows.
+        seed: of the draws.
+        groups: of rows that are drawn together, `[N]`; None: each by itself.
+    """
     group_of_row = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     number = group_of_row.max() + 1
     rng = np.random.default_rng(seed)
@@ -156,7 +166,15 @@ def resample(
 def resample_probabilities(
     truth: np.ndarray, probabilities: np.ndarray, resamples: int, seed: int, groups: np.ndarray | None = None
 ) -> Drawn:
-    """The same of the scores of probabilities `[N, L]`, on the same draws: `[B]` each."""
+    """The same of the scores of probabilities, on the same draws: `[B]` each.
+
+    Args:
+        truth: 0, 1 or NaN, `[N, L]`.
+        probabilities: `[N, L]`.
+        resamples: how many.
+        seed: of the draws.
+        groups: of rows that are drawn together, `[N]`.
+    """
     return _draw([_probability_scorer(truth, probabilities, resamples)], len(truth), resamples, seed, groups)[0]
 
 
@@ -164,7 +182,7 @@ def _draw(
     scorers: list[Callable[[np.ndarray], Drawn]], rows: int, resamples: int, seed: int, groups: np.ndarray | None
 ) -> list[Drawn]:
     """What several functions of the weights give on the same draws, which are made once."""
-    parts = [[score(weights) for score in scorers] for weights in _weights(rows, resamples, seed, groups)]
+    parts = [[score(weights) for score in scorers] for weights in draw_weights(rows, resamples, seed, groups)]
     return [
         {name: np.concatenate([part[i][name] for part in parts]) for name in parts[0][i]} for i in range(len(scorers))
     ]

@@ -22,9 +22,11 @@ NEARLY = 1e-6
 # The logarithm of a probability of 0 is that of this.
 LEAST = 1e-300
 # Fits on many rows: width in logits of the intervals that rows are gathered in, and nodes of each. A curve of slope 4
-# is interpolated with an error of 3e-9 there, one of slope 1 of 5e-14.
+# is interpolated with an error of 3e-9 there, one of slope 1 of 5e-14. The number of rows from which on
+# this is done.
 INTERVAL = 0.25
 NODES = 8
+MANY_ROWS = 10_000
 
 
 def finite_logit(probabilities: np.ndarray | float) -> np.ndarray:
@@ -60,7 +62,13 @@ def fit_platt(probabilities: np.ndarray, truth: np.ndarray, ridge: float = RIDGE
     """
     truth = np.asarray(truth)
     x, y = finite_logit(probabilities).T, (truth == 1).T.astype(float)
-    curves = platt_coefficients(x, y, known_cells(truth).T[None].astype(float), ridge)[0]
+    known = known_cells(truth).T
+    counted = known[None].astype(float)
+    if len(truth) >= MANY_ROWS:
+        order = np.argsort(-x, axis=1)
+        x, y, known = (np.take_along_axis(array, order, axis=1) for array in (x, y, known))
+        x, y, counted = gather_at_nodes(x, y, order, np.ones((1, len(truth)), dtype=bool), known)
+    curves = platt_coefficients(x, y, counted, ridge)[0]
     return Platt(curves[:, 0], curves[:, 1])
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from utils.scoring.bootstrap import LEVEL
-from utils.scoring.thresholds import SHRINKAGE, ThresholdRule
+from utils.scoring.thresholds import JOINT, SHRINKAGE, ThresholdRule
 
 # k where nothing was fitted on the rows, and of each way to choose thresholds where it was.
 FACTOR, FACTORS = 1.08, {"calibrated": 1.15, "global": 1.25, "per_label": 1.25}
@@ -43,6 +43,8 @@ def factor_of(rule: ThresholdRule) -> float:
     """k of predictions with thresholds that a rule chose on the rows that are scored, cross-fitted."""
     if rule.is_fixed:
         return FACTOR
+    if rule.best_by in JOINT:
+        return max(FACTORS.values())  # not simulated: the largest
     shrunk_less = rule.shrinkage is not None and rule.shrinkage < SHRINKAGE[rule.strategy]
     return max(FACTORS.values()) if shrunk_less else FACTORS[rule.strategy]
 

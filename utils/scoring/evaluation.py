@@ -11,6 +11,7 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.tables import format_table
 from utils.data.examples import Examples
+from utils.scoring.calibration import fit_platt
 from utils.scoring.influence import half_width, influence
 from utils.scoring.metrics import mean_scores, prediction_scores, probability_scores
 from utils.scoring.predictions import Predictions
@@ -18,11 +19,11 @@ from utils.scoring.scores import (
     ACCURACY,
     AT_HALF,
     DECODED,
-    MACRO_F1,
     OF_PREDICTIONS,
     OF_PROBABILITIES,
     PER_LABEL,
     TUNED,
+    by_name,
     is_likeliest,
     known_cells,
     left_out,
@@ -45,7 +46,8 @@ class Evaluation:
             label x at the thresholds in use, cross-fitted too; where some cells are not annotated also `annotated/x`,
             the number of rows in which label x is known. Where each text has one label the plain names are those
             of the likeliest label, and there are no thresholds; there, and where there is one label in all, `accuracy`
-            is the share of rows that are right. `half_width` is about half of the 95 % interval of macro-F1.
+            is the share of rows that are right. `half_width` is about half of the 95 % interval of the score that all
+            is chosen for.
         thresholds: fitted on all the rows, for use on new ones.
         decisions: 0/1 predictions `[P, N, L]` that the scores are of, by the suffix of their names.
     """
@@ -56,8 +58,11 @@ class Evaluation:
     decisions: dict[str, np.ndarray]
 
     def save(self, folder: str | Path) -> None:
-        """Write thresholds and predictions into a run folder."""
-        self.thresholds.save(folder, self.predictions.labels)
+        """Write thresholds, with curves that calibrate the probabilities, and predictions into a run folder."""
+        calibration = None
+        if not self.thresholds.rule.gives_one_label:
+            calibration = fit_platt(self.predictions.probabilities, self.predictions.truth)
+        replace(self.thresholds, calibration=calibration).save(folder, self.predictions.labels)
         self.predictions.save(folder)
 
 
@@ -71,7 +76,7 @@ class Evaluator:
     """
 
     def __init__(self, examples: Examples, labels: list[str], rule: ThresholdRule):
-        self.rows, self.rule = Predictions.of_examples(examples, labels), rule
+        self.rows, self.rule = Predictions.of_examples(examples, labels, rule.gives_one_label), rule
 
     def __call__(self, predicted: Predictions | np.ndarray) -> Evaluation:
         """Score probabilities `[N, L]`, or predictions of the examples' texts, in the order of the examples.
@@ -107,7 +112,7 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
             metrics |= {f"{score.name}{kind}": results[kind][score.name] for score in OF_PREDICTIONS}
     if TUNED in results:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
-    metrics["half_width"] = _half_width(predictions, decisions)
+    metrics["half_width"] = _half_width(predictions, decisions, rule.best_by)
     thresholds = rule.fit(probabilities, truth)
     if not rule.gives_one_label:
         metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
@@ -129,10 +134,19 @@ def takes_one_decision(labels: list[str], rule: ThresholdRule) -> bool:
     return rule.gives_one_label or len(labels) == 1
 
 
-def _half_width(predictions: Predictions, decisions: dict[str, np.ndarray]) -> float:
-    """About half of the 95 % interval of macro-F1 at the thresholds in use, without resampling: for the log."""
-    decided = decisions[TUNED if TUNED in decisions else AT_HALF][0]
-    return half_width(influence(MACRO_F1, predictions.truth, decided), predictions.near_duplicates)
+def _half_width(predictions: Predictions, decisions: dict[str, np.ndarray], best_by: str) -> float:
+    """About half of the 95 % interval of a score, without resampling: for the log.
+
+    Args:
+        predictions: N rows.
+        decisions: their 0/1 predictions by kind, of which those at the thresholds in use count.
+        best_by: name of the score.
+    """
+    score = by_name(best_by)
+    predicted = decisions[TUNED if TUNED in decisions else AT_HALF][0]
+    if score.of_probabilities:
+        predicted = predictions.probabilities
+    return half_width(influence(score, predictions.truth, predicted), predictions.near_duplicates)
 
 
 def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:
@@ -151,9 +165,15 @@ def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) 
     return names | {f"{name}/{label}" for name in columns for label in labels}
 
 
-def summary_table(metrics: dict[str, float], markdown: bool = False) -> str:
-    """Table of the scores: of decoded labels, at 0.5 and tuned, as far as there are any."""
-    table = format_table(*summary_rows(metrics), markdown)
+def summary_table(metrics: dict[str, float], markdown: bool = False, first: str = "f1_macro") -> str:
+    """Table of the scores: of decoded labels, at 0.5 and tuned, as far as there are any.
+
+    Args:
+        metrics: of an `Evaluation`, with the ends of intervals where they are known.
+        markdown: for a Markdown file instead of the terminal.
+        first: name of the score that comes first.
+    """
+    table = format_table(*summary_rows(metrics, first), markdown)
     return "\n\n".join([table, *left_out_notes(metrics)])
 
 

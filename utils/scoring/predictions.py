@@ -59,10 +59,17 @@ class Predictions:
         return len(self.ids)
 
     @classmethod
-    def of_examples(cls, examples: Examples, labels: list[str]) -> Predictions:
-        """The rows of examples, not predicted yet."""
+    def of_examples(cls, examples: Examples, labels: list[str], single_label: bool = False) -> Predictions:
+        """The rows of examples, not predicted yet.
+
+        Args:
+            examples: N rows.
+            labels: names of their labels, `[L]`.
+            single_label: whether each text has one label.
+        """
         figures: dict[str, float] = {} if examples.leaked is None else {"leaked_rows": int(examples.leaked.sum())}
-        return cls(labels, examples.ids, examples.texts, examples.labels, groups=examples.groups, figures=figures)
+        truth = examples.truth(single_label)
+        return cls(labels, examples.ids, examples.texts, truth, groups=examples.groups, figures=figures)
 
     @cached_property
     def near_duplicates(self) -> np.ndarray:

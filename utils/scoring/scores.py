@@ -280,7 +280,6 @@ SCORES = (
     ),
     Score("roc_auc_micro", "micro ROC-AUC", _roc_auc_micro, of_probabilities=True, logged=True, compared=True),
 )
-MACRO_F1 = SCORES[0]
 OF_PREDICTIONS = tuple(score for score in SCORES if not score.of_probabilities)
 OF_PROBABILITIES = tuple(score for score in SCORES if score.of_probabilities)
 # Where a row takes one decision Jaccard is the accuracy, and these say the same as it or macro-F1 once more.
@@ -306,6 +305,11 @@ def is_likeliest(metrics: Mapping[str, Any]) -> bool:
     return ACCURACY in metrics and not any(name.startswith("threshold/") for name in metrics)
 
 
+def by_name(name: str) -> Score:
+    """The score of a name without a suffix, `f1_macro`."""
+    return next(score for score in SCORES if score.name == name)
+
+
 def left_out(truth: np.ndarray) -> dict[str, int]:
     """How many labels of truth `[N, L]` a score leaves out of its mean: `left_out/x` for each score x that does."""
     counts = {score.name: int((~score.labels(truth)).sum()) for score in SCORES if score.labels is not None}
@@ -322,19 +326,20 @@ def left_out_notes(counts: Mapping[str, float], scores: tuple[Score, ...] = SCOR
     ]
 
 
-def summary_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def summary_rows(metrics: Mapping[str, Any], first: str = "f1_macro") -> tuple[list[str], list[list[Any]]]:
     """`(header, rows)` of the table of scores: of decoded labels, at 0.5 and tuned, as far as there are any.
+
+    The score of the name `first` comes first.
 
     A score has its interval behind it where the metrics hold its ends, `f1_macro_low` and `f1_macro_high`. A run that
     was made before a score was added to the table does not have it.
     """
     kinds = [kind for kind in KINDS if f"f1_macro{kind}" in metrics]
-    of_predictions = shown_scores(OF_PREDICTIONS, ACCURACY in metrics)
-    rows = [
-        [score.title, *(with_interval(metrics, f"{score.name}{kind}") for kind in kinds)] for score in of_predictions
-    ]
-    for score in OF_PROBABILITIES:
-        values = {DECODED: "", AT_HALF: with_interval(metrics, score.name), TUNED: "same"}
+    rows = []
+    for score in sorted(shown_scores(SCORES, ACCURACY in metrics), key=lambda score: score.name != first):
+        values = {kind: with_interval(metrics, f"{score.name}{kind}") for kind in kinds}
+        if score.of_probabilities:
+            values = {DECODED: "", AT_HALF: with_interval(metrics, score.name), TUNED: "same"}
         rows.append([score.title, *(values[kind] for kind in kinds)])
     titles = KINDS | ({AT_HALF: LIKELIEST} if is_likeliest(metrics) else {})
     return ["score", *(titles[kind] for kind in kinds)], rows

@@ -1,10 +1,8 @@
-"""From probabilities to yes and no: thresholds chosen for macro-F1, and scored on rows they have not seen."""
+"""From probabilities to yes and no: thresholds chosen for a score, and scored on rows they have not seen."""
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,17 @@ from scipy.special import expit
 
 from utils.core.arguments import ARGMAX, ThresholdArguments
 from utils.core.files import read_json_object, read_part, write_json
-from utils.scoring.calibration import EDGE, finite_logit, gather_at_nodes, platt_coefficients, start_curves
-from utils.scoring.scores import known_cells
+from utils.scoring.calibration import MANY_ROWS, Platt, finite_logit, gather_at_nodes, platt_coefficients
+from utils.scoring.joint_thresholds import one_threshold, thresholds_by_ascent
+from utils.scoring.scores import TUNED, known_cells
+from utils.scoring.threshold_search import (
+    CELLS_AT_A_TIME,
+    SortedRows,
+    calibrated_thresholds,
+    curves_of_subsets,
+    thresholds_at_top,
+    where_calibrated,
+)
 
 CROSS_FITTING_FOLDS = 10
 # Partitions that a cross-fitted score is the mean over, and the rows of all of them together from which on there are
@@ -23,15 +30,17 @@ PARTITIONS = 10
 PARTITIONED_ROWS = 100_000
 # Positive rows at which a label's own threshold weighs as much as what it is shrunk towards.
 SHRINKAGE = {"fixed": 0.0, "global": 0.0, "per_label": 20.0, "calibrated": 100.0, ARGMAX: 0.0}
-# Logits further out (probabilities under 0.001, over 0.999) count as this when a curve is fitted: no threshold lies
-# there, and where the scores are not logistic a few of them turn the curve away from where thresholds lie.
-MIDDLE = 7.0
 THRESHOLDS_FILE = "thresholds.json"
-# Cells [F, L, N] in work at a time: they stay in the processor's cache.
-CELLS_AT_A_TIME = 2**17
-# Rows from which on `calibrated` thresholds are searched among the highest scores alone, and curves fitted at nodes:
-# the same thresholds, in a tenth of the time.
-MANY_ROWS = 10_000
+# Scores that thresholds and checkpoints may be chosen for: means over the labels; others, for which the thresholds of
+# all labels are chosen together; and scores of probabilities, beside which thresholds are those for macro-F1.
+JOINT = ("f1_micro", "f1_samples", "jaccard", "exact_match")
+BY_PROBABILITIES = ("roc_auc_macro",)
+BEST_BY = ("f1_macro", *JOINT, *BY_PROBABILITIES)
+
+
+def thresholds_are_for(best_by: str) -> str:
+    """Name of the score that thresholds are chosen for: macro-F1, where none plays a part in what all is chosen for."""
+    return "f1_macro" if best_by in BY_PROBABILITIES else best_by
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,12 @@ class ThresholdRule:
         shrinkage: number of positive rows at which a label's own threshold and the other count the same. With n
             positive rows its own counts `n / (n + shrinkage)`, in logits: a threshold read off a few rows is mostly
             noise. None: the default of the strategy.
+        best_by: name of the score that everything is chosen for, of `BEST_BY`.
     """
 
     strategy: str
     shrinkage: float | None = None
+    best_by: str = "f1_macro"
 
     def __post_init__(self):
         if self.shrinkage is None:
@@ -58,7 +69,13 @@ class ThresholdRule:
     @classmethod
     def asked_for(cls, threshold_args: ThresholdArguments) -> ThresholdRule:
         """The rule that the flags name."""
-        return cls(threshold_args.threshold_strategy, threshold_args.threshold_shrinkage)
+        return cls(threshold_args.threshold_strategy, threshold_args.threshold_shrinkage, threshold_args.best_by)
+
+    @property
+    def main_score(self) -> str:
+        """Name of the score that a run is judged by, with the suffix of the predictions that it is of."""
+        suffix = "" if self.is_fixed or self.best_by in BY_PROBABILITIES else TUNED
+        return f"{self.best_by}{suffix}"
 
     @property
     def is_fixed(self) -> bool:
@@ -96,6 +113,9 @@ class ThresholdRule:
         if self.is_fixed:
             return np.full((len(counted), np.shape(truth)[1]), np.nan if self.gives_one_label else 0.5)
         rows = SortedRows(np.asarray(probabilities, dtype=float), np.asarray(truth))
+        if self.best_by in JOINT:
+            return self._fit_jointly(rows, probabilities, truth, counted)
+        # Searched among the highest scores alone, and curves fitted at nodes: the same, in a tenth of the time.
         if self.strategy == "calibrated" and len(np.asarray(truth)) >= MANY_ROWS:
             return self._fit_on_many_rows(rows, counted)
         at_a_time = max(1, CELLS_AT_A_TIME // max(1, np.size(truth)))
@@ -114,6 +134,37 @@ class ThresholdRule:
             if self.strategy == "global":
                 return other
         return self._shrink(rows.best_thresholds(counted, hits, numbers)[0], other, hits[..., -1])
+
+    def _fit_jointly(
+        self, rows: SortedRows, probabilities: np.ndarray, truth: np.ndarray, counted: np.ndarray
+    ) -> np.ndarray:
+        """Thresholds `[F, L]` for a score that is no mean over the labels: see `utils.scoring.joint_thresholds`.
+
+        Args:
+            rows: N of them.
+            probabilities: theirs, `[N, L]`.
+            truth: 0/1 array `[N, L]`, NaN for cells that are not known.
+            counted: which rows each fit sees, `[F, N]` of booleans.
+        """
+        known, true = known_cells(truth), (np.asarray(truth) == 1).astype(np.int64)
+        # A cell that is not known is below any threshold, and so neither right nor wrong.
+        scores, logits = np.where(known, probabilities, -1.0), rows.logits_of_rows
+        found = np.full((len(counted), true.shape[1]), 0.5)
+        curves = curves_of_subsets(rows, counted) if self.strategy == "calibrated" else [None] * len(counted)
+        for number, (seen, curve) in enumerate(zip(counted, curves)):
+            if not seen.any():
+                continue
+            some, right = scores[seen], true[seen]
+            if curve is None:
+                other = np.full(right.shape[1], one_threshold(self.best_by, some, right))
+            else:
+                calibrated = np.where(known[seen], expit(curve[:, 0] * logits[seen] + curve[:, 1]), -1.0)
+                other = where_calibrated(one_threshold(self.best_by, calibrated, right), curve, calibrated)
+            if self.strategy != "global":
+                own = thresholds_by_ascent(self.best_by, some, right, other)
+                other = self._shrink(own, other, right.sum(axis=0))
+            found[number] = other
+        return found
 
     def _shrink(self, own: np.ndarray, other: np.ndarray, positives: np.ndarray) -> np.ndarray:
         """Thresholds between those of labels with so many positive rows and others; all arrays have one shape."""
@@ -136,7 +187,7 @@ class ThresholdRule:
             size = len(one.truth[0])
             top = min(size, 2 * int(one.truth.sum()) + 1000)
             fits = (positives[:, label], expected[:, label], curves[:, label])
-            while (own_and_other := _thresholds_at_top(one, seen, *fits, top)) is None:
+            while (own_and_other := thresholds_at_top(one, seen, *fits, top)) is None:
                 top = min(size, 4 * top)
             found[:, :, label] = own_and_other
         return self._shrink(found[0], found[1], positives)
@@ -164,11 +215,22 @@ class ThresholdRule:
         if partitions is None:
             partitions = int(np.clip(PARTITIONED_ROWS // max(1, len(truth)), 1, PARTITIONS))
         parts = np.stack([cross_fitting_parts(groups, seed) for seed in range(partitions)])
-        counted = parts[:, None, :] != np.arange(CROSS_FITTING_FOLDS)[None, :, None]
-        thresholds = self.fit_on_subsets(probabilities, truth, counted.reshape(-1, len(truth)))
-        thresholds = thresholds.reshape(partitions, CROSS_FITTING_FOLDS, -1)
-        of_rows = np.take_along_axis(thresholds, parts[:, :, None], axis=1)
-        return apply_thresholds(probabilities, of_rows)
+        return decide_by_parts(self, probabilities, truth, parts)
+
+
+def decide_by_parts(rule: ThresholdRule, probabilities: np.ndarray, truth: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Predict each row with thresholds that were chosen without its part: int8 array `[P, N, L]`.
+
+    Args:
+        rule: how thresholds are chosen.
+        probabilities: `[N, L]`.
+        truth: 0/1 array `[N, L]`.
+        parts: number of each row's part, in P partitions, `[P, N]`.
+    """
+    counted = parts[:, None, :] != np.arange(CROSS_FITTING_FOLDS)[None, :, None]
+    thresholds = rule.fit_on_subsets(probabilities, truth, counted.reshape(-1, len(truth)))
+    thresholds = thresholds.reshape(len(parts), CROSS_FITTING_FOLDS, -1)
+    return apply_thresholds(probabilities, np.take_along_axis(thresholds, parts[:, :, None], axis=1))
 
 
 def cross_fitting_parts(groups: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -176,7 +238,7 @@ def cross_fitting_parts(groups: np.ndarray, seed: int = 0) -> np.ndarray:
 
     They are not stratified. Parts that all had the same share of a label would tell the thresholds how many true rows
     the part that is held out has, which new rows do not: with 30 labels at 1 to 5 % of 886 rows the score would be 0.2
-    points of macro-F1 too good, and is 0.1 too low so (`python -m benchmarks.honesty`).
+    points of macro-F1 too good, and is 0.1 too low so (`python -m benchmarks.cross_fitting`).
 
     Args:
         groups: `[N]`, equal for near-duplicates, which stay together.
@@ -189,25 +251,36 @@ def cross_fitting_parts(groups: np.ndarray, seed: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The threshold of each label, `values` `[L]`, and the rule that chose them.
+    """The threshold of each label, and the rule that chose them.
 
     Where each text has one label there are none: `values` are NaN, and the likeliest label is given.
+
+    Args:
+        values: `[L]`.
+        rule: that chose them.
+        calibration: curves that make the probabilities say how often they are right, fitted on the same rows; None
+            where they are not wanted. The thresholds are those of the probabilities as they are.
     """
 
     values: np.ndarray
     rule: ThresholdRule
+    calibration: Platt | None = None
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Yes where the probability reaches its label's threshold, or is the row's highest: int8 array `[N, L]`."""
-        if self.rule.gives_one_label:
-            return likeliest(probabilities)
         return apply_thresholds(probabilities, self.values)
 
     def save(self, folder: str | Path, labels: list[str]) -> None:
         """Write `thresholds.json` into a run folder."""
         values = {} if self.rule.gives_one_label else dict(zip(labels, map(float, self.values)))
-        how = {"strategy": self.rule.strategy, "shrinkage": self.rule.shrinkage}
-        write_json(Path(folder) / THRESHOLDS_FILE, how | {"thresholds": values})
+        how = {"strategy": self.rule.strategy, "shrinkage": self.rule.shrinkage, "best_by": self.rule.best_by}
+        content: dict[str, Any] = how | {"thresholds": values}
+        if self.calibration is not None:
+            curves = zip(labels, self.calibration.slopes, self.calibration.intercepts)
+            content["calibration"] = {
+                label: {"slope": float(slope), "intercept": float(intercept)} for label, slope, intercept in curves
+            }
+        write_json(Path(folder) / THRESHOLDS_FILE, content)
 
     @classmethod
     def load(cls, folder: str | Path, labels: list[str]) -> Thresholds:
@@ -225,15 +298,29 @@ class Thresholds:
             shrinkage = float(content["shrinkage"])
             if not (np.isfinite(values).all() and 0 <= shrinkage < np.inf) or set(content["thresholds"]) != set(labels):
                 raise ValueError(f"{path} must hold a threshold for each label")
-            if content["strategy"] not in SHRINKAGE:
-                raise ValueError(f"{path} names no strategy")
-            return cls(values, ThresholdRule(content["strategy"], shrinkage))
+            best_by = content.get("best_by", "f1_macro")
+            if content["strategy"] not in SHRINKAGE or best_by not in BEST_BY:
+                raise ValueError(f"{path} names no strategy, or a score that there is not")
+            curves = content.get("calibration")
+            if curves is not None:
+                slopes, intercepts = (
+                    np.array([float(curves[label][part]) for label in labels]) for part in ("slope", "intercept")
+                )
+                if not np.isfinite([slopes, intercepts]).all():
+                    raise ValueError(f"{path} must hold a curve for each label")
+                curves = Platt(slopes, intercepts)
+            return cls(values, ThresholdRule(content["strategy"], shrinkage, best_by), curves)
 
         return read_part(folder, THRESHOLDS_FILE, read)
 
 
 def apply_thresholds(probabilities: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
-    """Yes where the probability `[N, L]` reaches its label's threshold, `[L]` or one number: int8 array `[N, L]`."""
+    """Yes where the probability `[N, L]` reaches its label's threshold, `[L]` or one number: int8 array `[N, L]`.
+
+    Thresholds of NaN, as `Thresholds` has them where each text has one label, give the likeliest.
+    """
+    if np.isnan(thresholds).any():
+        return likeliest(probabilities)
     return (np.asarray(probabilities) >= np.asarray(thresholds)).astype(np.int8)
 
 
@@ -241,206 +328,3 @@ def likeliest(probabilities: np.ndarray) -> np.ndarray:
     """Yes for the first of the labels with the highest probability `[N, L]` alone: int8 array `[N, L]`."""
     probabilities = np.asarray(probabilities)
     return (np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None]).astype(np.int8)
-
-
-class SortedRows:
-    """The rows of each label by falling probability, for searches on many subsets of them.
-
-    Args:
-        probabilities: `[N, L]`.
-        truth: 0/1 array `[N, L]`, NaN for cells that are not known: no fit sees them.
-    """
-
-    def __init__(self, probabilities: np.ndarray, truth: np.ndarray):
-        self.order = np.argsort(-probabilities.T, axis=1, kind="stable")  # [L, N], numbers of the rows
-        self.scores = np.take_along_axis(probabilities.T, self.order, axis=1)
-        self.known = np.take_along_axis(known_cells(truth).T, self.order, axis=1)
-        self.truth = np.take_along_axis((truth == 1).T, self.order, axis=1).astype(float)
-        # Rows with the same score are on the same side: a cut is possible only where the next score is lower.
-        self.cuts = np.diff(self.scores, axis=1, append=-np.inf) < 0
-
-    def of_label(self, label: int) -> SortedRows:
-        """The rows as they are sorted for one label."""
-        one = copy(self)
-        for name in ("order", "scores", "known", "truth", "cuts", "logits"):
-            setattr(one, name, getattr(self, name)[label : label + 1])
-        return one
-
-    @cached_property
-    def logits(self) -> np.ndarray:
-        """Logits as curves are fitted to them, those far out moved to `MIDDLE`, or to the label's median: `[L, N]`."""
-        logits = finite_logit(self.scores)
-        median: Any = 0.0
-        if self.known.any(axis=1).all():
-            known = logits if self.known.all() else np.where(self.known, logits, np.nan)
-            median = np.nanmedian(known, axis=1, keepdims=True) if logits.size else 0.0
-        return np.clip(logits, np.minimum(-MIDDLE, median), np.maximum(MIDDLE, median))
-
-    @cached_property
-    def curves(self) -> np.ndarray:
-        """Platt's fits on all rows, `[1 + L, 2]`, from where those on most of them are near."""
-        return start_curves(self.logits, self.truth, self.known)
-
-    def counts(self, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`(true rows, rows)` from the top down to each one, `[F, L, N]` both, among `counted` `[F, L, N]`."""
-        return np.cumsum(counted * self.truth, axis=2), np.cumsum(counted, axis=2)
-
-    def best_thresholds(
-        self, counted: np.ndarray, hits: np.ndarray, numbers: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The threshold of each label with the highest F1, by exact search.
-
-        Args:
-            counted: which rows each fit sees, in the order of the scores: `[F, L, N]` of booleans.
-            hits: of `counts`.
-            numbers: of `counts`.
-
-        Returns:
-            `(thresholds, F1)`, both `[F, L]`; `(nan, 0)` where no row is positive, as no threshold is better than
-            another then.
-        """
-        f1 = _f1(hits, numbers)
-        f1[:, ~self.cuts] = -1
-        cut = np.argmax(f1, axis=2)[..., None]
-        best = np.take_along_axis(f1, cut, axis=2)[..., 0]
-        upper = np.take_along_axis(np.broadcast_to(self.scores, f1.shape), cut, axis=2)[..., 0]
-        lower = _first_below(cut, counted, np.broadcast_to(self.scores, f1.shape))
-        return np.where(hits[..., -1] > 0, _between(upper, lower), np.nan), np.where(hits[..., -1] > 0, best, 0.0)
-
-    def best_global_thresholds(self, counted: np.ndarray, hits: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The one threshold for all labels with the highest macro-F1, by exact search over all scores: `[F]`.
-
-        Going down the scores, each one changes the F1 of its own label only, so macro-F1 is a running sum.
-
-        Args:
-            counted: as for `best_thresholds`.
-            hits: of `counts`.
-            numbers: of `counts`.
-        """
-        fits = len(counted)
-        changes = np.diff(_f1(hits, numbers), axis=2, prepend=0.0).reshape(fits, -1)
-        # A stable sort keeps equal scores of a label in their order.
-        order = np.argsort(-self.scores.ravel(), kind="stable")
-        scores = self.scores.ravel()[order]
-        macro_f1 = np.cumsum(changes[:, order], axis=1)
-        macro_f1[:, np.diff(scores, append=-np.inf) == 0] = -1
-        cut = np.argmax(macro_f1, axis=1)[:, None]
-        lower = _first_below(cut, counted.reshape(fits, -1)[:, order], np.broadcast_to(scores, macro_f1.shape))
-        return np.where(hits[..., -1].any(axis=1), _between(scores[cut[:, 0]], lower), 0.5)
-
-
-def calibrated_thresholds(rows: SortedRows, counted: np.ndarray) -> np.ndarray:
-    """Where the calibrated probability of a label is half of the best F1 that these probabilities promise.
-
-    For known probabilities this is the best threshold: Lipton, Elkan and Narayanaswamy, Optimal thresholding of
-    classifiers to maximize F1 measure, ECML PKDD 2014. The best F1 is that of the calibrated probabilities of the
-    rows themselves, without their truth: if the k highest are given the label, twice the sum of these over k plus the
-    sum of all. A curve with two numbers is much less noisy than a threshold read off the rows, if not exactly right.
-
-    Args:
-        rows: N of them.
-        counted: which of them each fit sees, `[F, L, N]`, in the order of the scores.
-
-    Returns:
-        thresholds `[F, L]`.
-    """
-    curves = platt_coefficients(rows.logits, rows.truth, counted, start=rows.curves)
-    slope, intercept = curves[..., 0], curves[..., 1]
-    promised = np.cumsum(counted * expit(slope[..., None] * rows.logits + intercept[..., None]), axis=2)
-    numbers = np.cumsum(counted, axis=2)
-    best = (2 * promised / np.maximum(numbers + promised[..., -1:], EDGE)).max(axis=2)
-    last = numbers.shape[2] - 1
-    highest = np.take_along_axis(rows.logits, np.argmax(counted, axis=2).T, axis=1).T
-    lowest = np.take_along_axis(rows.logits, last - np.argmax(counted[..., ::-1], axis=2).T, axis=1).T
-    return _where_half_of_best(best, curves, lowest, highest, numbers[..., -1] > 0)
-
-
-def _thresholds_at_top(
-    rows: SortedRows, seen: np.ndarray, positives: np.ndarray, expected: np.ndarray, curves: np.ndarray, top: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """A label's own thresholds and its calibrated ones, `[F]` both, looked for among its highest scores.
-
-    Args:
-        rows: of one label.
-        seen: which rows each fit sees, in the order of the scores: `[F, N]` of booleans.
-        positives: how many of them are true, `[F]`.
-        expected: sum of their calibrated probabilities, `[F]`.
-        curves: slopes and intercepts, `[F, 2]`.
-        top: number of rows, from the highest score on, to look at.
-
-    Returns:
-        None if one may lie lower.
-    """
-    truth, logits = rows.truth[0], rows.logits[0]
-    slope, intercept = curves[:, :1], curves[:, 1:]
-    numbers = np.cumsum(seen[:, :top], axis=1, dtype=float)
-    rest = positives[:, None]
-    # Own: as `best_thresholds`. Further down no row can do better than if all true ones had been reached already.
-    f1 = 2 * np.cumsum(seen[:, :top] * truth[:top], axis=1) / np.maximum(numbers + rest, 1)
-    f1[:, ~rows.cuts[0, :top]] = -1
-    cut = np.argmax(f1, axis=1)[:, None]
-    best = np.take_along_axis(f1, cut, axis=1)
-    # Calibrated: as `calibrated_thresholds`. A row whose probability is less than half of the best F1 lowers it.
-    probabilities = expit(slope * logits[:top] + intercept)
-    promised = 2 * np.cumsum(seen[:, :top] * probabilities, axis=1) / np.maximum(numbers + expected[:, None], EDGE)
-    promised = promised.max(axis=1, keepdims=True)
-    if top < len(truth):
-        own_is_final = (rest == 0) | (
-            (best >= 2 * rest / (numbers[:, -1:] + rest)) & (numbers[:, -1:] > np.take_along_axis(numbers, cut, axis=1))
-        )
-        other_is_final = (slope <= 0) | (probabilities[:, -1:] <= promised / 2)
-        if not (own_is_final & other_is_final).all():
-            return None
-    scores = np.broadcast_to(rows.scores[0, :top], f1.shape)
-    upper = np.take_along_axis(scores, cut, axis=1)[:, 0]
-    own = np.where(positives > 0, _between(upper, _first_below(cut, seen[:, :top], scores)), np.nan)
-    highest = logits[np.argmax(seen, axis=1)]
-    lowest = logits[len(truth) - 1 - np.argmax(seen[:, ::-1], axis=1)]
-    return own, _where_half_of_best(promised[:, 0], curves, lowest, highest, np.any(seen, axis=1))
-
-
-def _where_half_of_best(
-    best: np.ndarray, curves: np.ndarray, lowest: np.ndarray, highest: np.ndarray, any_row: np.ndarray
-) -> np.ndarray:
-    """Thresholds where calibrated probabilities are half of the best F1.
-
-    Args:
-        best: the F1, `[...]`.
-        curves: slopes and intercepts, `[..., 2]`.
-        lowest: logit of the lowest row, `[...]`.
-        highest: of the highest.
-        any_row: whether there are rows; 0.5 where not.
-    """
-    slope, intercept = curves[..., 0], curves[..., 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        where = (finite_logit(best / 2) - intercept) / slope
-    # Scores that say nothing, or the opposite: then all rows are given the label, which is 1 below the lowest.
-    where = np.where(slope > 0, np.clip(where, lowest - 1, highest), lowest - 1)
-    return np.where(any_row, expit(where), 0.5)
-
-
-def _f1(hits: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """F1 of a label if the rows down to each one are given it, `[..., N]`; see `SortedRows.counts`."""
-    f1 = 2 * hits
-    f1 /= np.maximum(numbers + hits[..., -1:], 1)
-    return f1
-
-
-def _first_below(cut: np.ndarray, counted: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The score of the first counted row below a cut, 0 where there is none: `[...]`.
-
-    Args:
-        cut: `[..., 1]`.
-        counted: `[..., N]` of booleans.
-        scores: `[..., N]`, falling.
-    """
-    below = counted & (np.arange(counted.shape[-1]) > cut)
-    first = np.argmax(below, axis=-1)[..., None]
-    score = np.take_along_axis(scores, first, axis=-1)[..., 0]
-    return np.where(np.take_along_axis(below, first, axis=-1)[..., 0], score, 0.0)
-
-
-def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """A threshold that `upper` reaches and `lower` does not, halfway if floats allow."""
-    middle = (upper + lower) / 2
-    return np.where(middle > lower, middle, upper)

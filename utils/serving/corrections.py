@@ -26,7 +26,7 @@ class Corrections:
 
     def __init__(self, path: str | Path, task: Task):
         self.path, self.task = Path(path), task
-        self.columns = [task.id_column or "id", task.text_column, *task.label_columns]
+        self.columns = [task.id_column or "id", *task.text_columns, *task.label_columns]
         self._lock = threading.Lock()
         check_length("corrections_file", self.path)
         if self.path.suffix.lower() != ".csv":
@@ -63,10 +63,12 @@ class Corrections:
         if task.labels_are_columns:
             cells = [str(int(label in labels)) for label in task.labels]
         else:
-            cells = [(task.label_delimiter or ",").join(label for label in task.labels if label in labels)]
+            names = map(str, range(len(task.labels))) if task.label_codes else task.labels
+            cells = [(task.label_delimiter or ",").join(n for n, label in zip(names, task.labels) if label in labels)]
+        more = [""] * (len(task.text_columns) - 1)  # the whole text stands in the first of several columns
         with self._lock:
             rows = self.read()
             name = f"correction-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-            rows.loc[len(rows)] = [name, text, *cells]
+            rows.loc[len(rows)] = [name, text, *more, *cells]
             write_text(self.path, rows.to_csv(index=False, lineterminator="\n"))
             return len(rows)

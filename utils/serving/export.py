@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import f1_score
 
 from utils.core.errors import UserError
 from utils.core.files import write_json
@@ -27,6 +26,7 @@ from utils.models.onnx import MODEL_FILE, TOKENIZER_FILE
 from utils.runs.folder import ARGUMENTS_FILE, RESULTS_FILE, load_arguments
 from utils.runs.inference import load_run
 from utils.runs.manifest import write_manifest
+from utils.scoring.bootstrap import plain_scores
 from utils.scoring.predictions import PREDICTIONS_FILE, Predictions
 from utils.scoring.thresholds import THRESHOLDS_FILE, Thresholds
 from utils.serving.folders import write_plain_run
@@ -257,9 +257,9 @@ def compare(run: Any, exported: Approach, folder: str, rows: Predictions, batch_
     size = (Path(exported.name) / MODEL_FILE).stat().st_size
     check = Check(len(rows.texts[compared]), farthest, size, weights, rates[1], rates[0])
     if rows.truth is not None:
-        thresholds = Thresholds.load(folder, rows.labels).values
+        thresholds = Thresholds.load(folder, rows.labels)
         check.run_f1_macro, check.f1_macro = (
-            float(f1_score(rows.truth, p >= thresholds, average="macro", zero_division=0.0)) for p in found
+            float(plain_scores(rows.truth, thresholds.apply(p))["f1_macro"]) for p in found
         )
         check.scored_rows = len(rows)
     return check

@@ -171,8 +171,9 @@ def _add_corrections(corrections: Corrections | None, predictor: Predictor, aske
 def _add_file(predictor: Predictor, limits: Limits) -> None:
     """The part that takes a file and gives it back with labels."""
     with gr.Accordion("A whole file", open=False, elem_id="file-part"):
-        kinds, column = ", ".join(FORMATS), predictor.task.text_column
-        gr.HTML(notice(f'{kinds}; texts in the column "{column}"; up to {limits.rows:,} rows.', bad=False))
+        kinds = ", ".join(FORMATS)
+        column = " and ".join(f'"{name}"' for name in predictor.task.text_columns)
+        gr.HTML(notice(f"{kinds}; texts in the column {column}; up to {limits.rows:,} rows.", bad=False))
         given = gr.File(label="File", elem_id="file", height=140)  # its kind is checked when it is read
         go = gr.Button("Predict the file", elem_id="predict-file")
         said, result = gr.HTML(elem_id="file-said"), gr.File(label="With labels", visible=False, elem_id="result-file")

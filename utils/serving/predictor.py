@@ -16,7 +16,7 @@ from utils.models.approaches import Approach
 from utils.runs.inference import load_run
 from utils.runs.submission import load_tasks
 from utils.scoring.predictions import Predictions
-from utils.scoring.thresholds import Thresholds
+from utils.scoring.thresholds import Thresholds, apply_thresholds
 
 # Parts of a text that are left out in turn: words, or in long texts groups of them.
 MOST_PARTS = 40
@@ -29,7 +29,7 @@ class Served:
     Args:
         name: of its folder.
         approach: its model.
-        thresholds: of the labels, `[L]`, in the order of the first run.
+        thresholds: of the labels, `[L]`, in the order of the first run; NaN where it gives the likeliest label.
     """
 
     name: str
@@ -96,12 +96,12 @@ class Predictor:
             UserError: for a run that gives a probability that is not a number.
         """
         predictions = [self._ask(run, texts) for run in self.runs]
-        thresholds = np.stack([run.thresholds for run in self.runs])
         answers = []
         for i, text in enumerate(texts):
             probabilities = np.stack([found.probabilities[i] for found in predictions])
             decoded = [None if found.decoded is None else found.decoded[i] for found in predictions]
-            answers.append(Answer(text, probabilities, probabilities >= thresholds, decoded))
+            given = [apply_thresholds(p[None], run.thresholds)[0] for p, run in zip(probabilities, self.runs)]
+            answers.append(Answer(text, probabilities, np.array(given, dtype=bool), decoded))
         return answers
 
     def _ask(self, run: Served, texts: list[str]) -> Predictions:

@@ -45,9 +45,10 @@ def answer_html(predictor: Predictor, answer: Answer, cut: list[str]) -> str:
         names = "".join(f'<li><i class="key run{i % 4}"></i>{as_html(run.name)}</li>' for i, run in enumerate(runs))
         parts.append(f'<ul class="keys">{names}</ul>')
     parts += ['<div class="all-scored">', *(_label(predictor, answer, i) for i in order), "</div>"]
-    parts.append(
-        '<p class="hint">A bar is a probability, the line in it the threshold from which the label is given.</p>'
-    )
+    line = "A bar is a probability, the line in it the threshold from which the label is given."
+    if predictor.task.single_label:
+        line = "A bar is a probability; each text is given its likeliest label."
+    parts.append(f'<p class="hint">{line}</p>')
     return "".join(parts)
 
 
@@ -71,11 +72,14 @@ def _label(predictor: Predictor, answer: Answer, label: int) -> str:
     name, bars = as_html(predictor.labels[label]), []
     for i, run in enumerate(predictor.runs):
         p, threshold, given = answer.probabilities[i, label], run.thresholds[label], answer.given[i, label]
-        said = f"{p:.3f}, threshold {threshold:.3f}: {'given' if given else 'not given'}"
+        said, mark = f"{p:.3f}: {'given' if given else 'not given'}", ""
+        if threshold == threshold:  # NaN where the likeliest label is given
+            said = f"{p:.3f}, threshold {threshold:.3f}: {'given' if given else 'not given'}"
+            mark = f'<b style="left:{100 * min(threshold, 0.995):.1f}%"></b>'
         bars.append(
             f'<div class="line{" given" if given else ""}" title="{as_html(run.name)}: {said}">'
             f'<div class="bar run{i % 4}" role="img" aria-label="{said}"><i style="width:{100 * p:.1f}%"></i>'
-            f'<b style="left:{100 * min(threshold, 0.995):.1f}%"></b></div>'
+            f"{mark}</div>"
             f'<span class="number">{"✓ " if given else ""}{p:.3f}</span></div>'
         )
     votes = int(answer.given[:, label].sum())

@@ -10,11 +10,12 @@ import pandas as pd
 
 from utils.core.errors import UserError
 from utils.data.columns import read_ids, read_texts
+from utils.data.headers import Layout
 from utils.data.tables import read_chunks
 from utils.serving.predictor import Predictor
 
 ROWS_AT_A_TIME = 200
-FORMATS = [".csv", ".tsv", ".txt", ".jsonl", ".parquet"]
+FORMATS = [".csv", ".tsv", ".txt", ".jsonl", ".parquet", ".xlsx"]
 
 
 def predict_file(
@@ -45,14 +46,15 @@ def _predict_file(
     predictor: Predictor, path: str, target: str | Path, most_rows: int, told: Callable[[int], None]
 ) -> int:
     task, rows = predictor.task, 0
-    for chunk in read_chunks(path, ROWS_AT_A_TIME):
-        names = chunk.rows.column_names
-        if task.text_column not in names:
+    layout = Layout().as_trained(task)
+    for chunk in read_chunks(path, ROWS_AT_A_TIME, layout):
+        missing = [name for name in task.text_columns if chunk.find(name) is None]
+        if missing:
             raise UserError(
-                f'{path} has no column "{task.text_column}", which holds the texts; its columns are: '
-                f"{', '.join(names)}. Rename one"
+                f'{path} has no column "{missing[0]}", which holds the texts; its columns are: '
+                f"{', '.join(chunk.rows.column_names)}. Rename one"
             )
-        if task.id_column not in names:
+        if task.id_column is not None and chunk.find(task.id_column) is None:
             task = replace(task, id_column=None)
         read_texts(chunk, task)  # refuses rows without a text
         rows += len(chunk.rows)
@@ -60,12 +62,12 @@ def _predict_file(
             raise UserError(f"{path} has more than {most_rows:,} rows: cut it up, or use make_submission.py")
     raw = replace(task, normalize_users=False, normalize_urls=False)  # what comes back is what was sent
     done = 0
-    for chunk in read_chunks(path, ROWS_AT_A_TIME):
+    for chunk in read_chunks(path, ROWS_AT_A_TIME, layout):
         texts = read_texts(chunk, raw)
         answers = predictor.predict(texts)
         probabilities = [answer.probabilities.mean(axis=0) for answer in answers]
         given = [answer.given.mean(axis=0) > 0.5 for answer in answers]
-        columns = {task.id_column or "id": read_ids(chunk, raw), task.text_column: texts}
+        columns = {task.id_column or "id": read_ids(chunk, raw), task.text_columns[0]: texts}
         columns["labels"] = [", ".join(x for x, yes in zip(predictor.labels, row) if yes) for row in given]
         for i, label in enumerate(predictor.labels):
             columns[f"probability/{label}"] = [round(float(row[i]), 6) for row in probabilities]

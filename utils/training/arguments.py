@@ -17,6 +17,7 @@ from utils.core.errors import UserError
 from utils.core.parser import option
 from utils.models.precision import bf16_is_fast
 from utils.scoring.scores import TUNED, higher_is_better
+from utils.scoring.thresholds import ThresholdRule
 from utils.training.launch import check_deepspeed_installed, fsdp_storage
 
 MOST_EPOCHS = 1_000_000
@@ -58,7 +59,7 @@ class TaskTrainingArguments(TrainingArguments):
 
     _argument_group_name = "Trainer"
 
-    output_dir: str = option(None, "The output directory where the model predictions and checkpoints will be written.")
+    output_dir: str = option(None, "folder of the run: model, scores, report (needed)")
     learning_rate: float | None = option(None, "peak learning rate; left out: 2e-5 in full, 2e-4 with LoRA")
     optim: str | None = option(None, "optimizer; left out: adamw_torch_fused, with 4 bit on a GPU paged_adamw_8bit")
     num_train_epochs: float = option(5.0, "passes over the training rows")
@@ -76,7 +77,11 @@ class TaskTrainingArguments(TrainingArguments):
     )
     save_total_limit: int | None = option(1, "checkpoints kept during the run, besides the best")
     load_best_model_at_end: bool = option(True, "end with the checkpoint with the best --metric_for_best_model")
-    metric_for_best_model: str | None = option("map", "validation score that picks the best checkpoint")
+    metric_for_best_model: str | None = option(
+        None,
+        "validation score that picks the best checkpoint; left out: map, which flatters little, where --best_by is "
+        "f1_macro, else that score with tuned thresholds",
+    )
     train_sampling_strategy: str = option(
         "group_by_length",
         "how batches are drawn; group_by_length pads least",
@@ -90,6 +95,8 @@ class TaskTrainingArguments(TrainingArguments):
     hub_strategy: str = field(default="end", init=False)
     hub_always_push: bool = field(default=False, init=False)
     hub_revision: str | None = field(default=None, init=False)
+    # --label_names is the file with the names of the labels.
+    label_names: list[str] | None = field(default=None, init=False)
     ddp_find_unused_parameters: bool | None = option(False, "look for parameters without a gradient in every step")
     # Trainer's own help texts of these hold a bare percent sign, which argparse cannot print.
     lr_scheduler_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for the scheduler"})
@@ -105,7 +112,9 @@ class TaskTrainingArguments(TrainingArguments):
                 self.save_steps = self.eval_steps
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False  # no evaluation says which is the best
-        if self.greater_is_better is None and self.metric_for_best_model:
+        self.best_metric_left_out = self.metric_for_best_model is None
+        self.metric_for_best_model = self.metric_for_best_model or "map"
+        if self.greater_is_better is None:
             self.greater_is_better = higher_is_better(self.metric_for_best_model)
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         self.optim_left_out = self.optim is None
@@ -223,7 +232,7 @@ def fill_in(
         model_args: gets the dtype of the weights that are not 4-bit: fp32 in full, bf16 with LoRA where the machine
             computes in it. Without bf16 they stay fp32 under fp16 autocast: hidden states of Qwen exceed fp16's
             range. For 4-bit weights under FSDP it is the dtype that they are packed in.
-        threshold_args: say whether there will be scores at tuned thresholds.
+        threshold_args: say what is chosen for, and whether there will be scores at tuned thresholds.
         training_args: gets the learning rate (LoRA wants about ten times that of full fine-tuning), the optimizer, the
             score that picks the checkpoint, and the name that trackers give to the run.
         eval_only: whether the model is scored as it is.
@@ -239,6 +248,9 @@ def fill_in(
     # bitsandbytes' optimizers do not know FSDP's sharded weights.
     if training_args.optim_left_out and model_args.load_in_4bit and not training_args.use_cpu and storage is None:
         training_args.optim = OptimizerNames.PAGED_ADAMW_8BIT
+    rule = ThresholdRule.asked_for(threshold_args)
+    if training_args.best_metric_left_out and rule.best_by != "f1_macro":
+        training_args.metric_for_best_model = rule.main_score
     if threshold_args.threshold_strategy in ("fixed", ARGMAX) and training_args.metric_for_best_model:
         training_args.metric_for_best_model = training_args.metric_for_best_model.removesuffix(TUNED)
     # Without a name trackio would begin another run for each part of the script.

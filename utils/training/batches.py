@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
@@ -82,12 +83,33 @@ class LengthGroupedBatches(Trainer):
     # The losses divide by the number of cells or tokens of the whole global batch.
     loss_is_scaled_for_ga = True
 
+    _mean_weight: float | None = None
+
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer's; under FSDP 2 the gradients of the processes are added in fp32, not in the 16 bit of compute."""
         super().create_accelerator_and_postprocess()
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and plugin.mixed_precision_policy is not None:
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if "weight" not in columns:  # what the loss takes, and the model does not
+            columns.append("weight")
+
+    def relative_weights(self, inputs: dict[str, Any]) -> torch.Tensor | None:
+        """Take the weights of a batch's rows out of it; divided by the mean of all training rows they are `[B]`.
+
+        So the learning rate keeps its meaning, and the loss need not know how a batch is divided. None where rows have
+        no weights, and in evaluation, which does not weigh rows.
+        """
+        weights = inputs.pop("weight", None)
+        if weights is None or not self.model.training:
+            return None
+        if self._mean_weight is None:
+            self._mean_weight = float(np.mean(self.train_dataset["weight"][:]))
+        return weights / self._mean_weight
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         strategy = self.args.train_sampling_strategy

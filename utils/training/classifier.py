@@ -61,7 +61,12 @@ class MultiLabelTrainer(LengthGroupedBatches):
                 compute_loss_func=loss,
                 compute_metrics=scored,
             )
-        use_readable_log(self)
+        use_readable_log(self, evaluate.rule.best_by if evaluate else "f1_macro")
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, with the weights of the rows, if they have any."""
+        self.compute_loss_func = partial(self.loss, weights=self.relative_weights(inputs))
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """As Trainer's, with the loss as the mean over all known cells of the rows.
@@ -99,10 +104,16 @@ def _in_order(to_probabilities: Callable[[np.ndarray], np.ndarray], logits: Any,
     return probabilities
 
 
-def make_loss(loss_args: LossArguments, labels: np.ndarray) -> MultiLabelLoss:
-    """The loss that the flags ask for; `labels` `[N, L]` of the training rows give the weights of positive cells."""
+def make_loss(loss_args: LossArguments, labels: np.ndarray, row_weights: np.ndarray | None = None) -> MultiLabelLoss:
+    """The loss that the flags ask for.
+
+    Args:
+        loss_args: the flags.
+        labels: of the training rows, `[N, L]`; they give the weights of positive cells.
+        row_weights: of the training rows, `[N]`; None where all count the same.
+    """
     weigh = class_weights if loss_args.loss == CROSS_ENTROPY else positive_weights
-    weights = weigh(labels, loss_args.pos_weight, loss_args.max_pos_weight)
+    weights = weigh(labels, loss_args.pos_weight, loss_args.max_pos_weight, row_weights)
     return MultiLabelLoss(
         loss_args.loss,
         torch.tensor(weights, dtype=torch.float32),

@@ -200,16 +200,10 @@ class Experiment:
             self._write_report()
             log_finished_run(self.training_args, approach, preflight.figures() if preflight else {}, trainer)
             metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
-            tables = (summary_table(metrics), label_table(metrics, self.task.labels))
-            curves = training_curves(trainer.state.log_history) if trainer is not None else ""
-            parts = [
-                curves,
-                tables[0],
-                *score_notes(results),
-                tables[1],
-                baseline_text(diagnosis.baselines),
-                diagnosis.text(),
-            ]
+            tables = (summary_table(metrics, first=self.rule.best_by), label_table(metrics, self.task.labels))
+            curves = training_curves(trainer.state.log_history, self.rule.best_by) if trainer is not None else ""
+            parts = [curves, tables[0], *score_notes(results), tables[1]]
+            parts += [baseline_text(diagnosis.baselines), diagnosis.text()]
             say("", *filter(None, parts), sep="\n\n", end="\n\n")
         if trainer is not None:
             trainer.end()

@@ -137,7 +137,7 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
-        use_readable_log(self)
+        use_readable_log(self, evaluate.evaluate.rule.best_by)
 
     def compute_loss(
         self,
@@ -157,11 +157,13 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             return_outputs: whether the model's outputs are wanted too.
             num_items_in_batch: answer tokens of the global batch.
         """
-        labels = inputs.pop("labels")
+        labels, weights = inputs.pop("labels"), self.relative_weights(inputs)
         outputs = model(**inputs, use_cache=False, logits_to_keep=labels.shape[1])
         logits, labels = outputs.logits[:, :-1].float(), labels[:, 1:]
         counted = labels != IGNORED
         losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        if weights is not None:
+            losses = weights[:, None] * losses
         loss = losses.sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over the processes

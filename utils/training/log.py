@@ -9,24 +9,31 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from utils.core.log import say
 from utils.core.progress import Progress
-from utils.scoring.scores import ACCURACY, DECODED, SCORES, TUNED, is_likeliest, shown_scores
+from utils.scoring.scores import ACCURACY, AT_HALF, DECODED, SCORES, TUNED, by_name, is_likeliest, shown_scores
 
-LOGGED = tuple(score for score in SCORES if score.logged and score.name != "f1_macro")
+HOW = {AT_HALF: "at 0.5", TUNED: "tuned", DECODED: "of the answers"}
 
 
-def describe_logs(logs: dict[str, float]) -> str | None:
-    """One line for the terminal: losses and scores, without the figures of each label; None for other entries."""
+def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | None:
+    """One line for the terminal: losses and scores, without the figures of each label; None for other entries.
+
+    Args:
+        logs: an entry of Trainer's log.
+        best_by: the score that stands first, of every kind of predictions and with half of its 95 % interval.
+    """
     if "eval_loss" in logs:
         scores = {name.removeprefix("eval_"): value for name, value in logs.items()}
-        macro = f"{logs['eval_f1_macro']:.4f}{'' if is_likeliest(scores) else ' at 0.5'}"
-        for kind, how in ((TUNED, "tuned"), (DECODED, "of the answers")):
-            if f"eval_f1_macro{kind}" in logs:
-                macro += f", {logs[f'eval_f1_macro{kind}']:.4f} {how}"
-        if "eval_half_width" in logs:
-            macro += f" (each ± {logs['eval_half_width']:.3f} over the rows)"
-        shown = shown_scores(LOGGED, ACCURACY in scores)
+        main = by_name(best_by)
+        alone = main.of_probabilities or is_likeliest(scores)
+        kinds = {kind: how for kind, how in HOW.items() if f"{best_by}{kind}" in scores}
+        values = [f"{scores[f'{best_by}{kind}']:.4f} {'' if alone else how}".strip() for kind, how in kinds.items()]
+        first = f"{main.title} {', '.join(values)}"
+        if "half_width" in scores:
+            first += f" ({'each ' if len(kinds) > 1 else ''}± {scores['half_width']:.3f} over the rows)"
+        others = tuple(score for score in SCORES if score.logged and score is not main)
+        shown = shown_scores(others, ACCURACY in scores)
         more = "".join(f", {score.title} {scores[score.name]:.4f}" for score in shown)
-        return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, macro-F1 {macro}{more}"
+        return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, {first}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
         return (
@@ -36,10 +43,15 @@ def describe_logs(logs: dict[str, float]) -> str | None:
 
 
 class TrainingProgress(TrainerCallback):
-    """Says how far a training and its evaluations are, with the last loss and macro-F1; without progress lines
-    (`--disable_tqdm`) a line of the log every `--logging_steps`."""
+    """Says how far a training and its evaluations are, with the last loss and score; without progress lines
+    (`--disable_tqdm`) a line of the log every `--logging_steps`.
 
-    def __init__(self):
+    Args:
+        best_by: the score, which stands first in the log.
+    """
+
+    def __init__(self, best_by: str):
+        self.best_by = best_by
         self.training: Progress | None = None
         self.evaluating: Progress | None = None
         self.figures: dict[str, str] = {}
@@ -70,14 +82,15 @@ class TrainingProgress(TrainerCallback):
         self.evaluating = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        line = describe_logs(logs)
+        line = describe_logs(logs, self.best_by)
         if "eval_loss" in logs:
             self._evaluated()
         if line is None or not state.is_world_process_zero:
             return
-        for name, title in (("loss", "loss"), ("eval_f1_macro", "macro-F1")):
+        for name, title in (("loss", "loss"), (f"eval_{self.best_by}", by_name(self.best_by).title)):
             if name in logs:
-                self.figures[title] = f"{title} {logs[name]:.3f}"
+                spread = f" ± {logs['eval_half_width']:.3f}" if "eval_half_width" in logs and name != "loss" else ""
+                self.figures[title] = f"{title} {logs[name]:.3f}{spread}"
         if self.training is None or args.disable_tqdm:
             say(line, flush=True)
             return
@@ -90,34 +103,38 @@ class TrainingProgress(TrainerCallback):
             self.training.close()
 
 
-def use_readable_log(trainer: Trainer) -> None:
-    """Replace the callback that prints Trainer's dictionaries."""
+def use_readable_log(trainer: Trainer, best_by: str = "f1_macro") -> None:
+    """Replace the callback that prints Trainer's dictionaries; the score that all is chosen for stands first."""
     trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
-    trainer.add_callback(TrainingProgress())
+    trainer.add_callback(TrainingProgress(best_by))
 
 
 # Heights of a curve's points in a line of text.
 LEVELS = "▁▂▃▄▅▆▇█"
 MOST_POINTS = 40
-CURVES = (("loss", "loss"), ("eval_loss", "validation loss"), ("eval_f1_macro", "macro-F1 at 0.5"))
-CURVES += tuple(
-    (f"eval_f1_macro{kind}", f"macro-F1 {how}") for kind, how in ((TUNED, "tuned"), (DECODED, "of answers"))
-)
+LOSSES = (("loss", "loss"), ("eval_loss", "validation loss"))
 
 
-def training_curves(log_history: list[dict[str, Any]]) -> str:
-    """Loss and macro-F1 over a training, a line of text for each: first value, curve, last value; else empty.
+def training_curves(log_history: list[dict[str, Any]], best_by: str = "f1_macro") -> str:
+    """Loss and a score over a training, a line of text for each: first value, curve, last value; else empty.
+
+    Behind the last value of a score stands half of its 95 % interval over the rows.
 
     Args:
         log_history: of Trainer.
+        best_by: name of the score.
     """
-    rows = []
+    main, rows = by_name(best_by), []
     scores = {name.removeprefix("eval_"): None for entry in log_history for name in entry}
-    for name, title in CURVES:
-        title = title.removesuffix(" at 0.5") if is_likeliest(scores) else title
+    alone = main.of_probabilities or is_likeliest(scores)
+    widths_of = [entry["eval_half_width"] for entry in log_history if "eval_half_width" in entry]
+    spread = f" ± {widths_of[-1]:.3f}" if widths_of else ""
+    lines = [(f"eval_{best_by}{kind}", main.title if alone else f"{main.title} {how}") for kind, how in HOW.items()]
+    for name, title in (*LOSSES, *lines):
         values = [entry[name] for entry in log_history if isinstance(entry.get(name), int | float)]
         if len(values) > 1:
-            rows.append((title, f"{values[0]:.3f}", sparkline(values), f"{values[-1]:.3f}"))
+            last = f"{values[-1]:.3f}" + ("" if (name, title) in LOSSES else spread)
+            rows.append((title, f"{values[0]:.3f}", sparkline(values), last))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     return "\n".join(
         f"{title.ljust(widths[0])}  {first.rjust(widths[1])} {curve} {last}" for title, first, curve, last in rows

@@ -22,7 +22,8 @@ from utils.core.log import log
 from utils.models.parameters import costs, fingerprints, unchanged_tensors
 from utils.runs.checkpoints import write_files
 from utils.runs.folder import ARGUMENTS_FILE
-from utils.training.time_limit import TimeLimit
+from utils.training.space import bytes_of_a_checkpoint
+from utils.training.time_limit import BYTES_A_SECOND, TimeLimit
 
 if TYPE_CHECKING:
     from utils.models.approaches import Approach
@@ -58,7 +59,8 @@ def train_to_the_end(trainer: LengthGroupedBatches, checkpoint: str | None, run_
     if run_args.time_limit is not None and run_args.deadline is not None:
         eval_dataset: Any = trainer.eval_dataset
         rows, cost = len(eval_dataset), trainer.evaluation_cost
-        time_limit = TimeLimit(seconds_of(run_args.time_limit), run_args.deadline, rows, cost, run_args.report)
+        saving = bytes_of_a_checkpoint(trainer)[1] / BYTES_A_SECOND
+        time_limit = TimeLimit(seconds_of(run_args.time_limit), run_args.deadline, rows, cost, saving, run_args.report)
         trainer.add_callback(time_limit)
     resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     if checkpoint:

@@ -13,20 +13,22 @@ from utils.core.arguments import CROSS_ENTROPY
 from utils.models.encoding import UNKNOWN
 
 
-def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray:
+def positive_weights(labels: np.ndarray, setting: str, cap: float, row_weights: np.ndarray | None = None) -> np.ndarray:
     """Weight of each label's positive cells in the loss.
 
     Args:
-        labels: `[N, L]`, the training rows: 0/1, NaN for cells that are not known and do not count.
+        labels: `[N, L]`, the training rows: 0/1 or shares, NaN for cells that are not known and do not count.
         setting: `none` (1), `balanced` (negatives / positives), `sqrt` (the square root of that), or a number.
         cap: `balanced` and `sqrt` weights are clipped to 1 / cap and cap, so that they stay finite and positive for a
             label without positive or negative rows.
+        row_weights: how much each row counts, `[N]`; None where all count the same.
 
     Returns:
         float array `[L]`.
     """
-    positives = np.nansum(labels, axis=0)
-    ratio = ((~np.isnan(labels)).sum(axis=0) - positives) / np.maximum(positives, 1e-9)
+    rows = np.ones((len(labels), 1)) if row_weights is None else np.reshape(row_weights, (-1, 1)).astype(float)
+    positives = np.nansum(rows * labels, axis=0)
+    ratio = ((rows * ~np.isnan(labels)).sum(axis=0) - positives) / np.maximum(positives, 1e-9)
     if setting == "none":
         return np.ones(len(positives))
     if setting == "balanced":
@@ -36,19 +38,20 @@ def positive_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray
     return np.full(len(positives), float(setting))
 
 
-def class_weights(labels: np.ndarray, setting: str, cap: float) -> np.ndarray:
+def class_weights(labels: np.ndarray, setting: str, cap: float, row_weights: np.ndarray | None = None) -> np.ndarray:
     """Weight of each label in the loss of rows that have one label each.
 
     Args:
-        labels: 0/1 array `[N, L]` with a 1 in each row, the training rows.
+        labels: `[N, L]`, the training rows: 0/1 with a 1 in each row, or shares with the sum 1.
         setting: as `positive_weights` takes it.
         cap: likewise.
+        row_weights: likewise.
 
     Returns:
         float array `[L]`, scaled so that its mean over the rows is 1: the learning rate keeps its meaning.
     """
-    weights = positive_weights(labels, setting, cap)
-    return weights * len(labels) / (np.asarray(labels) @ weights).sum()
+    weights = positive_weights(labels, setting, cap, row_weights)
+    return weights / np.average(np.asarray(labels) @ weights, weights=row_weights)
 
 
 def bce(logits: torch.Tensor, labels: torch.Tensor, pos_weight: torch.Tensor) -> torch.Tensor:
@@ -56,7 +59,7 @@ def bce(logits: torch.Tensor, labels: torch.Tensor, pos_weight: torch.Tensor) ->
 
     Args:
         logits: `[N, L]`.
-        labels: 0/1, `[N, L]`.
+        labels: 0/1 or shares between them, `[N, L]`.
         pos_weight: factor on the loss of each label's positive cells, `[L]`.
 
     Returns:
@@ -114,7 +117,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tens
 
     Args:
         logits: `[N, L]`.
-        labels: 0/1 with a 1 in each row, `[N, L]`.
+        labels: 0/1 with a 1 in each row, or shares with the sum 1, `[N, L]`.
         weight: factor on the loss of each label's rows, `[L]`.
 
     Returns:
@@ -151,14 +154,19 @@ class MultiLabelLoss:
     asl_clip: float
 
     def __call__(
-        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+        self,
+        outputs: Any,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Loss of one forward pass.
 
         Args:
             outputs: what the model returned, with `logits` `[B, L]`.
-            labels: 0/1, or -100 for cells that are not known, `[B, L]`.
+            labels: 0/1 or shares, or -100 for cells that are not known, `[B, L]`.
             num_items_in_batch: known cells in the global batch; None (in evaluation) gives the mean over these.
+            weights: factors on the losses of the rows, `[B]`, with a mean of 1 over all training rows; None for none.
         """
         logits, labels = outputs.logits.float(), labels.float()
         known = labels != UNKNOWN
@@ -174,5 +182,7 @@ class MultiLabelLoss:
             losses = logits.shape[1] * cross_entropy(logits, labels, pos_weight)  # for a mean over rows, not cells
         else:
             losses = bce(logits, labels, pos_weight)
+        if weights is not None:
+            losses = weights[:, None] * losses
         total = torch.where(known, losses, 0.0).sum()
         return total / (known.sum() if num_items_in_batch is None else num_items_in_batch)

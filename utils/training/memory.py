@@ -142,7 +142,7 @@ def measure_activations(approach: Approach, batch: dict[str, Any], training_args
         training_args: Trainer's arguments.
     """
     model: Any = approach.model
-    labels = batch.pop("labels", None)
+    labels, _ = batch.pop("labels", None), batch.pop("weight", None)
     writes = model.get_output_embeddings() is not None
     options = {"logits_to_keep": labels.shape[1]} if writes else {}
     device, dtype = next(model.parameters()).device.type, training_args.torch_compute_dtype

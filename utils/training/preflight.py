@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.core.arguments import ModelArguments
 from utils.core.errors import UserError
-from utils.core.tables import format_table
+from utils.core.tables import format_share, format_table
 from utils.doctor.bars import some_rows
 from utils.doctor.texts import MOST_TEXTS, find_unknown
 from utils.models.approaches import Approach
@@ -36,18 +36,53 @@ if TYPE_CHECKING:
 
 @dataclass
 class Texts:
-    """Lengths of the training texts in tokens, and the limit they are cut to."""
+    """Lengths of the training texts in tokens, the limit, and how many are longer.
+
+    Args:
+        longest: tokens of the longest text.
+        truncated: texts that lose tokens.
+        rows: number of texts.
+        limit: tokens that the model sees at a time.
+        longer: texts that are longer than the limit, whatever is done with them; left out: those that lose tokens.
+        most: tokens of the longest text as the model reads it, in windows that overlap.
+        long_texts: what is done with longer ones: `cut`, `middle` or `windows`.
+    """
 
     longest: int
     truncated: int
     rows: int
     limit: int
+    longer: int | None = None
+    most: int = 0
+    long_texts: str = "cut"
 
     @classmethod
-    def of(cls, tokens: datasets.Dataset, limit: int) -> Texts:
-        """Lengths of texts that an approach has encoded."""
+    def of(cls, tokens: datasets.Dataset, limit: int, long_texts: str) -> Texts:
+        """Lengths of texts that an approach has encoded.
+
+        Args:
+            tokens: of the texts.
+            limit: tokens that the model reads at a time.
+            long_texts: what is done with longer ones.
+        """
         lengths, full_lengths = np.array(tokens["length"][:]), np.array(tokens["full_length"][:])
-        return cls(int(full_lengths.max()), int((full_lengths > lengths).sum()), len(tokens), limit)
+        truncated = int((full_lengths > lengths).sum())
+        longer = int((full_lengths > limit).sum()) if long_texts == "windows" else truncated
+        return cls(int(full_lengths.max()), truncated, len(tokens), limit, longer, int(lengths.max()), long_texts)
+
+    def describe(self) -> str:
+        """The lengths in words, and what is done with longer texts."""
+        text = f"longest {self.longest} tokens, limit {self.limit}, "
+        if self.long_texts == "windows":
+            windows = -(-self.most // self.limit)
+            return f"{text}{self._share} longer, read in up to {windows} windows"
+        how = ", their middle left out" if self.long_texts == "middle" else ""
+        return f"{text}{self._share} truncated{how}"
+
+    @property
+    def _share(self) -> str:
+        longer = self.truncated if self.longer is None else self.longer
+        return f"{longer} of {self.rows}" + (f" ({format_share(longer / self.rows)})" if longer else "")
 
 
 class Preflight:
@@ -73,7 +108,7 @@ class Preflight:
         pos_weights: np.ndarray | None = None,
     ):
         self.approach, self.training_args, self.pos_weights = approach, training_args, pos_weights
-        self.texts = Texts.of(tokens, approach.max_length)
+        self.texts = Texts.of(tokens, approach.max_length, approach.task.long_texts)
         self.unknown = unknown_tokens(rows, approach.tokenizer)
         approach.check()
         base = without_adapter(approach.model)
@@ -87,7 +122,7 @@ class Preflight:
     def summary(self) -> str:
         """The preflight as text for the terminal."""
         model, model_args, args = self.approach.model, self.approach.model_args, self.training_args
-        texts, total, trainable = self.texts, self.total, sum(self.trainable.values())
+        total, trainable = self.total, sum(self.trainable.values())
         quantized = quantized_modules(model)
         parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.parts.items())
         rows = [
@@ -100,10 +135,7 @@ class Preflight:
             *self.approach.preflight_rows(),
             ["learning rate", f"{args.learning_rate:g}, {args.optimizer_name}"],
             ["pad, eos", f"{_token(self.approach.tokenizer, 'pad')}, {_token(self.approach.tokenizer, 'eos')}"],
-            [
-                "texts",
-                f"longest {texts.longest} tokens, limit {texts.limit}, {texts.truncated} of {texts.rows} truncated",
-            ],
+            ["texts", self.texts.describe()],
             ["unknown tokens", self.unknown],
             ["memory, estimated", f"{_size(self.memory.total)}: {parts}"],
         ]
@@ -181,8 +213,10 @@ def check_weights(
         )
     if model_args.use_dora and model_args.load_in_8bit:
         raise UserError("--use_dora does not work with --load_in_8bit: pass --load_in_4bit, or leave one of them out")
-    if texts.truncated == texts.rows:
-        raise UserError(f"every text is longer than {texts.limit} tokens and would be cut: raise --max_length")
+    if texts.truncated == texts.rows and texts.long_texts == "cut":
+        raise UserError(
+            f"every text is longer than {texts.limit} tokens and would be cut: raise --max_length, or see --long_texts"
+        )
 
 
 def _size(size: float) -> str:

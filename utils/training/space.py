@@ -13,19 +13,28 @@ if TYPE_CHECKING:
     from utils.training.batches import LengthGroupedBatches
 
 
-def bytes_to_write(trainer: LengthGroupedBatches) -> int:
-    """Bytes of the checkpoints and the model of a training at its fullest, estimated.
+def bytes_of_a_checkpoint(trainer: LengthGroupedBatches) -> tuple[int, int]:
+    """Bytes of the model as it is saved, and of a checkpoint, estimated.
 
     A checkpoint holds what is saved of the model, only the trained part with adapters, and two moments in fp32 for each
-    trained weight. Kept are the last ones (`--save_total_limit`), the best, and the one that is being written.
+    trained weight.
     """
     parameters = list(trainer.model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     saved = trained if hasattr(trainer.model, "peft_config") else parameters
     model = sum(stored_count(parameter) * parameter.element_size() for parameter in saved)
+    return model, model + 8 * sum(stored_count(parameter) for parameter in trained)
+
+
+def bytes_to_write(trainer: LengthGroupedBatches) -> int:
+    """Bytes of the checkpoints and the model of a training at its fullest, estimated.
+
+    Kept are the last checkpoints (`--save_total_limit`), the best, and the one that is being written.
+    """
+    model, checkpoint = bytes_of_a_checkpoint(trainer)
     args = trainer.args
     checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 2
-    return model + checkpoints * (model + 8 * sum(stored_count(parameter) for parameter in trained))
+    return model + checkpoints * checkpoint
 
 
 def check_space(trainer: LengthGroupedBatches) -> None:

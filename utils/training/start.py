@@ -64,10 +64,23 @@ def check_start(
             raise UserError(
                 "--merge_adapter is for plain transformers, which do not ask labels one by one: leave it out"
             )
-    for file in (data_args.train_file, data_args.validation_file):
+    for file in (data_args.train_file, data_args.validation_file, data_args.label_names):
         if file:
             check_file(file)
     check_model_folder(model_args.model_name_or_path)
     if not run_args.preflight_only:
         find_checkpoint(output_dir, run_args.overwrite)
         check_writable("output_dir", output_dir)
+
+
+def check_answers_are_labels(data_args: DataArguments, eval_only: bool) -> None:
+    """Refuse to teach a label generator shares.
+
+    Raises:
+        UserError: for `--soft_labels`, unless nothing is trained.
+    """
+    if data_args.soft_labels and not eval_only:
+        raise UserError(
+            "--soft_labels: a label generator is taught to write labels, and a share of one cannot be written: train a "
+            "head with run_classifier.py, or write 0 and 1 into the cells"
+        )

@@ -14,6 +14,8 @@ from utils.core.tables import format_seconds
 
 # What is kept for the end is measured, times this.
 MARGIN = 1.25
+# How fast checkpoints are taken to be written, until one was.
+BYTES_A_SECOND = 100e6
 # Seconds for thresholds, intervals, card and manifest; and for the report with its pictures. On two busy cores.
 SECONDS_TO_FINISH, SECONDS_OF_REPORT = 10.0, 20.0
 STEPS_REMEMBERED = 20
@@ -24,7 +26,8 @@ class TimeLimit(TrainerCallback):
 
     Kept for the end: two evaluations (one that tells whether the last weights are the best, and that of the finished
     run), and three times what saving a checkpoint takes (this one, reading the best, writing the model). Both are
-    measured as the training goes; before the first evaluation its time is estimated from that of the steps. Where one
+    measured as the training goes; before the first evaluation its time is estimated from that of the steps, and that of
+    saving from the size. Where one
     evaluation is all there is time for, the last weights are not evaluated, and the best so far are kept.
 
     Args:
@@ -33,16 +36,17 @@ class TimeLimit(TrainerCallback):
         rows: to evaluate.
         cost: seconds that evaluating a row takes at most, in those of training on one: for the time before the first
             evaluation.
+        saving: seconds that a checkpoint takes, for the time before the first.
         report: whether there will be a report.
     """
 
-    def __init__(self, seconds: float, deadline: float, rows: int, cost: float, report: bool):
+    def __init__(self, seconds: float, deadline: float, rows: int, cost: float, saving: float, report: bool):
         self.seconds, self.deadline, self.rows, self.cost = seconds, deadline, rows, cost
         self.finishing = SECONDS_TO_FINISH + (SECONDS_OF_REPORT if report else 0)
         self.stopped = False
         self.steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self.evaluation: float | None = None
-        self.saving = 0.0
+        self.saving = saving
         self.last = time.monotonic()  # when the last step, evaluation or checkpoint was done
 
     def _since_last(self) -> float:

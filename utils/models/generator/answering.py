@@ -16,7 +16,7 @@ from utils.core.errors import UserError
 from utils.core.files import read_json_object, read_part, write_json
 from utils.core.processes import this_process
 from utils.data.task import Task
-from utils.models.encoding import longest_first
+from utils.models.encoding import longest_first, shorten
 from utils.models.generator.free import decode_freely
 from utils.models.generator.label_text import LabelText, choose_label_text
 from utils.models.generator.label_tree import LabelTree, build_label_tree
@@ -113,6 +113,7 @@ class AnswerFormat:
         answers: the labels in tokens.
         tree: all valid answers.
         budget: tokens of a text.
+        long_texts: what is done with longer ones: `cut` or `middle`.
     """
 
     generation: Generation
@@ -122,6 +123,7 @@ class AnswerFormat:
     answers: AnswerTokens
     tree: LabelTree
     budget: int
+    long_texts: str = "cut"
 
 
 def build_format(
@@ -193,7 +195,7 @@ def answer_texts(
     order = longest_first([len(ids) for ids in texts])
     mine = order[state.process_index :: state.num_processes].tolist()
     with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32), in_lockstep(model):
-        rows = [texts[i][: form.budget] for i in mine]
+        rows = [shorten(texts[i], form.budget, form.long_texts) for i in mine]
         part = _answer_rows(model, form, rows, batch_size, form.generation.coverage if coverage is None else coverage)
     parts = gather_object([(mine, part)])
     shape = (len(texts), form.tree.size)

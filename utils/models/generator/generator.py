@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.core.arguments import GenerationArguments, GeneratorModelArguments, ModelArguments
+from utils.core.log import log
 from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import add_lora, dtype_of_merged, load_adapter, merge_adapter, to_merge
@@ -55,6 +56,7 @@ class LabelGenerator:
         self.max_length = length_limit(max_length, tokenizer, model.config)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
         self.form = build_format(generation, task.labels, tokenizer, self.max_length, task.single_label)
+        self.form.long_texts = task.long_texts
         self.unknown_words: Counter[str] = Counter()  # in the free answers to the texts answered last
 
     @classmethod
@@ -82,6 +84,7 @@ class LabelGenerator:
         generator = cls(model, tokenizer, model_args, task, Generation.choose(generation_args, task), max_length)
         model.generation_config.eos_token_id = generator.form.prompt.end
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+        generator._tell_exactness()
         return generator
 
     @classmethod
@@ -106,7 +109,7 @@ class LabelGenerator:
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of prompts, texts and answers as the trainer takes them, with `length` and `full_length`; cached."""
         form = self.form
-        parts = (form.prompt, form.answers, form.label_text.columns, form.budget)
+        parts = (form.prompt, form.answers, form.label_text.columns, form.budget, form.long_texts)
         return encode_conversations(examples, self.tokenizer, *parts)
 
     def collator(self, on_gpu: bool) -> AnswerCollator:
@@ -165,6 +168,15 @@ class LabelGenerator:
             decoded=answers.decoded,
             figures=figures,
         )
+
+    def _tell_exactness(self) -> None:
+        """Say where probabilities that were asked for as exact ones may be estimates."""
+        generation, branches = self.form.generation, 2 ** len(self.task.labels)
+        if generation.coverage == 1 and generation.max_nodes < branches:
+            log(
+                f"WARNING: --coverage 1 with --max_nodes {generation.max_nodes}: probabilities are exact for the texts "
+                f"that need no more branches, and estimates for the others; --max_nodes {branches} is enough for all"
+            )
 
     def is_cut(self, text: str) -> bool:
         """Whether a text has more tokens than the model reads."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from utils.core.bounds import bounded
 from utils.core.errors import UserError
 from utils.data.examples import Examples, cache_key
-from utils.models.encoding import first_position, map_rows, rounded_up, tokenizer_key
+from utils.models.encoding import first_position, map_rows, rounded_up, shorten, tokenizer_key
 from utils.models.generator.label_text import SEPARATOR, LabelText
 
 IGNORED = -100  # label id of a token that does not count in the loss
@@ -265,6 +265,7 @@ def encode_conversations(
     answers: AnswerTokens,
     columns: list[int],
     budget: int,
+    long_texts: str = "cut",
 ) -> datasets.Dataset:
     """Tokenize texts with prompt and answer, once: the result is cached.
 
@@ -275,6 +276,7 @@ def encode_conversations(
         answers: tokens of the labels.
         columns: column of each label in the written order, `[L]`.
         budget: tokens that a text is cut to.
+        long_texts: from where: `cut`, its end, or `middle`.
 
     Returns:
         data set with input_ids, `labels` (the answer's ids, IGNORED before it), `length` (tokens) and `full_length`
@@ -287,7 +289,7 @@ def encode_conversations(
         replies = [answers.write(row >= 0.5) for row in rows]
         # A row with cells that nobody has annotated has no right answer, and counts in no loss.
         counted = np.asarray(~np.isnan(rows).any(axis=1))
-        prompts = [prompt.head + ids[:budget] + prompt.tail for ids in texts]
+        prompts = [prompt.head + shorten(ids, budget, long_texts) + prompt.tail for ids in texts]
         lengths = [len(asked) + len(reply) for asked, reply in zip(prompts, replies)]
         return {
             "input_ids": [asked + reply for asked, reply in zip(prompts, replies)],
@@ -302,9 +304,12 @@ def encode_conversations(
     rows = examples.rows
     ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
     features = datasets.Features({"input_ids": ids, "labels": ids, "length": count, "full_length": count})
+    weight = {"weight": rows.features["weight"]} if "weight" in rows.column_names else {}
     options = tokenizer_key(tokenizer) | asdict(prompt) | asdict(answers) | {"columns": columns, "budget": budget}
+    options["long_texts"] = long_texts
     key = cache_key(rows._fingerprint, options, sys.modules[__name__])
-    return map_rows(rows, tokenize, key, remove_columns=rows.column_names, features=features)
+    drop = [name for name in rows.column_names if name not in weight and name != "labels"]
+    return map_rows(rows, tokenize, key, remove_columns=drop, features=datasets.Features(features | weight))
 
 
 def left_padded(
@@ -345,14 +350,16 @@ class AnswerCollator:
 
         Returns:
             `input_ids`, `attention_mask` and `position_ids` `[N, T]`; `labels` `[N, 1 + A]` for answers of A tokens at
-            most: of the last token before the longest of them, and of the A behind it.
+            most: of the last token before the longest of them, and of the A behind it; `weight` `[N]` where rows have
+            weights.
         """
         ids = [row["input_ids"] for row in rows]
         input_ids, attention_mask = left_padded(ids, self.pad_id, rounded_up(self.multiple_of, ids))
         labels, _ = left_padded([row["labels"] for row in rows], IGNORED)
         longest = int((labels != IGNORED).sum(dim=1).max())
         positions = self.first_position + (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        return {
+        batch = {
             "input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions,
             "labels": labels[:, -longest - 1 :],
         }  # fmt: skip
+        return batch | ({"weight": torch.tensor([row["weight"] for row in rows])} if "weight" in rows[0] else {})

@@ -1,0 +1,77 @@
+"""Whether the parts that cross-fitting holds out should be stratified: the tuned score both ways, truth known.
+
+    python -m benchmarks.cross_fitting --repetitions 60
+
+The populations and the default thresholds are those of `benchmarks.honesty`. Each repetition is one made-up run, whose
+tuned macro-F1 is cross-fitted over the same number of partitions with stratified parts and with random ones, which the
+project uses. Columns: how far each lies above the run's true score on infinitely many rows, in points, with the control
+variate of `benchmarks.honesty`; and the difference of the two, in which the luck of the rows is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.figures import Repetition, Table, gather, report, save
+from benchmarks.honesty import DEFAULT, MORE, ROWS, Effort, score_at, true_score
+from benchmarks.populations import POPULATIONS, Population, Recipe
+from utils.data.splits import assign_parts
+from utils.scoring.bootstrap import plain_scores
+from utils.scoring.predictions import Predictions
+from utils.scoring.scores import TUNED
+from utils.scoring.thresholds import CROSS_FITTING_FOLDS, cross_fitting_parts, decide_by_parts
+
+PARTITIONS = 4
+TITLE = "Tuned macro-F1 less the truth, by the parts of cross-fitting, points"
+
+
+def tuned_score(run: Predictions, parts: list[np.ndarray]) -> float:
+    """Macro-F1 of predictions cross-fitted over partitions into parts `[N]`."""
+    decided = decide_by_parts(DEFAULT, run.probabilities, run.truth, np.stack(parts))
+    return plain_scores(run.truth, decided)["f1_macro"]
+
+
+def of_population(name: str, population: Population, effort: Effort) -> Table:
+    """The row of a population."""
+    recipe = Recipe(population)
+    unchosen, shares = recipe.best_thresholds, np.full(CROSS_FITTING_FOLDS, 1 / CROSS_FITTING_FOLDS)
+
+    def repetitions() -> Iterator[Repetition]:
+        for rng in effort.random():
+            run = recipe.run(population.draw(effort.rows, rng), rng)
+            more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
+            groups, luck = run.near_duplicates, score_at(unchosen, run) - np.mean([score_at(unchosen, o) for o in more])
+            random = tuned_score(run, [cross_fitting_parts(groups, seed) for seed in range(PARTITIONS)])
+            stratified = tuned_score(run, [assign_parts(run.truth, groups, shares, s) for s in range(PARTITIONS)])
+            true = true_score(recipe, run, TUNED)
+            yield {
+                (name, "stratified"): stratified - true - luck,
+                (name, "random"): random - true - luck,
+                (name, "random less stratified"): random - stratified,
+            }
+
+    return gather(repetitions())
+
+
+def main():
+    """Measure, write the figures and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=60)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--populations", nargs="+", choices=list(POPULATIONS), default=list(POPULATIONS))
+    parser.add_argument("--name", default="now", help="of the figures in the results file")
+    parser.add_argument("--results", default="benchmarks/results/cross_fitting.json")
+    args = parser.parse_args()
+    effort = Effort(repetitions=args.repetitions, rows=args.rows)
+    table: Table = {}
+    for name in args.populations:
+        table |= of_population(name, POPULATIONS[name], effort)
+    save(args.results, args.name, "cross_fitting", {TITLE: table})
+    print(report({args.name: {TITLE: table}}))
+
+
+if __name__ == "__main__":
+    main()
