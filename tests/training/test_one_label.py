@@ -170,6 +170,22 @@ def test_submission_prediction_and_comparison(single, written, data, tmp_path, c
     assert records["jaccard_tuned"].iloc[0] == pytest.approx((submitted["one"]["label"] == "joy").mean())
 
 
+def test_doctor_and_page_know_no_thresholds(single):
+    from utils.serving.predictor import Predictor
+    from utils.serving.shown import answer_html
+
+    said = json.loads((single / "doctor.json").read_text())
+    assert "labels given" in json.dumps(said)
+    assert "threshold" not in json.dumps(said)
+    predictor = Predictor.load([str(single)])
+    [answer] = predictor.predict(["so happy for you!! #proud"])
+    assert answer.given.sum() == 1
+    assert answer.given.argmax() == answer.probabilities.argmax()
+    shown = answer_html(predictor, answer, [])
+    assert "likeliest label" in shown
+    assert "threshold" not in shown
+
+
 def test_a_run_of_another_kind_is_refused(single, data, tiny, tmp_path, refused):
     other = tmp_path / "multi"
     run_classifier.main(flags(data, "columns", tiny("roberta"), other, task="multi_label", max_train_samples=64))
