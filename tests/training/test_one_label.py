@@ -19,6 +19,7 @@ from conftest import SAMPLE, WARM_PYTHON, run_script, training_flags, undivided_
 from utils.models.generator.label_tree import build_label_tree
 from utils.models.generator.prompts import AnswerTokens
 from utils.runs.folder import load_task
+from utils.runs.inference import load_run
 from utils.scoring.thresholds import Thresholds, likeliest
 from utils.training.losses import MultiLabelLoss, class_weights
 
@@ -116,6 +117,27 @@ def test_plain_pipeline_and_the_cards_snippet_give_softmax(single):
     scores = {score["label"]: score["score"] for score in json.loads(scores)}
     assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
     assert first.split()[0] == max(scores, key=scores.__getitem__)
+
+
+def test_an_adapter_and_its_card_give_softmax(data, tiny, tmp_path):
+    few = {"max_train_samples": 64, "max_eval_samples": 40, "task": "single_label"}
+    run_classifier.main(flags(data, "names", tiny("qwen2"), tmp_path / "run", use_peft=True, lora_r=4, **few))
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
+    done = subprocess.run([WARM_PYTHON, "-c", snippet], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    label, score = done.stdout.split()
+    predicted = load_run(tmp_path / "run").predict(["so happy for you!! #proud"], 1).probabilities[0]
+    assert predicted.sum() == pytest.approx(1)
+    assert NAMES[predicted.argmax()] == label
+    assert float(score) == pytest.approx(predicted.max(), abs=0.01)
+
+
+def test_questions_have_one_answer_too(data, tiny, tmp_path):
+    """With --ask_labels the logits of all labels' questions are one softmax."""
+    few = {"max_train_samples": 64, "max_eval_samples": 40, "task": "single_label", "ask_labels": True}
+    run_classifier.main(flags(data, "names", tiny("qwen2"), tmp_path / "run", **few))
+    check_scores(tmp_path / "run")
 
 
 def test_generator_gives_exactly_one_label(written):

@@ -315,7 +315,7 @@ def _eval_results(results: dict[str, Any], data: str, data_type: str) -> list[An
     return [
         EvalResult(
             task_type="text-classification",
-            task_name="multi-label text classification",
+            task_name="text classification" if "eval_accuracy" in results else "multi-label text classification",
             dataset_type=data_type,
             dataset_name=data,
             dataset_split="validation",
