@@ -105,7 +105,7 @@ def test_a_text_file_with_semicolons(tmp_path):
 
 
 def test_quotes_that_enclose_nothing(tmp_path, capsys):
-    """As in GoEmotions: read as they are written, and said."""
+    """Read as they are written, and said."""
     path = tmp_path / "d.tsv"
     path.write_text('id\ttext\tjoy\tfear\n1\t"so it is" they said\t1\t0\n2\t"all of it"\t0\t1\n3\t"open\t1\t1\n')
     assert read(path)[0].texts == ['"so it is" they said', '"all of it"', '"open']

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 import make_submission
 import run_classifier
 import run_sft_labels
-from conftest import SAMPLE, training_flags
+from conftest import SAMPLE, run_script, training_flags, undivided_flags
 from utils.models.encoding import shorten, tokenize
 from utils.models.head import pooled_logits
 from utils.runs.inference import load_run
@@ -34,8 +34,7 @@ def flags(model, folder, tmp_path, **more):
     return training_flags(model, folder, **values | more)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.parametrize("kind", ["roberta", "qwen3"])
+@pytest.mark.parametrize(("kind", "pooling"), [("roberta", "mean"), ("qwen3", "max")])
 def test_windows_are_pooled_alike_in_training_and_prediction(tiny, tmp_path, capsys, kind, pooling):
     folder = tmp_path / "run"
     more = {"use_peft": True} if kind == "qwen3" else {}
@@ -45,6 +44,7 @@ def test_windows_are_pooled_alike_in_training_and_prediction(tiny, tmp_path, cap
     assert "longer, read in up to" in said
     assert "activations cannot be estimated" not in said
     task = json.loads((folder / "task.json").read_text())
+    assert f"share {OVERLAP} tokens, and the {pooling} of their logits" in (folder / "README.md").read_text()
     assert [task[name] for name in ("long_texts", "window_pooling", "window_overlap")] == ["windows", pooling, OVERLAP]
 
     # What the trainer said of its validation rows is what the loaded run says of them, and what its windows say alone.
@@ -64,6 +64,42 @@ def test_windows_are_pooled_alike_in_training_and_prediction(tiny, tmp_path, cap
         alone = torch.cat([run.model(input_ids=torch.tensor([ids])).logits for ids in parts]).double().numpy()
     wanted = alone.max(axis=0) if pooling == "max" else alone.mean(axis=0)
     assert np.abs(logit(predicted[texts.index(text)]) - wanted).max() < 1e-3
+
+
+def curve(folder):
+    """Loss and gradient norm of each step, and the validation loss and mAP at its end."""
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry[name] for entry in log for name in ("loss", "grad_norm", "eval_loss", "eval_map") if name in entry]
+
+
+@pytest.fixture(scope="module")
+def windows_at_once(model_without_dropout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("windows")
+    run_classifier.main(window_flags(model_without_dropout, folder / "run", folder, 8, 1))
+    return curve(folder / "run")
+
+
+def window_flags(model, folder, tmp_path, micro_batch, accumulation):
+    path = long_rows(tmp_path / "long.csv")
+    files = {"train_file": path, "validation_file": path, "num_train_epochs": 1, "keep_checkpoints": True}
+    windows = {"max_length": LIMIT, "long_texts": "windows", "window_overlap": OVERLAP}
+    return undivided_flags(model, folder, micro_batch, accumulation, **files, **windows)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "accumulation", "processes"), [(4, 2, 1), pytest.param(2, 2, 2, marks=pytest.mark.processes)]
+)
+def test_windows_are_trained_alike_however_a_batch_is_cut(
+    model_without_dropout, windows_at_once, tmp_path, micro_batch, accumulation, processes
+):
+    words = window_flags(model_without_dropout, tmp_path / "run", tmp_path, micro_batch, accumulation)
+    if processes == 1:
+        run_classifier.main(words)
+    else:
+        done = run_script("run_classifier.py", *words, processes=processes)
+        assert done.returncode == 0, done.stderr
+    assert len(windows_at_once) == 2 * 6 + 2
+    assert curve(tmp_path / "run") == pytest.approx(windows_at_once, abs=1e-4, rel=1e-4)
 
 
 @pytest.mark.parametrize(("script", "kind"), [(run_classifier, "roberta"), (run_sft_labels, "qwen3")])

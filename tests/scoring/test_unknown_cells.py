@@ -104,7 +104,7 @@ def test_cross_fitted_decisions_come_from_the_known_cells_of_the_other_parts():
     truth, probabilities = rows(11)
     rule, groups = ThresholdRule("calibrated"), np.arange(len(truth))
     [decided] = rule.cross_fit(probabilities, truth, groups, partitions=1)
-    parts = cross_fitting_parts(truth, groups, 0)
+    parts = cross_fitting_parts(groups, 0)
     for part in np.unique(parts):
         out = parts == part
         expected = rule.fit(probabilities[~out], truth[~out]).apply(probabilities[out])

@@ -249,7 +249,9 @@ def without_paths(arguments: dict[str, Any]) -> dict[str, Any]:
     changed = dict(arguments)
     for name in (*DATA_PATHS, "dataset_name", "model_name_or_path"):
         value = changed.get(name)
-        if value and (name in DATA_PATHS or not is_hub_name(value)):
+        if isinstance(value, list):
+            changed[name] = [Path(one).name for one in value]
+        elif value and (name in DATA_PATHS or not is_hub_name(value)):
             changed[name] = Path(value).name
     return changed
 
@@ -290,7 +292,8 @@ def _hub_card(folder: str | Path, content: dict[str, bytes], name: str, push: Pu
     card_data: Any = card.data  # takes any key of a card's head
     card_data.base_model = _base_model(folder, was, push)[0]
     card_data.model_name = name.split("/")[-1]
-    data = now.get("dataset_name") or now.get("validation_file") or now.get("train_file") or "own data"
+    files = " and ".join(now.get("train_file") or [])
+    data = now.get("dataset_name") or now.get("validation_file") or files or "own data"
     on_hub = now.get("dataset_name") and was["dataset_name"] == now["dataset_name"]
     card_data.eval_results = _eval_results(results, data, now["dataset_name"] if on_hub else "custom")
     return str(card)

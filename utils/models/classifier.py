@@ -211,13 +211,14 @@ class Classifier:
         )
         return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        whole = self.task.long_texts == "windows"
+        return not whole and tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
         return softmax(logits, axis=1) if self.task.single_label else expit(logits)
-
-    def is_cut(self, text: str) -> bool:
-        """Whether a text has more tokens than the model reads."""
-        return tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
 
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
@@ -268,7 +269,8 @@ class Classifier:
             dtype: of its weights; left out: 16 bit, as fits the training.
         """
         dtype = dtype or dtype_of_merged(self.model_args.dtype)
-        base = load_with_head(to_merge(self.model_args, dtype), self.task, self.tokenizer, on_cpu=True)
+        of_head = _asked_of_head(self.task, self.questions)
+        base = load_with_head(to_merge(self.model_args, dtype), of_head, self.tokenizer, on_cpu=True)
         merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod

@@ -64,7 +64,7 @@ def check_start(
             raise UserError(
                 "--merge_adapter is for plain transformers, which do not ask labels one by one: leave it out"
             )
-    for file in (data_args.train_file, data_args.validation_file, data_args.label_names):
+    for file in (*(data_args.train_file or ()), data_args.validation_file, data_args.label_names):
         if file:
             check_file(file)
     check_model_folder(model_args.model_name_or_path)
