@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +197,7 @@ def read_lines(args: PredictArguments) -> Iterator[str]:
 @script(__doc__, [PredictArguments], words="texts")
 def main(args: PredictArguments) -> None:
     """Load the run, predict, print."""
+    from utils.core.files import is_there
     from utils.hub.pull import local_folder
     from utils.runs.folder import load_arguments, load_task
 
@@ -206,8 +206,8 @@ def main(args: PredictArguments) -> None:
     load_task(folder)
     if args.labels and not load_arguments(folder).get("ask_labels"):
         raise UserError("--labels is for runs that were trained with --ask_labels: leave it out")
-    if args.file and not Path(args.file).exists():
-        raise UserError(f"--file {args.file}: no such file")
+    if args.file and not is_there(args.file):
+        raise UserError(f"--file {quote(args.file)}: no such file")
 
     # Imported here because they load torch, and what is refused above should not.
     import numpy as np

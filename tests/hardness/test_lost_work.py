@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 import compare_runs
 import make_submission
+import predict
 import run_classifier
 import run_sft_labels
 from conftest import SAMPLE, training_flags
@@ -186,6 +187,7 @@ def test_a_training_that_cannot_be_made_leaves_no_folder(refused, tiny, tmp_path
 def test_a_file_name_that_is_too_long(refused, trained, tiny, tmp_path):
     line = refused(compare_runs.main, trained, trained, "--csv", tmp_path / ("a" * 300))
     assert "is longer than the system allows" in line
+    assert refused(predict.main, "--model", trained, "--file", "a/" * 3000).endswith("a/...: no such file")
     flags = short(tiny("roberta"), tmp_path / "run", validation_file="a/" * 3000)
     assert refused(run_classifier.main, *flags).endswith("/a...: no such file")
     assert "no such folder" in refused(run_classifier.main, *short("/" + "a" * 300, tmp_path / "run"))
