@@ -71,4 +71,4 @@ class Served:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(120)  # on a busy machine

@@ -37,11 +37,12 @@ class OnnxModel:
         """Probability of each label, `[N, L]`; the texts are predicted at once."""
         rows = self.tokenizer.encode_batch([self.normalize(text) for text in texts])
         inputs = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
-        logits = self.session.run(None, {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})[0]
-        raised = np.exp(-np.abs(logits.astype(np.float64)))  # never of a large number
+        found = self.session.run(None, {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})[0]
+        logits = np.asarray(found, dtype=np.float64)
         if self.task["single_label"]:
-            raised = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+            raised = np.exp(logits - logits.max(axis=1, keepdims=True))
             return raised / raised.sum(axis=1, keepdims=True)
+        raised = np.exp(-np.abs(logits))  # never of a large number
         return np.where(logits >= 0, 1, raised) / (1 + raised)
 
     def labels(self, probabilities: np.ndarray) -> list[str]:

@@ -24,7 +24,8 @@ from utils.serving.tables import FORMATS, predict_file
 TEMPLATES = Path(__file__).parent / "templates"
 FONTS = ["system-ui", "sans-serif"]  # of the reader's machine: Gradio's own would come from the net
 # Requests for texts share the model one batch at a time; a file is predicted beside them, some rows at a time.
-TEXTS, FILES = {"concurrency_id": "texts"}, {"concurrency_id": "files"}
+TEXTS: dict[str, Any] = {"concurrency_id": "texts"}
+FILES: dict[str, Any] = {"concurrency_id": "files"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 LONGEST_REQUEST = "20mb"
 ASKED_AGAIN = 5  # times
