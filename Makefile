@@ -44,10 +44,10 @@ lint: install
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) -m "not fresh"
 
 test-fast: lint
-	$(PYTEST) -m "not processes and not simulation"
+	$(PYTEST) -m "not processes and not simulation and not fresh"
 
 clean:
 	rm -rf .venv $(RUN)

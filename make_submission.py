@@ -127,6 +127,7 @@ def main(args: SubmissionArguments) -> None:
     from utils.data.headers import Layout
     from utils.data.tables import read_chunks
     from utils.doctor.drift import NewRows
+    from utils.doctor.finding import problems_of
     from utils.runs.combination import Wanted, combine_runs
     from utils.runs.submission import (
         RowsToPredict,
@@ -142,6 +143,8 @@ def main(args: SubmissionArguments) -> None:
 
     # Runs
     tasks = load_tasks(folders)
+    for warning in filter(None, map(problems_of, folders)):
+        log(warning)
     task = tasks[0]
     as_probabilities = args.submission == "probabilities"
     if args.submission == "auto" and wants_probabilities(args.sample_submission, task):

@@ -215,11 +215,14 @@ def main(args: PredictArguments) -> None:
 
     from utils.data.text import normalize
     from utils.doctor.drift import NewRows, Reference, compare, drift_text
+    from utils.doctor.finding import problems_of
     from utils.runs.inference import load_run
     from utils.scoring.thresholds import Thresholds
 
     transformers.utils.logging.disable_progress_bar()
     run: Any = load_run(folder, args.trust_remote_code)
+    if warning := problems_of(folder):
+        print(warning, file=sys.stderr)
     stored = Thresholds.load(run.name, run.task.labels)
     thresholds = stored.values
     if args.labels:

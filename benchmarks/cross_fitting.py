@@ -1,11 +1,11 @@
-"""Whether the parts that cross-fitting holds out should be stratified: the tuned score both ways, truth known.
+"""Whether the parts that cross-fitting holds out should be stratified: the tuned score by the parts, truth known.
 
     python -m benchmarks.cross_fitting --repetitions 60
 
 The populations and the default thresholds are those of `benchmarks.honesty`. Each repetition is one made-up run, whose
-tuned macro-F1 is cross-fitted over the same number of partitions with stratified parts and with random ones, which the
-project uses. Columns: how far each lies above the run's true score on infinitely many rows, in points, with the control
-variate of `benchmarks.honesty`; and the difference of the two, in which the luck of the rows is not.
+tuned macro-F1 is cross-fitted over the same number of partitions with stratified parts, with random ones, and with half
+of each, as the project does. Columns: how far each lies above the run's true score on infinitely many rows, in points,
+with the control variate of `benchmarks.honesty`; and a difference, in which the luck of the rows is not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from utils.data.splits import assign_parts
 from utils.scoring.bootstrap import plain_scores
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import TUNED
-from utils.scoring.thresholds import CROSS_FITTING_FOLDS, cross_fitting_parts, decide_by_parts
+from utils.scoring.thresholds import CROSS_FITTING_FOLDS, decide_by_parts, random_parts
 
 PARTITIONS = 4
 TITLE = "Tuned macro-F1 less the truth, by the parts of cross-fitting, points"
@@ -44,12 +44,13 @@ def of_population(name: str, population: Population, effort: Effort) -> Table:
             run = recipe.run(population.draw(effort.rows, rng), rng)
             more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
             groups, luck = run.near_duplicates, score_at(unchosen, run) - np.mean([score_at(unchosen, o) for o in more])
-            random = tuned_score(run, [cross_fitting_parts(groups, seed) for seed in range(PARTITIONS)])
+            random = tuned_score(run, [random_parts(groups, seed) for seed in range(PARTITIONS)])
             stratified = tuned_score(run, [assign_parts(run.truth, groups, shares, s) for s in range(PARTITIONS)])
             true = true_score(recipe, run, TUNED)
             yield {
                 (name, "stratified"): stratified - true - luck,
                 (name, "random"): random - true - luck,
+                (name, "half of each"): (stratified + random) / 2 - true - luck,
                 (name, "random less stratified"): random - stratified,
             }
 

@@ -43,7 +43,9 @@ WARM_PYTHON = str(WARM_COMMANDS / "python")
 LONGEST = (
     "test_sharded.py",
     *("test_quickstart.py", "test_same_result.py", "test_readme.py", "test_lora.py", "test_benchmarks.py"),
+    "test_notebooks.py",
     *("test_launch.py", "test_sweeps.py", "test_sft.py", "test_classifier.py", "test_tracking.py", "test_hub.py"),
+    *("test_export.py", "test_space.py", "test_demo.py", "test_browser.py"),
 )
 
 

@@ -28,6 +28,7 @@ class Repository:
     private: bool
     files: dict = field(default_factory=lambda: {".gitattributes": b"*.safetensors filter=lfs\n"})
     messages: list = field(default_factory=list)
+    sdk: str | None = None
 
     @property
     def commit(self):
@@ -43,6 +44,8 @@ class MiniHub(ThreadingHTTPServer):
     - "cut": half of the answer, and the connection ends; "reset": nothing at all
     - "silent": no answer until the client has gone
     - "short", "long": an answer of another size than the index says; "changed": one of other bytes
+
+    A Space is called spaces/user/name.
     """
 
     daemon_threads = True
@@ -123,9 +126,10 @@ class Handler(BaseHTTPRequestHandler):
             sent = json.loads(body)
             if sent.get("organization") not in (None, hub.user):
                 return self.reply(403, {"error": "You don't have the rights to create a model under that namespace"})
-            name = f"{sent.get('organization') or hub.user}/{sent['name']}"
+            kind = "spaces/" if sent.get("type") == "space" else ""
+            name = f"{kind}{sent.get('organization') or hub.user}/{sent['name']}"
             status = 409 if name in hub.repositories else 200
-            hub.repositories.setdefault(name, Repository(sent.get("visibility") == "private"))
+            hub.repositories.setdefault(name, Repository(sent.get("visibility") == "private", sdk=sent.get("sdk")))
             return self.reply(status, {"url": f"{hub.url}/{name}"})
         if words[:1] == ["lfs"]:
             hub.objects[words[1]] = body
@@ -137,6 +141,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(200, {"transfer": "basic", "objects": objects})
         if words[:2] == ["api", "models"]:
             words = words[2:]
+        if words[:2] == ["api", "spaces"]:
+            words = [f"spaces/{words[2]}", *words[3:]]
         repository = hub.repositories.get("/".join(words[:2]))
         if repository is None or (repository.private and not known):
             return self.reply(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")

@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import ROOT
 from warm_python import write_commands
 
-MARKS = ("needs the hub", "needs a GPU", "needs the files")
+MARKS = ("needs the hub", "needs a GPU", "needs the files", "needs an extra")
 # In the order in which README.md leads to them, which is that in which their commands run.
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = tuple(re.findall(r"\]\((docs/[\w-]+\.md)\) \|$", README, re.MULTILINE))

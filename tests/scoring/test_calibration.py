@@ -106,7 +106,7 @@ def test_cross_fitting_is_a_fit_without_each_part():
         rule = ThresholdRule(strategy)
         decided = rule.cross_fit(probabilities, truth, groups, partitions=3)
         for seed in range(3):
-            parts = cross_fitting_parts(groups, seed)
+            parts = cross_fitting_parts(truth, groups, seed)
             for part in np.unique(parts):
                 out = parts == part
                 thresholds = rule.fit(probabilities[~out], truth[~out])

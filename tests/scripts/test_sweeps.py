@@ -128,7 +128,7 @@ def test_every_flag_exists(sweep, tmp_path, name, arguments, runs, expected):
         assert command[:4] == ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"]
         values = parse(command[4], command[5:])
         assert (values["output_dir"], values["max_steps"]) == (folder, 7)
-        assert values["train_file"] == str(DATA[0])
+        assert values["train_file"] == [str(DATA[0])]
     assert {name: values[name] for name in expected} == expected
     assert comparison == ["python", "compare_runs.py", *folders]
 

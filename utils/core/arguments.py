@@ -94,8 +94,10 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    train_file: str | None = option(
-        None, ".csv, .tsv, .txt (SemEval's format), .jsonl, .parquet or .xlsx, packed as .gz or .zip or not"
+    train_file: list[str] | None = option(
+        None,
+        ".csv, .tsv, .txt (SemEval's format), .jsonl, .parquet or .xlsx, packed as .gz or .zip or not; the rows of "
+        "several files are put together",
     )
     validation_file: str | None = option(
         None, "likewise; left out: --validation_fraction of the training rows are held out"
@@ -167,6 +169,10 @@ class DataArguments:
     max_eval_samples: int | None = option(None, "take the first so many validation rows, for a dry run")
 
     def __post_init__(self):
+        if isinstance(self.train_file, str):
+            self.train_file = [self.train_file]
+        if len(set(self.train_file or [])) < len(self.train_file or []):
+            raise UserError(f"--train_file {' '.join(self.train_file or [])}: a file is named twice")
         if self.train_file and self.dataset_name:
             raise UserError("give the training data, either by --train_file or by --dataset_name")
         if not 0 < self.validation_fraction < 1:

@@ -27,16 +27,19 @@ from utils.data import columns, label_cells, text
 from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
 from utils.data.headers import Layout
 from utils.data.label_cells import read_labels, read_weights
+from utils.data.label_rows import (
+    annotated_rows,
+    describe_labels,
+    has_one_label_per_text,
+    in_file,
+    join_tasks,
+    named_columns,
+)
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.tables import Table, read_hub_split, read_table
 from utils.data.task import Task
 
 ROWS_AT_A_TIME = 10_000
-# Rows with exactly one label each from which on that is taken for a rule. Where 95 % of the texts of a multi-label file
-# have one label, 100 in a row do in 0.6 % of cases.
-ENOUGH_ROWS = 100
-# By so much shares of one label per text may miss the sum of 1.
-ROUNDED_SHARES = 0.02
 
 
 class Examples:
@@ -241,33 +244,14 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
     Raises:
         UserError: for files that cannot be read, or that hold too few rows to split.
     """
-    train_table, validation_table = _read_tables(data_args)
-    for table in filter(None, (train_table, validation_table)):
-        table.unknown_labels, table.soft_labels = data_args.unknown_labels, data_args.soft_labels
-    task = find_task(train_table, data_args)
-    with local_main_first():  # the other processes find the examples in the cache
-        train = read_examples(train_table, task)
-        validation = None if validation_table is None else read_examples(validation_table, task)
-    task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
-    read = [(train_table, train)]
-    if validation is not None and validation_table is not None:
-        read.append((validation_table, validation))
-    task.single_label = has_one_label_per_text(read, task, data_args.task)
-    train = _annotated_rows(train, train_table.name)
-    if validation is not None and validation_table is not None:
-        validation = _annotated_rows(validation, validation_table.name)
-    ignored = sorted(set(train_table.rows.column_names) - {task.id_column, *task.text_columns, *task.label_columns})
-    text_columns = " and ".join(f'"{name}"' for name in task.text_columns)
-    log(f"text: column {text_columns}; ids: {task.id_column or 'row numbers'}; ignored: {ignored or 'nothing'}")
-    log(_describe_labels(task, data_args.task))
-
+    train, validation, task, names = _read_rows_of_files(data_args)
     if data_args.num_folds:
         rows = train
-        if validation is not None and validation_table is not None:
-            rows = _join(train, validation, task, (train_table.name, validation_table.name))
+        if validation is not None:
+            rows = _join(train, validation, task, names, "are dealt out to the folds together")
         train, validation = _hold_out_fold(rows, data_args.num_folds, data_args.fold, seed)
     elif validation is None:
-        train, validation = _hold_out_fraction(train, data_args.validation_fraction, seed, train_table.name)
+        train, validation = _hold_out_fraction(train, data_args.validation_fraction, seed, names[0])
     else:
         train, validation = _part_near_duplicates(train, validation, data_args)
     if validation.leaked is None:  # our own splits keep near-duplicates together
@@ -293,86 +277,6 @@ def read_training_data(data_args: DataArguments, seed: int) -> tuple[Examples, E
             if count == 0:
                 raise UserError(f'no training row is annotated for the label "{name}": it cannot be learnt')
     return train, validation, task
-
-
-def _annotated_rows(examples: Examples, name: str) -> Examples:
-    """The rows in which at least one label is known; the others say nothing.
-
-    Raises:
-        UserError: where no row is left.
-    """
-    known = ~np.isnan(examples.labels).all(axis=1)
-    if known.all():
-        return examples
-    if not known.any():
-        raise UserError(f"{name}: no row is annotated for any label")
-    log(f"{name}: {(~known).sum()} of {len(examples)} rows left out, as no label of theirs is annotated")
-    return examples.select(np.flatnonzero(known))
-
-
-def has_one_label_per_text(read: list[tuple[Table, Examples]], task: Task, asked_for: str) -> bool:
-    """Whether each text has exactly one label, by what `--task` says or the rows show.
-
-    Args:
-        read: the tables with their examples.
-        task: labels and columns.
-        asked_for: `single_label`, `multi_label`, or `auto`: where there are two labels or more and each of at least
-            `ENOUGH_ROWS` rows has exactly one.
-
-    Raises:
-        UserError: where each text is to have one label, and one has none or several.
-    """
-    if asked_for == "multi_label":
-        return False
-    if len(task.labels) == 1:
-        if asked_for == "single_label":
-            raise UserError(
-                f'--task single_label: "{task.labels[0]}" is the only label, yes or no for each text: leave --task out'
-            )
-        return False
-    for table, examples in read:
-        if examples.labels.dtype != np.int8 and asked_for == "auto":
-            return False  # shares that sum to 1 may be those of one label, or of several
-        numbers = examples.labels.sum(axis=1)
-        annotated = np.asarray(~np.isnan(examples.labels).all(axis=1))
-        others = np.flatnonzero(annotated & ~(np.abs(numbers - 1) <= ROUNDED_SHARES * task.soft_labels))
-        if len(others) and asked_for == "single_label":
-            row = int(others[0])
-            has = f"shares that sum to {numbers[row]:g}" if task.soft_labels else f"{numbers[row]:g} labels"
-            has = "cells that are not annotated" if np.isnan(numbers[row]) else has
-            raise UserError(
-                f"{table.where(row)} has {has} ({len(others)} rows have not exactly one label): correct them, or leave "
-                "--task single_label out"
-            )
-        if len(others):
-            return False
-    rows = sum(len(examples) for _, examples in read)
-    if asked_for == "auto" and rows < ENOUGH_ROWS:
-        log(
-            f"each row has exactly one label, but {rows} rows are too few to take that for a rule: trained as "
-            "multi-label, a probability and a threshold for each label; --task single_label trains one label per text"
-        )
-        return False
-    return True
-
-
-def _describe_labels(task: Task, asked_for: str) -> str:
-    """The labels in a line, and how many of them a text has.
-
-    Args:
-        task: which labels.
-        asked_for: by `--task`.
-    """
-    text = f"{len(task.labels)} labels: {', '.join(task.labels)}"
-    if task.single_label:
-        why = "as each row has exactly one" if asked_for == "auto" else "as --task says"
-        text += (
-            f"\none label per text, {why}: softmax, and the likeliest label is given; --task multi_label trains a "
-            "probability and a threshold for each label instead"
-        )
-    if len(task.labels) == 1:
-        text = f'one label, "{task.labels[0]}": yes or no for each text'
-    return text
 
 
 def _part_near_duplicates(train: Examples, validation: Examples, data_args: DataArguments) -> tuple[Examples, Examples]:
@@ -406,16 +310,57 @@ def _part_near_duplicates(train: Examples, validation: Examples, data_args: Data
     return train, validation
 
 
-def _read_tables(data_args: DataArguments) -> tuple[Table, Table | None]:
+def _read_rows_of_files(data_args: DataArguments) -> tuple[Examples, Examples | None, Task, tuple[str, str]]:
+    """The rows of all files as they are, and what they are labelled with.
+
+    Returns:
+        `(train, validation, task, names)`: no validation rows where no file of them is given; names of the files for
+        messages.
+    """
+    train_tables, validation_table = _read_tables(data_args)
+    tables = [*train_tables, *filter(None, [validation_table])]
+    for table in tables:
+        table.unknown_labels, table.soft_labels = data_args.unknown_labels, data_args.soft_labels
+    several = len(train_tables) > 1
+    found = [find_task(table, named_columns(table, data_args) if several else data_args) for table in train_tables]
+    task = join_tasks(found, train_tables) if several else found[0]
+    in_files = [in_file(task, one) for one in found] if several else found
+    if validation_table is not None:
+        in_files.append(task)
+    with local_main_first():  # the other processes find the examples in the cache
+        read = [(table, read_examples(table, one)) for table, one in zip(tables, in_files)]
+    task.single_label = has_one_label_per_text(read, task, data_args.task)
+    parts = [annotated_rows(examples, table.name) for table, examples in read]
+    validation = parts.pop() if validation_table is not None else None
+    train, name = parts[0], train_tables[0].name
+    for table, part, one in zip(train_tables[1:], parts[1:], found[1:]):
+        train = _join(train, part, one, (name, table.name), "are trained on together")
+        name = f"{name} and {table.name}"
+    task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
+    for table, one in zip(train_tables, found):
+        ignored = sorted(
+            set(table.rows.column_names) - {one.id_column, *one.text_columns, one.weight_column, *one.label_columns}
+        )
+        where = f"{table.name}: " if several else ""
+        ids, texts = one.id_column or "row numbers", " and ".join(f'"{name}"' for name in one.text_columns)
+        log(f"{where}text: column {texts}; ids: {ids}; ignored: {ignored or 'nothing'}")
+        missing = [label for label in task.labels if task.labels_are_columns and label not in one.labels]
+        if missing:
+            log(f"{table.name} has no column for {', '.join(missing)}: not annotated there")
+    log(describe_labels(task, data_args.task))
+    return train, validation, task, (name, validation_table.name if validation_table is not None else "")
+
+
+def _read_tables(data_args: DataArguments) -> tuple[list[Table], Table | None]:
     """The tables of training and validation rows; None where no validation rows are given."""
     if data_args.dataset_name:
         where = (data_args.dataset_name, data_args.dataset_config, data_args.dataset_revision)
         split = data_args.validation_split
-        return read_hub_split(*where, data_args.train_split), read_hub_split(*where, split) if split else None
+        return [read_hub_split(*where, data_args.train_split)], read_hub_split(*where, split) if split else None
     if not data_args.train_file:
         raise UserError("give the training data, either by --train_file or by --dataset_name")
     file = data_args.validation_file
-    train = read_table(data_args.train_file, layout_of(data_args))
+    train = [read_table(name, layout_of(data_args)) for name in data_args.train_file]
     return train, read_table(file, layout_of(data_args)) if file else None
 
 
@@ -454,8 +399,15 @@ def _hold_out_fraction(rows: Examples, fraction: float, seed: int, name: str) ->
     return train, validation
 
 
-def _join(first: Examples, second: Examples, task: Task, names: tuple[str, str]) -> Examples:
-    """The rows of two tables called `names` in one.
+def _join(first: Examples, second: Examples, task: Task, names: tuple[str, str], why: str) -> Examples:
+    """The rows of two tables in one.
+
+    Args:
+        first: rows.
+        second: more rows.
+        task: of the second, whose ids are row numbers where it has no column of them.
+        names: of the tables.
+        why: their rows are joined.
 
     Raises:
         UserError: for an id that stands in both.
@@ -467,7 +419,7 @@ def _join(first: Examples, second: Examples, task: Task, names: tuple[str, str])
     if shared:
         raise UserError(
             f'the id "{min(shared)}" stands in {names[0]} and in {names[1]} ({len(shared)} such ids), whose rows '
-            "are dealt out to the folds together: make ids unique"
+            f"{why}: make ids unique"
         )
     return Examples(datasets.concatenate_datasets([first.rows, others]))
 
@@ -490,7 +442,7 @@ def read_evaluation_data(data_args: DataArguments) -> tuple[Examples, Task]:
         validation = read_examples(table, task)
     task.data_sha256 = content_hash(validation)
     task.single_label = has_one_label_per_text([(table, validation)], task, data_args.task)
-    validation = _annotated_rows(validation, table.name)
-    log(_describe_labels(task, data_args.task))
+    validation = annotated_rows(validation, table.name)
+    log(describe_labels(task, data_args.task))
     task.train_positives = [0] * len(task.labels)
     return validation.head(data_args.max_eval_samples), task

@@ -270,19 +270,23 @@ def read_labels(table: Table, task: Task) -> np.ndarray:
     Raises:
         UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
     """
-    columns = [table.require(name, "label") for name in task.label_columns]
-    return (
-        _read_label_columns(table, columns) if task.labels_are_columns else _read_label_lists(table, columns[0], task)
-    )
+    if not task.labels_are_columns:
+        return _read_label_lists(table, table.require(task.label_columns[0], "label"), task)
+    columns: list[str | None] = [table.find(name) for name in task.labels]
+    # Where cells may be unknown, so may all of a column, but not all of all columns.
+    if not table.unknown_labels or not any(columns):
+        columns = [table.require(name, "label") for name in task.labels]
+    return _read_label_columns(table, columns)
 
 
-def _read_label_columns(table: Table, columns: list[str]) -> np.ndarray:
-    """`read_labels` from one 0/1 column for each label."""
-    values = np.column_stack([cell_values(table, name) for name in columns])
+def _read_label_columns(table: Table, columns: list[str | None]) -> np.ndarray:
+    """`read_labels` from one 0/1 column for each label, None for one that is not annotated in this table."""
+    unknown = np.full(len(table.rows), np.nan, dtype=np.float32)
+    values = np.column_stack([unknown if name is None else cell_values(table, name) for name in columns])
     bad = np.argwhere(values < 0)
     if len(bad):
         row, column = (int(i) for i in bad[0])
-        name = columns[column]
+        name = str(columns[column])
         value = table.column(name)[row].as_py()
         shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
         cell, hint = table.strings(name)[row].as_py().lower(), ""

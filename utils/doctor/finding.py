@@ -124,6 +124,19 @@ def finding_lines(findings: Iterable[Finding]) -> list[str]:
     return lines
 
 
+def problems_of(folder: str | Path) -> str | None:
+    """What a finished run is warned of before it predicts: its problems in a line; None where there are none.
+
+    Raises:
+        UserError: for a damaged file.
+    """
+    diagnosis = Diagnosis.load(folder)
+    problems = [finding for finding in diagnosis.findings if finding.severity == PROBLEM] if diagnosis else []
+    if not problems:
+        return None
+    return f"{folder}: the doctor found {_count(len(problems), 'problem')} after its training: {problems[0].what}"
+
+
 def name_labels(labels: Sequence[str], of: int) -> str:
     """Labels in a sentence: `label "joy"`, `3 of 11 labels (joy, love, trust)`, `all 11 labels`."""
     if len(labels) == of > 1:

@@ -249,7 +249,9 @@ def without_paths(arguments: dict[str, Any]) -> dict[str, Any]:
     changed = dict(arguments)
     for name in (*DATA_PATHS, "dataset_name", "model_name_or_path"):
         value = changed.get(name)
-        if value and (name in DATA_PATHS or not is_hub_name(value)):
+        if isinstance(value, list):
+            changed[name] = [Path(one).name for one in value]
+        elif value and (name in DATA_PATHS or not is_hub_name(value)):
             changed[name] = Path(value).name
     return changed
 
@@ -290,7 +292,8 @@ def _hub_card(folder: str | Path, content: dict[str, bytes], name: str, push: Pu
     card_data: Any = card.data  # takes any key of a card's head
     card_data.base_model = _base_model(folder, was, push)[0]
     card_data.model_name = name.split("/")[-1]
-    data = now.get("dataset_name") or now.get("validation_file") or now.get("train_file") or "own data"
+    files = " and ".join(now.get("train_file") or [])
+    data = now.get("dataset_name") or now.get("validation_file") or files or "own data"
     on_hub = now.get("dataset_name") and was["dataset_name"] == now["dataset_name"]
     card_data.eval_results = _eval_results(results, data, now["dataset_name"] if on_hub else "custom")
     return str(card)
@@ -300,19 +303,31 @@ def _eval_results(results: dict[str, Any], data: str, data_type: str) -> list[An
     """The scores of all_results.json for the model-index, on data with a name and a type."""
     from huggingface_hub import EvalResult
 
-    from utils.scoring.scores import AT_HALF, DECODED, OF_PREDICTIONS, OF_PROBABILITIES, TUNED
+    from utils.scoring.scores import (
+        ACCURACY,
+        AT_HALF,
+        DECODED,
+        LIKELIEST,
+        OF_PREDICTIONS,
+        OF_PROBABILITIES,
+        TUNED,
+        is_likeliest,
+        shown_scores,
+    )
 
-    titles = {AT_HALF: "at 0.5", TUNED: "thresholds tuned, cross-fitted", DECODED: "of the answers"}
+    metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
+    first = LIKELIEST if is_likeliest(metrics) else "at 0.5"
+    titles = {AT_HALF: first, TUNED: "thresholds tuned, cross-fitted", DECODED: "of the answers"}
     scores = [
         (score.name, f"{score.name}{kind}", f"{score.title}, {how}")
         for kind, how in titles.items()
-        for score in OF_PREDICTIONS
+        for score in shown_scores(OF_PREDICTIONS, ACCURACY in metrics)
     ]
     scores += [(score.name, score.name, score.title) for score in OF_PROBABILITIES]
     return [
         EvalResult(
             task_type="text-classification",
-            task_name="multi-label text classification",
+            task_name="text classification" if ACCURACY in metrics else "multi-label text classification",
             dataset_type=data_type,
             dataset_name=data,
             dataset_split="validation",

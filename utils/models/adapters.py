@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import warnings
 from copy import copy
 from pathlib import Path
@@ -12,9 +14,9 @@ import torch
 
 from utils.core.errors import UserError
 from utils.core.files import read_json_object, read_part, write_json
-from utils.models.approaches import ADAPTER_FILE
+from utils.models.approaches import ADAPTER_FILE, BASE_FOLDER
 from utils.models.head import HEAD_PARTS
-from utils.models.loading import EMBEDDED_MINILM_ON_HUB, load_pretrained
+from utils.models.loading import EMBEDDED_MINILM, EMBEDDED_MINILM_ON_HUB, load_pretrained, resolve_model_name
 from utils.models.sharding import is_sharded
 
 if TYPE_CHECKING:
@@ -58,11 +60,24 @@ def add_lora(model: PreTrainedModel, model_args: ModelArguments) -> PreTrainedMo
     return wrapped
 
 
-def name_base_on_hub(adapter_folder: str | Path) -> None:
-    """Make the adapter in `adapter_folder` name MiniLM, its base model, as on the hub instead of by a local path."""
+def bring_base(adapter_folder: str | Path) -> None:
+    """Bring the embedded MiniLM along, the base model of the adapter in `adapter_folder`, and name it as on the hub.
+
+    Plain PEFT then loads the run where neither the package nor the hub is. The weights take no space of their own
+    where the file system can link them.
+    """
     path = Path(adapter_folder) / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, config | {"base_model_name_or_path": EMBEDDED_MINILM_ON_HUB})
+    target = Path(adapter_folder) / BASE_FOLDER
+    target.mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        source = Path(resolve_model_name(EMBEDDED_MINILM), name)
+        (target / name).unlink(missing_ok=True)
+        try:
+            os.link(source, target / name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target / name)
 
 
 def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # loading these takes torch
     from utils.scoring.predictions import Predictions
 
 ADAPTER_FILE = "adapter_config.json"
+# In the folder of an adapter on the embedded model: that model.
+BASE_FOLDER = "base_model"
 # By the script that has trained a run: what a person calls the approach, and its class, which takes torch to load.
 APPROACHES = {
     "run_classifier.py": ("head", "utils.models.classifier:Classifier"),

@@ -28,13 +28,13 @@ from utils.data.examples import Examples
 from utils.data.task import Task
 from utils.models.adapters import (
     add_lora,
+    bring_base,
     dtype_of_merged,
     load_adapter,
     merge_adapter,
-    name_base_on_hub,
     to_merge,
 )
-from utils.models.approaches import finished_model_args
+from utils.models.approaches import BASE_FOLDER, finished_model_args
 from utils.models.encoding import Collator, encode, length_limit, longest_first, tokenize
 from utils.models.head import (
     HEAD_PARTS,
@@ -211,13 +211,14 @@ class Classifier:
         )
         return Predictions(self.task.labels, list(map(str, range(len(texts)))), texts, probabilities=probabilities)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the model reads."""
+        whole = self.task.long_texts == "windows"
+        return not whole and tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities `[N, L]` of logits `[N, L]`: of each label by itself, or of a row's one label."""
         return softmax(logits, axis=1) if self.task.single_label else expit(logits)
-
-    def is_cut(self, text: str) -> bool:
-        """Whether a text has more tokens than the model reads."""
-        return tokenize([text], self.tokenizer, self.max_length)["full_length"][0] > self.max_length
 
     def check(self) -> None:
         """Refuse a head that would not be trained as it must.
@@ -257,7 +258,7 @@ class Classifier:
         if self.questions is not None:
             self.questions.save(folder)
         if self.model_args.use_peft and self.model_args.model_name_or_path == EMBEDDED_MINILM:
-            name_base_on_hub(folder)
+            bring_base(folder)
 
     def merge(self, adapter_folder: str | Path, merged_folder: str | Path, dtype: str | None = None) -> None:
         """Write a plain model with an adapter merged in.
@@ -268,7 +269,8 @@ class Classifier:
             dtype: of its weights; left out: 16 bit, as fits the training.
         """
         dtype = dtype or dtype_of_merged(self.model_args.dtype)
-        base = load_with_head(to_merge(self.model_args, dtype), self.task, self.tokenizer, on_cpu=True)
+        of_head = _asked_of_head(self.task, self.questions)
+        base = load_with_head(to_merge(self.model_args, dtype), of_head, self.tokenizer, on_cpu=True)
         merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -294,6 +296,7 @@ class Classifier:
             "loss_description": f"loss {arguments['loss']}, pos_weight {arguments['pos_weight']}",
             "problem_type": f"{'single' if task.single_label else 'multi'}_label_classification",
             "head_parts": HEAD_PARTS,
+            "base_folder": BASE_FOLDER if arguments["model_name_or_path"] == EMBEDDED_MINILM else None,
         }
 
 

@@ -19,35 +19,38 @@ class OnnxModel:
     def __init__(self, folder: str | Path, threads: int = 0):
         read = (json.loads(Path(folder, name).read_text(encoding="utf-8")) for name in ("task.json", "thresholds.json"))
         self.task, thresholds = read
-        self.single_label = self.task.get("single_label", False)  # then there are no thresholds
-        self.thresholds = [] if self.single_label else [thresholds["thresholds"][x] for x in self.task["labels"]]
+        # None where each text has one label: the likeliest is given.
+        self.thresholds = [thresholds["thresholds"].get(label) for label in self.task["labels"]]
         self.tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))  # cuts long texts, pads short ones
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0: one for each core
         file, devices = Path(folder, "model.onnx"), ["CPUExecutionProvider"]
         self.session = onnxruntime.InferenceSession(file, options, providers=devices)
 
+    def normalize(self, text: str) -> str:
+        """A text as the model was trained to read it: links and mentions replaced, where they were."""
+        if self.task["normalize_urls"]:
+            text = re.sub(r"https?://\S+|www\.\S+", "http", text, flags=re.IGNORECASE)
+        return re.sub(r"(?<!\w)@\w+", "@user", text) if self.task["normalize_users"] else text
+
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """Probability of each label, `[N, L]`; the texts are predicted at once."""
-        if self.task["normalize_urls"]:
-            texts = [re.sub(r"https?://\S+|www\.\S+", "http", text, flags=re.IGNORECASE) for text in texts]
-        if self.task["normalize_users"]:
-            texts = [re.sub(r"(?<!\w)@\w+", "@user", text) for text in texts]
-        rows = self.tokenizer.encode_batch(texts)
+        rows = self.tokenizer.encode_batch([self.normalize(text) for text in texts])
         inputs = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
-        logits = self.session.run(None, {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})[0]
-        logits = logits.astype(np.float64)
-        if self.single_label:
-            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return exponentials / exponentials.sum(axis=1, keepdims=True)
-        return 1 / (1 + np.exp(-logits))
+        found = self.session.run(None, {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})[0]
+        logits = np.asarray(found, dtype=np.float64)
+        if self.task["single_label"]:
+            raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return raised / raised.sum(axis=1, keepdims=True)
+        raised = np.exp(-np.abs(logits))  # never of a large number
+        return np.where(logits >= 0, 1, raised) / (1 + raised)
 
-    def labels(self, row: np.ndarray) -> list[str]:
-        """The labels of a text with these probabilities, `[L]`: those that reach their threshold, or the likeliest."""
-        names = self.task["labels"]
-        if self.single_label:
-            return [names[row.argmax()]]
-        return [name for name, probability, least in zip(names, row, self.thresholds) if probability >= least]
+    def labels(self, probabilities: np.ndarray) -> list[str]:
+        """The labels that a text with these probabilities `[L]` is given."""
+        if self.task["single_label"]:
+            return [self.task["labels"][probabilities.argmax()]]
+        named = zip(self.task["labels"], probabilities, self.thresholds)
+        return [label for label, probability, threshold in named if probability >= threshold]
 
 
 if __name__ == "__main__":

@@ -52,13 +52,14 @@ class Picture:
 
 @dataclass
 class Section:
-    """A part of the page: paragraphs, then a table, then pictures, each if there are any."""
+    """A part of the page: paragraphs, a table, pictures, and paragraphs below them, each if there are any."""
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
     header: list[str] = field(default_factory=list)
     rows: list[list[Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)  # what the figures are: they themselves come first
     kind: str = "names"  # of the table: figures behind names; "prose", texts that wrap; "pairs", a name and a value
 
 
@@ -129,7 +130,7 @@ def _score_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
         )
     paragraphs += left_out_notes(metrics)
     paragraphs += filter(None, [leak_note(run.results), choice_note([run.results]), time_note(run.results)])
-    return Section("Scores", paragraphs, *summary_rows(metrics, run.thresholds.rule.best_by))
+    return Section("Scores", [], *summary_rows(metrics, run.thresholds.rule.best_by), below=paragraphs)
 
 
 def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
@@ -139,8 +140,9 @@ def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
     metrics |= ends_of_intervals(drawn, metrics, run.task.labels)
     rows = []
     for i, label in enumerate(run.task.labels):
-        rows.append([label, *(with_interval(metrics, f"{name}/{label}") for name in OF_LABELS), int(support[i])])
-    header = ["label", "precision", "recall", "F1", "support"]
+        f1, *others = (with_interval(metrics, f"{name}/{label}") for name in ("f1", *OF_LABELS[:-1]))
+        rows.append([label, f1, *others, int(support[i])])
+    header = ["label", "F1", "precision", "recall", "support"]
     known = known_cells(run.predictions.truth)
     if not known.all():
         rows = [[*row, int(count)] for row, count in zip(rows, known.sum(axis=0))]
@@ -150,7 +152,7 @@ def _label_section(run: FinishedRun, drawn: dict[str, Drawn]) -> Section:
         rows = [[*row, float(threshold)] for row, threshold in zip(rows, run.thresholds.values)]
         header.append("threshold")
         note += f" The threshold is the one for new rows ({run.thresholds.rule.strategy})."
-    return Section("Labels", [note], header, rows)
+    return Section("Labels", [], header, rows, below=[note])
 
 
 def _how_decided(run: FinishedRun) -> str:
@@ -387,13 +389,14 @@ def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: f
         gap: see `difference_notes`.
     """
     entries = board.entries
-    sections = [Section(f"Scores{which}", [caption(board, held, resamples)], *score_rows(board, held))]
+    sections = [Section(f"Scores{which}", [], *score_rows(board, held), below=[caption(board, held, resamples)])]
     if len(entries) == 1:
         return sections
     text = "Whether intervals overlap does not say whether two runs differ: the paired comparison below does."
     sections[-1].pictures = [Picture(pictures.data_uri(scores_picture(board)), board.main.title, text)]
     note = f"Paired bootstrap: the same draws of rows for both. {difference_notes(board, gap)}"
-    sections.append(Section(f"{board.main.title} against {entries[0].name}{which}", [note], *difference_rows(board)))
+    title = f"{board.main.title} against {entries[0].name}{which}"
+    sections.append(Section(title, [], *difference_rows(board), below=[note]))
     header = ["label", "support", *(entry.name for entry in entries)]
     support = np.nansum(board.truth, axis=0)
     rows = [

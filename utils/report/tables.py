@@ -69,15 +69,16 @@ def score_rows(board: Board, held: bool) -> Table:
     shown = {kind: f"{main.title} {how}".strip() for kind, how in columns.items() if kind in has}
     if main.of_probabilities:
         shown = {AT_HALF: main.title}
-    header = ["run", "model", "approach", "runs", "trainable"]
-    header += [*shown.values(), "against the best", *(score.title for score in others)]
+    # A phone or a narrow terminal shows the first columns.
+    header = ["run", *shown.values(), "against the best", *(score.title for score in others)]
+    header += ["model", "approach", "runs", "trainable"]
     rows = []
     for entry in board.entries:
         more = [entry.scores.get(f"{s.name}{'' if s.of_probabilities else entry.headline}") for s in others]
         rows.append(
-            [entry.name, entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
-            + [str(entry.scores.get(f"{main.name}{kind}", "-")) for kind in shown]
+            [entry.name, *(str(entry.scores.get(f"{main.name}{kind}", "-")) for kind in shown)]
             + [entry.verdict, *("-" if estimate is None else estimate.without_spread for estimate in more)]
+            + [entry.model, entry.approach, entry.runs, format_share(entry.trainable_share)]
             + [format_seconds(entry.train_seconds), format_bytes(entry.peak_memory_bytes)]
         )
     return [*header, "training", "memory"], rows

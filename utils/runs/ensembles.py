@@ -239,7 +239,7 @@ def weigh_by_fit(ensemble: Ensemble, rule: ThresholdRule) -> Together:
     at_half, tuned = (np.empty((PARTITIONS, *truth.shape), dtype=np.int8) for _ in range(2))
     out_of_sample = np.empty((PARTITIONS, *truth.shape))
     for partition in range(PARTITIONS):
-        parts = cross_fitting_parts(ensemble.groups[rows], partition)
+        parts = cross_fitting_parts(truth, ensemble.groups[rows], partition)
         for part in np.unique(parts):
             out = parts == part
             weights = fit_weights(probabilities[:, ~out], truth[~out], rule)

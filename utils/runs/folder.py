@@ -25,7 +25,7 @@ from utils.core.files import (
 from utils.core.log import log
 from utils.data.task import TASK_FILE, Task
 from utils.doctor.finding import DOCTOR_FILE
-from utils.models.approaches import ADAPTER_FILE, APPROACHES
+from utils.models.approaches import ADAPTER_FILE, APPROACHES, BASE_FOLDER
 from utils.runs.checkpoints import (
     FILES_FILE,
     STATE_FILE,
@@ -104,6 +104,7 @@ RUN_FILES = (
     RunFile(STATE_FILE, "Trainer's log and best checkpoint"),
     RunFile(LOG_FILE, "what libraries printed, which is kept from the terminal"),
     RunFile(REPORT_FILE, "all of it to look at; `python -m utils.report` makes it again"),
+    RunFile(f"{BASE_FOLDER}/*", "the embedded model, beside an adapter on it: plain PEFT then loads it offline"),
     RunFile(f"{MERGED_FOLDER}/*", "a plain 16-bit model with the adapter merged in (--merge_adapter)"),
 )
 

@@ -17,6 +17,7 @@ from utils.core.errors import UserError
 from utils.core.files import LONGEST_NAME, is_there, read_json_object, read_part, write_json
 from utils.core.shown import quote
 from utils.data.task import TASK_FILE
+from utils.models.approaches import BASE_FOLDER
 from utils.runs.folder import (
     CARD_FILE,
     LOG_FILE,
@@ -32,7 +33,7 @@ from utils.runs.folder import (
 WEIGHTS = ".safetensors"
 LARGEST_HEADER = 100_000_000  # bytes; that of safetensors itself
 # For people to look at, or for other programs: no script reads them.
-NOT_CHECKED = (CARD_FILE, LOG_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
+NOT_CHECKED = (BASE_FOLDER, CARD_FILE, LOG_FILE, REPORT_FILE, PICTURES_FOLDER, MERGED_FOLDER)
 # Files with the words of a tokenizer; those of bytes and characters have none.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 # Of a name that fits a run's file, what loaders would open.

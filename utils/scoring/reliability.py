@@ -9,7 +9,7 @@ import numpy as np
 from utils.scoring.bootstrap import RESAMPLES, SEED, draw_weights, interval
 from utils.scoring.calibration import fit_platt
 from utils.scoring.scores import known_cells
-from utils.scoring.thresholds import cross_fitting_parts
+from utils.scoring.thresholds import random_parts
 
 BINS = 10
 
@@ -76,7 +76,7 @@ def calibrate_out_of_sample(probabilities: np.ndarray, truth: np.ndarray, groups
         truth: 0/1, `[N, L]`.
         groups: `[N]`, equal for near-duplicates.
     """
-    parts, calibrated = cross_fitting_parts(groups), np.empty(np.shape(probabilities))
+    parts, calibrated = random_parts(groups), np.empty(np.shape(probabilities))
     for part in np.unique(parts):
         out = parts == part
         seen = ~out if (~out).any() else out  # of near-duplicates alone, which are all there is

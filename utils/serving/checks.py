@@ -10,7 +10,7 @@ from pathlib import Path
 from utils.core.errors import UserError
 from utils.core.files import check_length
 from utils.data.task import TASK_FILE
-from utils.runs.folder import load_arguments
+from utils.runs.folder import load_arguments, load_task
 
 SPACE_MARK = "run/task.json"  # tells a folder that is a Space of ours
 # Packages of the extras that a command cannot do without, by the file that installs them.
@@ -81,6 +81,11 @@ def check_exportable(folder: str | Path) -> None:
     arguments = load_arguments(folder)
     if arguments.get("exported"):
         raise UserError(f"{folder} is an exported model already: give the run that it was made of")
+    long_texts = load_task(folder).long_texts
+    if long_texts != "cut":
+        raise UserError(f"{folder} reads long texts as --long_texts {long_texts} says, which is not exported")
+    if arguments.get("ask_labels"):
+        raise UserError(f"{folder} is asked for its labels one by one (--ask_labels), which is not exported")
     if arguments["script"] != "run_classifier.py":
         raise UserError(
             f"{folder} is a label generator: its probabilities come from a search over valid answers, which one graph "

@@ -58,8 +58,13 @@ class Corrections:
         Args:
             text: as it was given.
             labels: names of those that are right; none is an answer too.
+
+        Raises:
+            UserError: where each text has one label, for several or none.
         """
         task = self.task
+        if task.single_label and len(labels) != 1:
+            raise UserError("each text has one label: tick the right one")
         if task.labels_are_columns:
             cells = [str(int(label in labels)) for label in task.labels]
         else:

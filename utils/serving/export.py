@@ -107,7 +107,7 @@ def quantise(path: Path) -> None:
 
     target = path.with_name("int8.onnx")
     with _quiet(None):  # it recommends a step that is for pictures
-        quantize_dynamic(path, target, weight_type=QuantType.QInt8)
+        quantize_dynamic(path, target, weight_type=QuantType.QInt8, per_channel=True)
     target.replace(path)
 
 

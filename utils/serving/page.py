@@ -24,9 +24,11 @@ from utils.serving.tables import FORMATS, predict_file
 TEMPLATES = Path(__file__).parent / "templates"
 FONTS = ["system-ui", "sans-serif"]  # of the reader's machine: Gradio's own would come from the net
 # Requests for texts share the model one batch at a time; a file is predicted beside them, some rows at a time.
-TEXTS, FILES = {"concurrency_id": "texts"}, {"concurrency_id": "files"}
+TEXTS: dict[str, Any] = {"concurrency_id": "texts"}
+FILES: dict[str, Any] = {"concurrency_id": "files"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 LONGEST_REQUEST = "20mb"
+ASKED_AGAIN = 5  # times
 
 
 @dataclass
@@ -112,10 +114,10 @@ def _answer_pages(predictor: Predictor, limits: Limits) -> Callable:
                 columns = notice(fault), "", gr.skip(), []
             else:
                 found = next(answers)
-                order = (-found.probabilities.mean(axis=0)).argsort()
-                said = as_json(predictor, found)["labels"]
+                mean, right = predictor.together(found)
+                said = [label for label, yes in zip(predictor.labels, right) if yes]
                 html = answer_html(predictor, found, predictor.names_of_cut(text))
-                columns = html, text, predictor.labels[order[0]], said
+                columns = html, text, predictor.labels[mean.argmax()], said
             for column, value in zip((shown, asked, likeliest, given), columns):
                 column.append(value)
         return shown, asked, likeliest, given
@@ -178,7 +180,7 @@ def _add_file(predictor: Predictor, limits: Limits) -> None:
         go = gr.Button("Predict the file", elem_id="predict-file")
         said, result = gr.HTML(elem_id="file-said"), gr.File(label="With labels", visible=False, elem_id="result-file")
 
-    def predict(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008 (Gradio's way)
+    def predict_dropped(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008 (Gradio's way)
         if path is None:
             return notice("Drop a file first."), gr.skip()
         target = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")), f"{Path(path).stem[:80]}_labels.csv")
@@ -192,21 +194,24 @@ def _add_file(predictor: Predictor, limits: Limits) -> None:
             return notice(str(error)), gr.File(visible=False)
         return notice(f"{rows:,} rows predicted.", bad=False), gr.File(str(target), visible=True)
 
-    go.click(predict, given, [said, result], show_progress_on=said, **FILES, **PRIVATE)
+    go.click(predict_dropped, given, [said, result], show_progress_on=said, **FILES, **PRIVATE)
 
 
 def _add_interface(predictor: Predictor, limits: Limits) -> None:
     """What programs call: one text, or a list of them."""
 
-    def predict(text: list[str]) -> tuple[list[dict]]:
+    def predict(text: str) -> dict:
         """Labels and probabilities of one text; texts of requests that arrive together are predicted together."""
-        wrong = [check_text(one, limits) for one in text]
-        good = [one for one, fault in zip(text, wrong) if fault is None]
+        # The types are those of one request, as Gradio tells callers; it hands over the texts of several.
+        texts: Any = text
+        wrong = [check_text(one, limits) for one in texts]
+        good = [one for one, fault in zip(texts, wrong) if fault is None]
         try:
             answers = iter(predictor.predict(good) if good else [])
         except UserError as error:
-            wrong = [str(error)] * len(text)
-        return ([as_json(predictor, next(answers)) if fault is None else {"error": fault} for fault in wrong],)
+            wrong = [str(error)] * len(texts)
+        said: Any = ([as_json(predictor, next(answers)) if fault is None else {"error": fault} for fault in wrong],)
+        return said
 
     def predict_many(texts: list[str]) -> list[dict]:
         """Labels and probabilities of each of several texts, in their order."""
@@ -227,9 +232,16 @@ def _add_interface(predictor: Predictor, limits: Limits) -> None:
     gr.api(predict_many, api_name="predict_many", **FILES)
 
 
-def launch_options() -> dict[str, Any]:
-    """What Gradio's `launch` is told wherever the page runs: nothing from the net, nothing kept."""
-    return {
+def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
+    """Gradio's `launch`, with nothing from the net and nothing kept; `options` say the address.
+
+    Gradio gives up where its own first request takes more than 3 seconds, as on a busy machine. The server runs by
+    then, and is asked again.
+
+    Returns:
+        the application, its address on this machine, and a public one where it has one.
+    """
+    options |= {
         "theme": gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
         "css_paths": TEMPLATES / "demo.css",
         "footer_links": ["api"],
@@ -242,3 +254,10 @@ def launch_options() -> dict[str, Any]:
         "pwa": False,
         "quiet": True,
     }
+    for _ in range(ASKED_AGAIN):
+        try:
+            return page.launch(**options)
+        except ValueError as error:
+            if "localhost is not accessible" not in str(error):
+                raise
+    return page.launch(**options)

@@ -16,7 +16,7 @@ from utils.models.approaches import Approach
 from utils.runs.inference import load_run
 from utils.runs.submission import load_tasks
 from utils.scoring.predictions import Predictions
-from utils.scoring.thresholds import Thresholds, apply_thresholds
+from utils.scoring.thresholds import Thresholds, likeliest
 
 # Parts of a text that are left out in turn: words, or in long texts groups of them.
 MOST_PARTS = 40
@@ -29,12 +29,12 @@ class Served:
     Args:
         name: of its folder.
         approach: its model.
-        thresholds: of the labels, `[L]`, in the order of the first run; NaN where it gives the likeliest label.
+        thresholds: of the labels in the order of the first run; NaN where each text has one label.
     """
 
     name: str
     approach: Approach
-    thresholds: np.ndarray
+    thresholds: Thresholds
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Predictor:
         labels = load_tasks(folders)[0].labels
         names = _short_names(folders)
         runs = [
-            Served(name, load_run(folder, trust_remote_code), Thresholds.load(folder, labels).values)
+            Served(name, load_run(folder, trust_remote_code), Thresholds.load(folder, labels))
             for name, folder in zip(names, folders)
         ]
         return cls(runs, labels)
@@ -96,12 +96,12 @@ class Predictor:
             UserError: for a run that gives a probability that is not a number.
         """
         predictions = [self._ask(run, texts) for run in self.runs]
+        given = [run.thresholds.apply(p.probabilities).astype(bool) for run, p in zip(self.runs, predictions)]
         answers = []
         for i, text in enumerate(texts):
             probabilities = np.stack([found.probabilities[i] for found in predictions])
             decoded = [None if found.decoded is None else found.decoded[i] for found in predictions]
-            given = [apply_thresholds(p[None], run.thresholds)[0] for p, run in zip(probabilities, self.runs)]
-            answers.append(Answer(text, probabilities, np.array(given, dtype=bool), decoded))
+            answers.append(Answer(text, probabilities, np.stack([rows[i] for rows in given]), decoded))
         return answers
 
     def _ask(self, run: Served, texts: list[str]) -> Predictions:
@@ -112,6 +112,16 @@ class Predictor:
         if len(found.broken_rows):
             raise UserError(f"{run.name} gives a probability that is NaN: its weights are broken, train it again")
         return found
+
+    def together(self, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
+        """`(probabilities, given)` `[L]` of all runs: the mean, and what more than half of them give.
+
+        Where each text has one label it is the likeliest of the mean.
+        """
+        mean = answer.probabilities.mean(axis=0)
+        if self.task.single_label:
+            return mean, likeliest(mean[None])[0].astype(bool)
+        return mean, answer.given.mean(axis=0) > 0.5
 
     def names_of_cut(self, text: str) -> list[str]:
         """Names of the runs that do not read a text to its end."""
@@ -167,8 +177,7 @@ def split_parts(text: str, most: int = MOST_PARTS) -> list[str]:
 def as_json(predictor: Predictor, answer: Answer) -> dict[str, Any]:
     """An answer as the HTTP interface gives it: labels, probabilities, a generator's own answer.
 
-    Of several runs there are the mean of the probabilities and the labels that more than half of the runs give, and
-    what each run says by its name.
+    Of several runs there is what `Predictor.together` makes of them, and what each run says by its name.
     """
     labels = predictor.labels
 
@@ -187,4 +196,4 @@ def as_json(predictor: Predictor, answer: Answer) -> dict[str, Any]:
             each[run.name]["answer"] = names(decoded)
     if len(each) == 1:
         return each.popitem()[1]
-    return shown(answer.probabilities.mean(axis=0), answer.given.mean(axis=0) > 0.5) | {"runs": each}
+    return shown(*predictor.together(answer)) | {"runs": each}

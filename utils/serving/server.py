@@ -33,16 +33,14 @@ def serve(page: Any, host: str, port: int, share: bool) -> None:
     Raises:
         UserError: for an address that is taken, or not of this machine.
     """
-    from utils.serving.page import launch_options
+    from utils.serving.page import launch
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        _, local, public = page.launch(
-            server_name=host, server_port=port, share=share, prevent_thread_lock=True, **launch_options()
-        )
+        _, local, public = launch(page, server_name=host, server_port=port, share=share, prevent_thread_lock=True)
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: cannot listen there: choose another port") from error
     say(f"page and HTTP interface: {local}{f', {public}' if public else ''} (Ctrl-C ends it)", flush=True)

@@ -35,7 +35,7 @@ def answer_html(predictor: Predictor, answer: Answer, cut: list[str]) -> str:
     parts = [_verdict(predictor, answer)]
     for name in cut:
         limit = next(run.approach.max_length for run in runs if run.name == name)
-        parts.append(notice(f"{name} reads the first {limit} tokens; the end of this text does not count.", bad=False))
+        parts.append(notice(f"{name} reads {limit} tokens of a text: the rest of this one does not count.", bad=False))
     for i, run in enumerate(runs):
         decoded = answer.decoded[i]
         if decoded is not None:
@@ -45,10 +45,10 @@ def answer_html(predictor: Predictor, answer: Answer, cut: list[str]) -> str:
         names = "".join(f'<li><i class="key run{i % 4}"></i>{as_html(run.name)}</li>' for i, run in enumerate(runs))
         parts.append(f'<ul class="keys">{names}</ul>')
     parts += ['<div class="all-scored">', *(_label(predictor, answer, i) for i in order), "</div>"]
-    line = "A bar is a probability, the line in it the threshold from which the label is given."
-    if predictor.task.single_label:
-        line = "A bar is a probability; each text is given its likeliest label."
-    parts.append(f'<p class="hint">{line}</p>')
+    line = (
+        "The likeliest label is given." if predictor.task.single_label else "The line in it is its label's threshold."
+    )
+    parts.append(f'<p class="hint">A bar is a probability. {line}</p>')
     return "".join(parts)
 
 
@@ -71,15 +71,15 @@ def _label(predictor: Predictor, answer: Answer, label: int) -> str:
     """A label with a bar for each run."""
     name, bars = as_html(predictor.labels[label]), []
     for i, run in enumerate(predictor.runs):
-        p, threshold, given = answer.probabilities[i, label], run.thresholds[label], answer.given[i, label]
-        said, mark = f"{p:.3f}: {'given' if given else 'not given'}", ""
-        if threshold == threshold:  # NaN where the likeliest label is given
-            said = f"{p:.3f}, threshold {threshold:.3f}: {'given' if given else 'not given'}"
-            mark = f'<b style="left:{100 * min(threshold, 0.995):.1f}%"></b>'
+        p, threshold, given = answer.probabilities[i, label], run.thresholds.values[label], answer.given[i, label]
+        said, line = f"{p:.3f}: {'given' if given else 'not given'}", ""
+        if threshold == threshold:  # else each text has one label, the likeliest
+            said = f"{said}, threshold {threshold:.3f}"
+            line = f'<b style="left:{100 * min(threshold, 0.995):.1f}%"></b>'
         bars.append(
             f'<div class="line{" given" if given else ""}" title="{as_html(run.name)}: {said}">'
             f'<div class="bar run{i % 4}" role="img" aria-label="{said}"><i style="width:{100 * p:.1f}%"></i>'
-            f"{mark}</div>"
+            f"{line}</div>"
             f'<span class="number">{"✓ " if given else ""}{p:.3f}</span></div>'
         )
     votes = int(answer.given[:, label].sum())

@@ -21,7 +21,7 @@ from utils.serving.folders import new_folder, write_plain_run
 
 ROOT = Path(__file__).parents[2]
 # The rooms that predict and show, and what they import; versions are those of requirements*.txt.
-ROOMS = ("core", "data", "scoring", "models", "runs", "serving")
+ROOMS = ("core", "data", "scoring", "models", "doctor", "runs", "serving")
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "huggingface_hub", "scipy", "numpy", "pandas",
             "pyarrow", "jinja2", "pyyaml", "filelock", "gradio")  # fmt: skip
 

@@ -65,8 +65,7 @@ def _predict_file(
     for chunk in read_chunks(path, ROWS_AT_A_TIME, layout):
         texts = read_texts(chunk, raw)
         answers = predictor.predict(texts)
-        probabilities = [answer.probabilities.mean(axis=0) for answer in answers]
-        given = [answer.given.mean(axis=0) > 0.5 for answer in answers]
+        probabilities, given = zip(*(predictor.together(answer) for answer in answers))
         columns = {task.id_column or "id": read_ids(chunk, raw), task.text_columns[0]: texts}
         columns["labels"] = [", ".join(x for x, yes in zip(predictor.labels, row) if yes) for row in given]
         for i, label in enumerate(predictor.labels):

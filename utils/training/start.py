@@ -64,7 +64,7 @@ def check_start(
             raise UserError(
                 "--merge_adapter is for plain transformers, which do not ask labels one by one: leave it out"
             )
-    for file in (data_args.train_file, data_args.validation_file):
+    for file in (*(data_args.train_file or ()), data_args.validation_file):
         if file:
             check_file(file)
     if data_args.label_names and not is_there(data_args.label_names):
