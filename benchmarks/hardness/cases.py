@@ -27,6 +27,9 @@ ENVIRONMENT = {
 }
 
 
+LONGEST_WAIT = 5  # times the seconds of computing
+
+
 @dataclass
 class Ended:
     """How a command ended: its exit status, `-N` for signal N, `None` when it was ended for its time; what it said."""
@@ -143,9 +146,12 @@ def _work_together(main: Callable[[list[str]], None], words: list[str], processe
 
 
 def wait(pid: int, folder: Path, timeout: float, begun: float) -> Ended:
-    """Wait for a process of `start`, and end it after `timeout` seconds."""
+    """Wait for a process of `start`, and end it after `timeout` seconds of computing, or many more of waiting.
+
+    On a busy machine seconds of the clock say nothing of a command.
+    """
     status = None
-    while time.monotonic() - begun < timeout:
+    while time.monotonic() - begun < LONGEST_WAIT * timeout and _computed(pid) < timeout:
         done, raw = os.waitpid(pid, os.WNOHANG)
         if done:
             status = os.waitstatus_to_exitcode(raw)
@@ -157,6 +163,15 @@ def wait(pid: int, folder: Path, timeout: float, begun: float) -> Ended:
         (folder / name).read_text(errors="replace") if (folder / name).exists() else "" for name in ("output", "errors")
     ]
     return Ended(status, *said, time.monotonic() - begun)
+
+
+def _computed(pid: int) -> float:
+    """CPU seconds of a process and of its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def end(pid: int) -> None:

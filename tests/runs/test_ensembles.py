@@ -191,7 +191,7 @@ def test_weights_through_the_command_line(trained, tmp_path, refused, capsys):
     assert "is for several runs" in refused(make_submission.main, *flags("--weights", "fit", runs=[trained]))
     twice = (trained, tmp_path / "twin" / ".." / "twin", twin)
     assert f"--model {twin} is named twice" in refused(make_submission.main, *flags(runs=twice))
-    assert "--threshold_shrinkage nan" in refused(make_submission.main, *flags("--threshold_shrinkage", "nan"))
+    assert "nan is no number to compute with" in refused(make_submission.main, *flags("--threshold_shrinkage", "nan"))
     make_submission.main(flags("--weights", "fit"))
     shown = capsys.readouterr().out
     # The same run twice: no weights are better than others, so they are equal.

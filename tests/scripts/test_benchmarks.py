@@ -131,3 +131,14 @@ def test_ensemble_weights(tmp_path):
     assert 0 <= values["weight of the third"] <= 100
     assert values["taken at 2 SE, %"] <= values["taken at 1 SE, %"] <= values["taken at 0 SE, %"]
     assert abs(values["always"]) < 20
+
+
+@pytest.mark.simulation
+def test_cross_fitting(tmp_path):
+    results = tmp_path / "results.json"
+    flags = ["--populations", "11 labels", "--rows", 60, "--repetitions", 3, "--results", results]
+    assert "half of each" in run_benchmark("cross_fitting", *flags)
+    [table] = json.loads(results.read_text())["results"]["now"]["tables"].values()
+    values = {column: figure["value"] for column, figure in table["11 labels"].items()}
+    assert values["half of each"] == pytest.approx((values["stratified"] + values["random"]) / 2)
+    assert values["random less stratified"] == pytest.approx(values["random"] - values["stratified"])

@@ -19,6 +19,7 @@ from conftest import SAMPLE, WARM_PYTHON, run_script, training_flags, undivided_
 from utils.models.generator.label_tree import build_label_tree
 from utils.models.generator.prompts import AnswerTokens
 from utils.runs.folder import load_task
+from utils.runs.inference import load_run
 from utils.scoring.thresholds import Thresholds, likeliest
 from utils.training.losses import MultiLabelLoss, class_weights
 
@@ -118,6 +119,27 @@ def test_plain_pipeline_and_the_cards_snippet_give_softmax(single):
     assert first.split()[0] == max(scores, key=scores.__getitem__)
 
 
+def test_an_adapter_and_its_card_give_softmax(data, tiny, tmp_path):
+    few = {"max_train_samples": 64, "max_eval_samples": 40, "task": "single_label"}
+    run_classifier.main(flags(data, "names", tiny("qwen2"), tmp_path / "run", use_peft=True, lora_r=4, **few))
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
+    done = subprocess.run([WARM_PYTHON, "-c", snippet], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    label, score = done.stdout.split()
+    predicted = load_run(tmp_path / "run").predict(["so happy for you!! #proud"], 1).probabilities[0]
+    assert predicted.sum() == pytest.approx(1)
+    assert NAMES[predicted.argmax()] == label
+    assert float(score) == pytest.approx(predicted.max(), abs=0.01)
+
+
+def test_questions_have_one_answer_too(data, tiny, tmp_path):
+    """With --ask_labels the logits of all labels' questions are one softmax."""
+    few = {"max_train_samples": 64, "max_eval_samples": 40, "task": "single_label", "ask_labels": True}
+    run_classifier.main(flags(data, "names", tiny("qwen2"), tmp_path / "run", **few))
+    check_scores(tmp_path / "run")
+
+
 def test_generator_gives_exactly_one_label(written):
     assert load_task(written).single_label
     results = check_scores(written)
@@ -168,6 +190,22 @@ def test_submission_prediction_and_comparison(single, written, data, tmp_path, c
     )
     assert records["jaccard_tuned"].nunique() == 1  # the run and its submission
     assert records["jaccard_tuned"].iloc[0] == pytest.approx((submitted["one"]["label"] == "joy").mean())
+
+
+def test_doctor_and_page_know_no_thresholds(single):
+    from utils.serving.predictor import Predictor
+    from utils.serving.shown import answer_html
+
+    said = json.loads((single / "doctor.json").read_text())
+    assert "labels given" in json.dumps(said)
+    assert "threshold" not in json.dumps(said)
+    predictor = Predictor.load([str(single)])
+    [answer] = predictor.predict(["so happy for you!! #proud"])
+    assert answer.given.sum() == 1
+    assert answer.given.argmax() == answer.probabilities.argmax()
+    shown = answer_html(predictor, answer, [])
+    assert "likeliest label" in shown
+    assert "threshold" not in shown
 
 
 def test_a_run_of_another_kind_is_refused(single, data, tiny, tmp_path, refused):

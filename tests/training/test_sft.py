@@ -200,8 +200,12 @@ def test_loss_equals_trl(tiny, tmp_path):
     )
     encoded = generator.encode(examples)
     args = GeneratorTrainingArguments(output_dir=str(tmp_path / "ours"), bf16=False, per_device_eval_batch_size=12)
-    no_scores = SimpleNamespace(metrics={score.name: 0.0 for score in SCORES})
-    ours = LabelTrainer(generator, args, encoded, encoded, lambda coverage: no_scores, 0.9).evaluate()
+
+    def no_scores(coverage):
+        return SimpleNamespace(metrics={score.name: 0.0 for score in SCORES})
+
+    no_scores.evaluate = SimpleNamespace(rule=SimpleNamespace(best_by="f1_macro"))
+    ours = LabelTrainer(generator, args, encoded, encoded, no_scores, 0.9).evaluate()
     theirs = SFTTrainer(
         model=load_generator(GeneratorModelArguments(model_name_or_path=tiny("qwen3"), dtype="float32"), tokenizer),
         args=SFTConfig(

@@ -16,7 +16,7 @@ from conftest import SAMPLE, run_script, training_flags
 from utils.core.arguments import seconds_of
 from utils.core.errors import UserError
 from utils.core.files import read_json
-from utils.core.log import log, say
+from utils.core.log import libraries_speak, log, say
 from utils.core.noise import LibraryNoise, keep_noise_in
 from utils.core.progress import Progress, show_progress_of
 from utils.training.log import LEVELS, MOST_POINTS, sparkline, training_curves
@@ -59,10 +59,12 @@ def test_libraries_are_kept_aside_and_errors_shown(capsys, tmp_path):
         libraries()
         log("what is done")
         say("what was asked for")
+        with libraries_speak():
+            print("a question")
         keep_noise_in(tmp_path / "run.log")
         print("later")
     shown, noise = capsys.readouterr(), (tmp_path / "run.log").read_text(encoding="utf-8")
-    assert shown.out == "what was asked for\n"
+    assert shown.out == "what was asked for\na question\n"
     assert shown.err == "somebody: an error\ntransformers: another error\nwhat is done\n"
     assert noise.startswith("a whole line\n")
     assert noise.endswith("later\n")

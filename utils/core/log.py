@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TextIO
 
 from utils.core.shown import printable
@@ -59,6 +60,13 @@ def silence_deepspeed() -> None:
 
 def _says_more(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Setting accelerator to CPU")
+
+
+@contextmanager
+def libraries_speak() -> Generator[None]:
+    """While it is open, what libraries print goes to the terminal after all: they ask for something."""
+    with _through(sys.stdout), _through(sys.stderr):
+        yield
 
 
 def _through(stream: TextIO) -> AbstractContextManager:

@@ -163,8 +163,9 @@ def check_baselines(rows: list[dict[str, Any]]) -> Check:
         best = max(below, key=lambda row: row[name]["value"])
         cell = best[name]
         what = f"{best['name']} scores {cell['value']:.3f} of macro-F1 on the same rows, this model "
-        what += f"{model[name]['value']:.3f}: it lies {-cell['difference']:.3f} below "
-        what += f"(95 % interval {-cell['high']:.3f} to {-cell['low']:.3f})"
+        what += f"{model[name]['value']:.3f}: "
+        below_by = f"it lies {-cell['difference']:.3f} below (95 % interval {-cell['high']:.3f} to {-cell['low']:.3f})"
+        what += below_by if cell["difference"] <= -0.0005 else "the training has bought nothing"
         remedy = (
             "do not use this model as it is: look at the other findings, train longer, or try another --learning_rate"
         )

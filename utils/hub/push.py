@@ -303,19 +303,31 @@ def _eval_results(results: dict[str, Any], data: str, data_type: str) -> list[An
     """The scores of all_results.json for the model-index, on data with a name and a type."""
     from huggingface_hub import EvalResult
 
-    from utils.scoring.scores import AT_HALF, DECODED, OF_PREDICTIONS, OF_PROBABILITIES, TUNED
+    from utils.scoring.scores import (
+        ACCURACY,
+        AT_HALF,
+        DECODED,
+        LIKELIEST,
+        OF_PREDICTIONS,
+        OF_PROBABILITIES,
+        TUNED,
+        is_likeliest,
+        shown_scores,
+    )
 
-    titles = {AT_HALF: "at 0.5", TUNED: "thresholds tuned, cross-fitted", DECODED: "of the answers"}
+    metrics = {name.removeprefix("eval_"): value for name, value in results.items()}
+    first = LIKELIEST if is_likeliest(metrics) else "at 0.5"
+    titles = {AT_HALF: first, TUNED: "thresholds tuned, cross-fitted", DECODED: "of the answers"}
     scores = [
         (score.name, f"{score.name}{kind}", f"{score.title}, {how}")
         for kind, how in titles.items()
-        for score in OF_PREDICTIONS
+        for score in shown_scores(OF_PREDICTIONS, ACCURACY in metrics)
     ]
     scores += [(score.name, score.name, score.title) for score in OF_PROBABILITIES]
     return [
         EvalResult(
             task_type="text-classification",
-            task_name="multi-label text classification",
+            task_name="text classification" if ACCURACY in metrics else "multi-label text classification",
             dataset_type=data_type,
             dataset_name=data,
             dataset_split="validation",

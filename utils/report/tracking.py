@@ -17,6 +17,7 @@ import numpy as np
 from transformers import Trainer, TrainingArguments
 
 from utils.core.errors import UserError
+from utils.core.log import libraries_speak
 from utils.core.tables import format_table
 from utils.models.approaches import Approach
 from utils.runs.finished import FinishedRun, read_run
@@ -63,7 +64,8 @@ def check_trackers(training_args: TrainingArguments, is_main_process: bool) -> N
 
         if wandb.setup().settings.mode == "online":
             try:
-                wandb.login()
+                with libraries_speak():  # it may ask for a key
+                    wandb.login()
             except wandb.Error as error:
                 raise UserError(f"--report_to wandb: {error} (Or set WANDB_MODE=offline.)") from error
 

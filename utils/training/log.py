@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from utils.core.log import say
+from utils.core.log import log, say
 from utils.core.progress import Progress
 from utils.scoring.scores import ACCURACY, AT_HALF, DECODED, SCORES, TUNED, by_name, is_likeliest, shown_scores
 
@@ -59,6 +60,9 @@ class TrainingProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         off = {"disable": True} if args.disable_tqdm else {}
         self.training = Progress("training", state.max_steps, "steps", initial=state.global_step, **off)
+        address = getattr(getattr(sys.modules.get("wandb"), "run", None), "url", None)
+        if address:  # W&B's own words are in run.log
+            log(f"W&B: {address}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.training is not None:
