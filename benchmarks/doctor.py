@@ -2,8 +2,8 @@
 
     python -m benchmarks.doctor
 
-Trains a tiny model on made-up texts, in which a few words tell each label most of the time, through run_classifier.py,
-and keeps what the doctor said of each run in benchmarks/results/doctor.json.
+Fine-tunes all-MiniLM-L6-v2 on six labels of sample_data through run_classifier.py, a minute of one core for each run,
+and keeps what the doctor said of each in benchmarks/results/doctor.json.
 """
 
 from __future__ import annotations
@@ -23,65 +23,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.figures import stored
-from utils.core.files import read_json, write_json
+from utils.core.files import write_json
 from utils.doctor.finding import Diagnosis
 
 LABELS = ["anger", "disgust", "fear", "joy", "optimism", "sadness"]
 RARE = "surprise"
-RATES = [0.35, 0.3, 0.15, 0.35, 0.25, 0.25, 0.01]
-LETTERS = "abcd"  # behind the name of a label they make the words that tell it
-TOLD, MISTOLD = 0.85, 0.03  # how often a text with a label holds one of them, and one without it
-OTHER_WORDS = """
-the a of to and in is it that was for on you with this but not have at be they from so all can we what there about my
-your one out when up no just more some time like who now do has had his her how our would could them into people know
-day good work back year way even new want because any think over only other see two may then first come made well down
-off before long little very after house night week train street water paper window table coffee phone garden summer
-winter morning evening office school city music book
-"""
-WORDS = list(dict.fromkeys(OTHER_WORDS.strip().replace("\n", " ").split(" ")))
-TELLING = [f"{label}{letter}" for label in [*LABELS, RARE] for letter in LETTERS]
-EPOCHS = 5
+SAMPLE = Path(__file__).parents[1] / "sample_data"
 Rows = tuple[pd.DataFrame, pd.DataFrame]
-
-
-def made_up(rows: int, seed: int) -> pd.DataFrame:
-    """Rows of made-up texts, `ID,Tweet` and a 0/1 column for each label."""
-    rng = np.random.default_rng(seed)
-    truth = (rng.random((rows, len(RATES))) < RATES).astype(int)
-    told = rng.random(truth.shape) < np.where(truth == 1, TOLD, MISTOLD)
-    texts = []
-    for row in told:
-        words = list(rng.choice(WORDS, size=rng.integers(1, 5)))
-        words += [f"{name}{LETTERS[rng.integers(len(LETTERS))]}" for name, yes in zip([*LABELS, RARE], row) if yes]
-        texts.append(" ".join(rng.permutation(words)))
-    columns = dict(zip([*LABELS, RARE], truth.T))
-    return pd.DataFrame({"ID": [f"{seed}-{i}" for i in range(rows)], "Tweet": texts, **columns})
-
-
-def make_model(folder: Path) -> str:
-    """A tiny RoBERTa with random weights that knows the words of the made-up texts, and no other sign."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    from utils.models.tiny import build
-
-    build("roberta", folder, num_hidden_layers=1)
-    config = read_json(folder / "config.json")
-    write_json(folder / "config.json", config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    special = AutoTokenizer.from_pretrained(folder)
-    names = {kind: getattr(special, f"{kind}_token") for kind in ("bos", "eos", "unk", "pad", "mask", "cls", "sep")}
-    vocabulary = {name: special.convert_tokens_to_ids(name) for name in names.values()}
-    for word in [*WORDS, *TELLING]:
-        vocabulary.setdefault(word, max(vocabulary.values()) + 1)
-    rules = Tokenizer(models.WordLevel(vocabulary, unk_token=names["unk"]))
-    rules.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    ends = [(names[kind], vocabulary[names[kind]]) for kind in ("cls", "sep")]
-    rules.post_processor = processors.TemplateProcessing(
-        single=f"{names['cls']} $A {names['sep']}", special_tokens=ends
-    )
-    keywords = {f"{kind}_token": name for kind, name in names.items()}
-    PreTrainedTokenizerFast(tokenizer_object=rules, model_max_length=512, **keywords).save_pretrained(folder)
-    return str(folder)
 
 
 @dataclass
@@ -136,14 +84,14 @@ def other_script(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
 
 
 def in_emoji(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
-    """The words that tell the labels as emoji, in half of the texts; the model does not know them."""
-    signs = dict(zip(LABELS, "🤬🤢🙀🥳🤞😿"))
+    """Every second word an emoji that the model does not know, in three of four texts."""
 
     def told(rows: pd.DataFrame) -> pd.DataFrame:
-        texts = rows["Tweet"].copy()
-        for label, sign in signs.items():
-            texts[::2] = texts[::2].str.replace(rf"\b{label}[abcd]\b", sign, regex=True)
-        return rows.assign(Tweet=texts)
+        texts = [text.split() for text in rows["Tweet"]]
+        for i, words in enumerate(texts):
+            if i % 4:
+                words[1::2] = ["🤬"] * len(words[1::2])
+        return rows.assign(Tweet=[" ".join(words) for words in texts])
 
     return told(train), told(validation)
 
@@ -163,8 +111,8 @@ def never_seen(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
 
 
 def few_rows(train: pd.DataFrame, validation: pd.DataFrame) -> Rows:
-    """A tenth of the training rows."""
-    return train[:150], validation
+    """A quarter of the training rows."""
+    return train[:120], validation
 
 
 CASES = [
@@ -173,7 +121,7 @@ CASES = [
     Case("sound, focal loss", flags={"loss": "focal"}),
     Case("frozen head", "not_trained", frozen=True, flags={"weight_decay": 0}),
     Case("learning rate 1", "same_for_every_text", flags={"learning_rate": 1}),
-    Case("one epoch", "same_for_every_text", flags={"num_train_epochs": 1}),
+    Case("one epoch", "below_baseline", flags={"num_train_epochs": 1}),
     Case("stopped early", "still_learning", flags={"num_train_epochs": 2, "lr_scheduler_type": "constant"}),
     Case("few rows, many epochs", "overfitted", few_rows, {"num_train_epochs": 30, "lr_scheduler_type": "constant"}),
     Case("shuffled training labels", "chance", shuffled_labels),
@@ -190,25 +138,20 @@ CASES = [
 ]
 
 
-def train_case(case: Case, model: str, folder: Path) -> dict[str, Any]:
-    """Train a model on a case in a folder; returns its scores and what the doctor said."""
+def train_case(case: Case, folder: Path) -> dict[str, Any]:
+    """Train on a case in a folder; returns its scores and what the doctor said."""
     import run_classifier
 
-    rows = made_up(1500, 0), made_up(500, 1)
+    rows = pd.read_csv(SAMPLE / "train.csv"), pd.read_csv(SAMPLE / "validation.csv")
     train, validation = case.spoil(*rows) if case.spoil else rows
     folder.mkdir()
     train.to_csv(folder / "train.csv", index=False)
     validation.to_csv(folder / "validation.csv", index=False)
     flags = {
-        "model_name_or_path": model,
-        "pooling": "mean",
+        "config": "recipes/minilm_cpu.yaml",
         "train_file": folder / "train.csv",
         "validation_file": folder / "validation.csv",
         "output_dir": folder / "run",
-        "per_device_train_batch_size": 32,
-        "learning_rate": 3e-3,
-        "warmup_steps": 0.1,
-        "num_train_epochs": EPOCHS,
         "label_columns": LABELS,
         "report": False,
         "disable_tqdm": True,
@@ -277,9 +220,8 @@ def main() -> None:
     args = parser.parse_args()
     named = [case for case in CASES if not args.cases or case.name in args.cases]
     with tempfile.TemporaryDirectory() as folder:
-        model = make_model(Path(folder) / "model")
         for number, case in enumerate(named):
-            result = train_case(case, model, Path(folder) / str(number))
+            result = train_case(case, Path(folder) / str(number))
             print(show({case.name: result}), end="\n\n", flush=True)
             save(args.results, case.name, result)
     results = stored(args.results)

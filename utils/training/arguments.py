@@ -213,7 +213,6 @@ class TaskTrainingArguments(TrainingArguments):
             "dataloader_drop_last": "rows would be missing from scores and submissions",
             "resume_from_checkpoint": "a run resumes by itself when its command is given again",
             "prediction_loss_only": "scores need the predictions",
-            "label_names": "the trainers know their labels",
         }
         for name, reason in refused.items():
             if getattr(self, name):

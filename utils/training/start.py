@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.core.arguments import DataArguments, ModelArguments, QuestionArguments, RunArguments
 from utils.core.errors import UserError
-from utils.core.files import check_file, check_writable
+from utils.core.files import check_file, check_writable, is_there
 from utils.core.parser import TrainerArguments
 from utils.models.loading import check_model_folder
 from utils.runs.folder import find_checkpoint
@@ -64,9 +64,11 @@ def check_start(
             raise UserError(
                 "--merge_adapter is for plain transformers, which do not ask labels one by one: leave it out"
             )
-    for file in (*(data_args.train_file or ()), data_args.validation_file, data_args.label_names):
+    for file in (*(data_args.train_file or ()), data_args.validation_file):
         if file:
             check_file(file)
+    if data_args.label_names and not is_there(data_args.label_names):
+        raise UserError(f"--label_names {data_args.label_names}: no such file")
     check_model_folder(model_args.model_name_or_path)
     if not run_args.preflight_only:
         find_checkpoint(output_dir, run_args.overwrite)
