@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,5 +76,6 @@ class Corrections:
             rows = self.read()
             name = f"correction-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
             rows.loc[len(rows)] = [name, text, *more, *cells]
-            write_text(self.path, rows.to_csv(index=False, lineterminator="\n"))
+            # In quotes, as pandas does not see that a carriage return ends a row.
+            write_text(self.path, rows.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL))
             return len(rows)

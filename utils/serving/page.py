@@ -54,6 +54,10 @@ def check_text(text: Any, limits: Limits) -> str | None:
         return "There is no text: type one."
     if len(text) > limits.characters:
         return f"The text has {len(text):,} characters, and this page takes {limits.characters:,}: shorten it."
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can hold
+        return "The text holds signs that are no Unicode: take them out."
     return None
 
 
@@ -189,7 +193,7 @@ def _add_file(predictor: Predictor, limits: Limits) -> None:
             progress((done, None), unit="rows")
 
         try:
-            rows = predict_file(predictor, path, target, limits.rows, tell)
+            rows = predict_file(predictor, path, target, limits.rows, limits.characters, tell)
         except UserError as error:
             return notice(str(error)), gr.File(visible=False)
         return notice(f"{rows:,} rows predicted.", bad=False), gr.File(str(target), visible=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,18 @@ from utils.data.tables import read_chunks
 from utils.serving.predictor import Predictor
 
 ROWS_AT_A_TIME = 200
-FORMATS = [".csv", ".tsv", ".txt", ".jsonl", ".parquet", ".xlsx"]
+FORMATS = [".csv", ".tsv", ".txt", ".jsonl", ".parquet"]
+# First bytes of files that unpack to any size: gzip, and zip, which an Excel workbook is too.
+PACKED = (b"\x1f\x8b", b"PK\x03\x04")
 
 
 def predict_file(
-    predictor: Predictor, path: str, target: str | Path, most_rows: int, told: Callable[[int], None]
+    predictor: Predictor,
+    path: str,
+    target: str | Path,
+    most_rows: int,
+    most_characters: int,
+    told: Callable[[int], None],
 ) -> int:
     """Predict the texts of a file; id, text, labels and probabilities are written to another.
 
@@ -28,22 +36,32 @@ def predict_file(
         path: of the file; messages name it without its folder.
         target: .csv to write.
         most_rows: more are refused, before any is predicted.
+        most_characters: of a text; longer ones are refused likewise.
         told: called with the number of rows predicted so far.
 
     Returns:
         number of rows.
 
     Raises:
-        UserError: for a file that cannot be read, without a column of texts, or with too many rows.
+        UserError: for a file that cannot be read, that is packed or has no column of texts, with too many rows or too
+            long a text.
     """
     try:
-        return _predict_file(predictor, path, target, most_rows, told)
+        with open(path, "rb") as file:
+            if file.read(4).startswith(PACKED):
+                raise UserError(f"{path} is packed, or an Excel workbook: give it unpacked, as .csv or .jsonl")
+        return _predict_file(predictor, path, target, most_rows, most_characters, told)
     except UserError as error:
         raise UserError(str(error).replace(path, Path(path).name)) from error
 
 
 def _predict_file(
-    predictor: Predictor, path: str, target: str | Path, most_rows: int, told: Callable[[int], None]
+    predictor: Predictor,
+    path: str,
+    target: str | Path,
+    most_rows: int,
+    most_characters: int,
+    told: Callable[[int], None],
 ) -> int:
     task, rows = predictor.task, 0
     layout = Layout().as_trained(task)
@@ -56,7 +74,11 @@ def _predict_file(
             )
         if task.id_column is not None and chunk.find(task.id_column) is None:
             task = replace(task, id_column=None)
-        read_texts(chunk, task)  # refuses rows without a text
+        longest = max(map(len, read_texts(chunk, task)))  # which refuses rows without a text
+        if longest > most_characters:
+            raise UserError(
+                f"{path} has a text of {longest:,} characters, and this page takes {most_characters:,}: shorten it"
+            )
         rows += len(chunk.rows)
         if rows > most_rows:
             raise UserError(f"{path} has more than {most_rows:,} rows: cut it up, or use make_submission.py")
@@ -71,7 +93,9 @@ def _predict_file(
         for i, label in enumerate(predictor.labels):
             columns[f"probability/{label}"] = [round(float(row[i]), 6) for row in probabilities]
         frame = pd.DataFrame(columns)
-        frame.to_csv(target, mode="w" if done == 0 else "a", header=done == 0, index=False)
+        # In quotes, as pandas does not see that a carriage return ends a row.
+        mode = "w" if done == 0 else "a"
+        frame.to_csv(target, mode=mode, header=done == 0, index=False, quoting=csv.QUOTE_NONNUMERIC)
         done += len(frame)
         told(done)
     return done
