@@ -41,7 +41,7 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/ty check --output-format concise
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests
 
 test: lint
 	$(PYTEST) -m "not fresh"

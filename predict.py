@@ -2,7 +2,7 @@
 
     python predict.py --model outputs/minilm "so happy for you 😂" "not again..."
     python predict.py --model outputs/minilm --file texts.txt --json > labels.jsonl
-    python predict.py --model outputs/questions --labels envy pride "why does she always win?"
+    python predict.py --model outputs/questions "why does she always win?" --labels envy pride
     grep happy texts.txt | python predict.py --model outputs/minilm
 
 Without a text or --file, lines are read from standard input; empty ones are skipped. Texts that begin with a dash come

@@ -90,7 +90,7 @@ def parse(script, words):
     }
     classes = [*pkgutil.resolve_name(f"{script}:ARGUMENTS"), pkgutil.resolve_name(trainer[script])]
     parsed = ArgumentParser(classes).parse(words)
-    model_args, _, _, threshold_args, run_args, training_args = parsed
+    model_args, *_, threshold_args, run_args, training_args = parsed
     Experiment(f"{script}.py", model_args, threshold_args, run_args, training_args)
     return parsed
 
@@ -104,10 +104,10 @@ def classifier_trainer(words):
     from utils.training.classifier import MultiLabelTrainer, make_loss
     from utils.training.preflight import Preflight
 
-    model_args, data_args, loss_args, _, _, training_args = parse("run_classifier", words)
+    model_args, data_args, question_args, loss_args, _, _, training_args = parse("run_classifier", words)
     train, validation, task = read_training_data(data_args, training_args.seed)
     transformers.set_seed(training_args.seed)
-    classifier = Classifier.new(model_args, task, data_args.max_length)
+    classifier = Classifier.new(model_args, task, data_args.max_length, question_args)
     train_tokens, validation_tokens = classifier.encode(train), classifier.encode(validation)
     loss_args.suit(task.single_label, task.soft_labels)
     loss = make_loss(loss_args, train.labels, train.weights)
@@ -145,6 +145,7 @@ def measure_training(machine, make, words):
     Returns:
         `(figures, problems, trainer)`.
     """
+    from utils.core.arguments import RunArguments
     from utils.training.loop import train_to_the_end
     from utils.training.memory import RESERVED_ON_GPU
 
@@ -154,7 +155,7 @@ def measure_training(machine, make, words):
     machine.needs(gpu=(estimate + RESERVED_ON_GPU) / GIB)
     clock = make_clock(machine.on_gpu)
     trainer.add_callback(clock)
-    metrics = train_to_the_end(trainer, None, None)
+    metrics = train_to_the_end(trainer, None, RunArguments())
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     speed = clock.tokens_per_second
     share = speed * training_flops_per_token(trainer.model) / (machine.matmul_tflops * 1e12)

@@ -15,6 +15,9 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
+        # As the demo page sets them in its process: the warm Python serves commands with its own environment alone.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HOME": tempfile.mkdtemp(prefix="test-cache-"),
         "WANDB_MODE": "disabled",
         "OMP_NUM_THREADS": "1",

@@ -127,7 +127,9 @@ def test_deepspeed_does_not_say_on_stdout_that_there_is_no_gpu(capsys):
         logger.warning("something else")
     finally:
         logger.removeHandler(handler)
-    assert capsys.readouterr().out == "something else\n"
+    said = capsys.readouterr().out  # more than once where a test before has loaded DeepSpeed, which has its own handler
+    assert "something else" in said
+    assert "Setting accelerator" not in said
 
 
 BAD = {"int": ["9" * 30, "1.5", "nan", "", "x"], "float": ["nan", "inf", "-inf", "9" * 400, "", "x"],

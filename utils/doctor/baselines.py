@@ -12,7 +12,7 @@ from utils.doctor.bars import SEED, count_rows, some_rows
 from utils.doctor.finding import PROBLEM, Check, Finding
 from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import AT_HALF, TUNED, known_cells
+from utils.scoring.scores import AT_HALF, TUNED, by_name, known_cells
 from utils.scoring.thresholds import ThresholdRule
 
 FREQUENT, LINEAR = "the frequent labels, always", "TF-IDF, logistic regression"
@@ -146,13 +146,16 @@ def _interval_of_difference(values: np.ndarray, difference: float) -> tuple[floa
     return 2 * low - 1, 2 * high - 1
 
 
-def check_baselines(rows: list[dict[str, Any]]) -> Check:
+def check_baselines(rows: list[dict[str, Any]], name: str = "f1_macro") -> Check:
     """Whether the model scores below a simple method.
 
     Args:
         rows: of `compare_with_baselines`.
+        name: of the score that the run was chosen by; nothing is found by one that is none of SCORES.
     """
-    name = "f1_macro"
+    title = "against simple methods"
+    if name not in SCORES:
+        return Check(title, f"not compared by {by_name(name).title}, which the run was chosen by")
     model, others = rows[0], rows[1:]
     seen = f"{SCORES[name]} {model[name]['value']:.3f}; " + "; ".join(
         f"{row['name']} {row[name]['value']:.3f}" for row in others
@@ -162,7 +165,7 @@ def check_baselines(rows: list[dict[str, Any]]) -> Check:
     if below:
         best = max(below, key=lambda row: row[name]["value"])
         cell = best[name]
-        what = f"{best['name']} scores {cell['value']:.3f} of macro-F1 on the same rows, this model "
+        what = f"{best['name']} scores {cell['value']:.3f} of {SCORES[name]} on the same rows, this model "
         what += f"{model[name]['value']:.3f}: "
         below_by = f"it lies {-cell['difference']:.3f} below (95 % interval {-cell['high']:.3f} to {-cell['low']:.3f})"
         what += below_by if cell["difference"] <= -0.0005 else "the training has bought nothing"
@@ -171,7 +174,7 @@ def check_baselines(rows: list[dict[str, Any]]) -> Check:
         )
         figures = {part: cell[part] for part in ("value", "difference", "low", "high")}
         findings = [Finding("below_baseline", what, remedy, PROBLEM, figures)]
-    return Check("against simple methods", seen, findings)
+    return Check(title, seen, findings)
 
 
 def baseline_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:

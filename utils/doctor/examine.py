@@ -16,7 +16,7 @@ from utils.doctor.predicted import check_chance, check_given, check_spread, chec
 from utils.doctor.progress import check_learning, check_progress
 from utils.doctor.rows import check_cut, check_leaks, check_rates, check_texts, check_unknown
 from utils.doctor.texts import MOST_TEXTS, TextFigures, Unknown, find_unknown
-from utils.scoring.scores import AT_HALF, TUNED, on_known_cells
+from utils.scoring.scores import AT_HALF, TUNED, by_name, on_known_cells
 
 if TYPE_CHECKING:  # loading these takes torch
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -104,10 +104,12 @@ def examine(
     if training is not None and train_labels is not None:
         texts, some_labels = _training_sample(training.rows, train_labels) if with_linear else (None, train_labels)
         baselines = compare_with_baselines(predictions, decided, thresholds.rule, texts, some_labels)
-        checks.append(check_baselines(baselines))
-        half = _half_width(results, f"eval_f1_macro{kind}")
+        main = by_name(thresholds.rule.best_by)
+        score = f"eval_{main.name}" + ("" if main.of_probabilities else kind)
+        checks.append(check_baselines(baselines, main.name))
+        half = _half_width(results, score)
         checks.append(check_learning(int(training.metrics.get("unchanged_tensors", 0)), None))
-        checks.append(check_progress(training.log_history, f"eval_f1_macro{kind}", half, training.best_is_kept))
+        checks.append(check_progress(training.log_history, score, half, training.best_is_kept))
     checks += check_given(labels, truth, probabilities, thresholds, same)
     low = np.array([results.get(f"eval_f1_low/{label}", 0.0) for label in labels])
     checks.append(check_support(labels, truth, None if counted is None else counted[0], low, ranking))

@@ -10,6 +10,7 @@ from scipy.stats import kendalltau, linregress
 
 from utils.doctor.bars import LEVEL
 from utils.doctor.finding import PROBLEM, WARNING, Check, Finding
+from utils.scoring.scores import TUNED, by_name
 
 # Whether it was still getting better is seen in its last part, from here on.
 LAST_PART = 0.8
@@ -52,7 +53,7 @@ def check_progress(
     if len(points) < 2:
         return _check_single(log_history)
     epochs, values = (np.array(column) for column in zip(*points))
-    name = score.removeprefix("eval_").removesuffix("_tuned").replace("f1_macro", "macro-F1")
+    name = by_name(score.removeprefix("eval_").removesuffix(TUNED)).title
     best, last = int(values.argmax()), len(values) - 1
     seen = f"{name} {values[0]:.3f} at epoch {epochs[0]:.3g}, best {values[best]:.3f} at epoch {epochs[best]:.3g}, "
     seen += f"{values[last]:.3f} at the end (epoch {epochs[last]:.3g})"

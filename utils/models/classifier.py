@@ -124,6 +124,8 @@ class Classifier:
         check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
+        if questions is not None:
+            ask_labels(model, tokenizer, questions, task.labels)  # before LoRA saves a pooler that is not used
         if model_args.use_peft:
             model = add_lora(model, model_args)
         return cls(model, tokenizer, model_args, task, max_length, questions)
@@ -144,6 +146,8 @@ class Classifier:
         tokenizer = load_tokenizer(folder)
         questions = Questions.load(folder) if arguments.get("ask_labels") else None
         model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer, new_head=adapted)
+        if questions is not None:
+            ask_labels(model, tokenizer, questions, task.labels)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:

@@ -120,8 +120,8 @@ class Estimate:
         """Add the luck of the training to the interval: `seed_sd` over seeds, of which the score is a mean."""
         self.seed_sd = seed_sd
         add = (NormalDist().inv_cdf((1 + LEVEL) / 2) * seed_sd) ** 2 / seeds
-        self.low = self.value - ((self.value - self.low) ** 2 + add) ** 0.5
-        self.high = self.value + ((self.high - self.value) ** 2 + add) ** 0.5
+        self.low = max(0.0, self.value - ((self.value - self.low) ** 2 + add) ** 0.5)
+        self.high = min(1.0, self.value + ((self.high - self.value) ** 2 + add) ** 0.5)
 
     @property
     def without_spread(self) -> str:

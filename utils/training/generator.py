@@ -105,7 +105,8 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         args: Trainer's arguments.
         train_tokens: training examples as the generator has encoded them.
         validation_tokens: validation examples, likewise.
-        evaluate: scores the answers to the validation examples, at each evaluation and in all processes.
+        evaluate: scores the answers to the validation examples, at each evaluation and in all processes; None without
+            evaluations.
         eval_coverage: probability of the answers to reach then.
     """
 
@@ -117,7 +118,7 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         args: GeneratorTrainingArguments,
         train_tokens: datasets.Dataset,
         validation_tokens: datasets.Dataset,
-        evaluate: AnswerEvaluator,
+        evaluate: AnswerEvaluator | None,
         eval_coverage: float,
     ):
         with refusing_trackers(args.output_dir):
@@ -137,7 +138,7 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
-        use_readable_log(self, evaluate.evaluate.rule.best_by)
+        use_readable_log(self, evaluate.evaluate.rule.best_by if evaluate else "f1_macro")
 
     def compute_loss(
         self,
@@ -200,8 +201,9 @@ class LabelTrainer(LengthGroupedBatches, SFTTrainer):
         self._metrics["eval"]["mean_token_accuracy"] = [correct / max(answers, 1)]
         self._metrics["eval"]["entropy"] = [entropy / max(answers, 1)]
         self.generator.model = self.model
-        scores = self.evaluate_answers(self.eval_coverage).metrics
-        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
+        if self.evaluate_answers is not None:
+            scores = self.evaluate_answers(self.eval_coverage).metrics
+            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return output
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -28,9 +28,10 @@ def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | No
         alone = main.of_probabilities or is_likeliest(scores)
         kinds = {kind: how for kind, how in HOW.items() if f"{best_by}{kind}" in scores}
         values = [f"{scores[f'{best_by}{kind}']:.4f} {'' if alone else how}".strip() for kind, how in kinds.items()]
+        if "half_width" in scores:  # of the predictions in use, at tuned thresholds where there are any
+            in_use = list(kinds).index(TUNED) if TUNED in kinds else 0
+            values[in_use] += f" (± {scores['half_width']:.3f} over the rows)"
         first = f"{main.title} {', '.join(values)}"
-        if "half_width" in scores:
-            first += f" ({'each ' if len(kinds) > 1 else ''}± {scores['half_width']:.3f} over the rows)"
         others = tuple(score for score in SCORES if score.logged and score is not main)
         shown = shown_scores(others, ACCURACY in scores)
         more = "".join(f", {score.title} {scores[score.name]:.4f}" for score in shown)
