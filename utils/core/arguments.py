@@ -360,8 +360,8 @@ class ThresholdArguments:
     )
     best_by: str = option(
         "f1_macro",
-        "the score that thresholds and checkpoints are chosen for, and that runs are ranked by. By roc_auc_macro "
-        "checkpoints; thresholds, which play no part in it, are chosen for macro-F1",
+        "the score that thresholds are chosen for, and that runs are ranked by; checkpoints too, but for macro-F1 by "
+        "mAP. Thresholds play no part in roc_auc_macro and are chosen for macro-F1 then",
         choices=["f1_macro", "f1_micro", "f1_samples", "jaccard", "exact_match", "roc_auc_macro"],
     )
     threshold_shrinkage: float | None = option(
