@@ -84,6 +84,7 @@ def _examined(source: Source, unpacked: bool = False) -> Source:
             return _unpacked_zip(source, members)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
+    # zipfile's for a way of packing that it does not know, and for an archive with a password
     except (zlib.error, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{name} cannot be unpacked, perhaps it was copied in part: {error}") from error
     _refuse_others(source, head)

@@ -47,7 +47,7 @@ from utils.models.head import (
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
-from utils.models.questions import ONE_LOGIT, Questions, ask_labels, start_from_yes_and_no
+from utils.models.questions import ONE_LOGIT, Questions, ask_labels, longest_question, start_from_yes_and_no
 from utils.models.sharding import is_sharded, ready_to_shard
 from utils.scoring.predictions import Predictions
 
@@ -90,8 +90,7 @@ class Classifier:
         self.questions = questions
         self.name = model_args.model_name_or_path
         self.max_length = length_limit(max_length, tokenizer, model.config)
-        if questions is not None:
-            self.ask(task.labels)
+        self._leave_room_for_questions()
         if task.long_texts == "windows":
             pool_windows(without_adapter(model), task.window_pooling)
         self.compute_dtype = torch.float32  # of matrix products in `predict`
@@ -120,12 +119,10 @@ class Classifier:
         tokenizer = load_tokenizer(
             model_args.model_name_or_path, model_args.model_revision, model_args.trust_remote_code
         )
-        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer)
+        model = load_with_head(model_args, task, tokenizer, questions=questions)
         check_pooling(model, model_args.pooling, model_args.attention)
         if question_args is not None and question_args.question_head == "yes_no":
             start_from_yes_and_no(model, tokenizer, model_args)
-        if questions is not None:
-            ask_labels(model, tokenizer, questions, task.labels)  # before LoRA saves a pooler that is not used
         if model_args.use_peft:
             model = add_lora(model, model_args)
         return cls(model, tokenizer, model_args, task, max_length, questions)
@@ -145,9 +142,7 @@ class Classifier:
         model_args, adapted = finished_model_args(cls.model_arguments, folder, arguments)
         tokenizer = load_tokenizer(folder)
         questions = Questions.load(folder) if arguments.get("ask_labels") else None
-        model = load_with_head(model_args, _asked_of_head(task, questions), tokenizer, new_head=adapted)
-        if questions is not None:
-            ask_labels(model, tokenizer, questions, task.labels)
+        model = load_with_head(model_args, task, tokenizer, new_head=adapted, questions=questions)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of tokens that nothing follows
         if adapted:
@@ -157,11 +152,15 @@ class Classifier:
     def ask(self, labels: list[str]) -> None:
         """Ask for `labels` `[L]` from now on, untrained ones too; only where there are `questions`."""
         questions: Any = self.questions
-        longest = ask_labels(without_adapter(self.model), self.tokenizer, questions, labels)
-        room = length_limit(sys.maxsize, self.tokenizer, self.model.config) - longest
-        self.max_length = min(self.max_length, room)
-        if labels != self.task.labels:
-            self.task = replace(self.task, labels=labels)
+        ask_labels(without_adapter(self.model), self.tokenizer, questions, labels)
+        self.task = replace(self.task, labels=labels)
+        self._leave_room_for_questions()
+
+    def _leave_room_for_questions(self) -> None:
+        """Let a text with the longest question behind it have no more positions than the model."""
+        if self.questions is not None:
+            room = length_limit(sys.maxsize, self.tokenizer, self.model.config)
+            self.max_length = min(self.max_length, room - longest_question(without_adapter(self.model)))
 
     def encode(self, examples: Examples) -> datasets.Dataset:
         """Tokens of examples as the trainer takes them, with `length` and `full_length`; cached."""
@@ -273,8 +272,7 @@ class Classifier:
             dtype: of its weights; left out: 16 bit, as fits the training.
         """
         dtype = dtype or dtype_of_merged(self.model_args.dtype)
-        of_head = _asked_of_head(self.task, self.questions)
-        base = load_with_head(to_merge(self.model_args, dtype), of_head, self.tokenizer, on_cpu=True)
+        base = load_with_head(to_merge(self.model_args, dtype), self.task, self.tokenizer, on_cpu=True)
         merge_adapter(base, dtype, self.tokenizer, adapter_folder, merged_folder)
 
     @staticmethod
@@ -312,17 +310,13 @@ def _pool(logits: np.ndarray, owner: np.ndarray, pooling: str) -> np.ndarray:
     return np.add.reduceat(logits, starts) / np.diff(starts, append=len(owner))[:, None]
 
 
-def _asked_of_head(task: Task, questions: Questions | None) -> Task:
-    """The task as the head sees it: one logit serves all labels that are asked for one by one."""
-    return task if questions is None else replace(task, labels=ONE_LOGIT)
-
-
 def load_with_head(
     model_args: ModelArguments,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     new_head: bool = True,
     on_cpu: bool = False,
+    questions: Questions | None = None,
 ) -> PreTrainedModel:
     """Load a model with a head for the labels of a task.
 
@@ -335,6 +329,7 @@ def load_with_head(
         tokenizer: of the model.
         new_head: whether a head for other labels may be replaced.
         on_cpu: keep quantised weights there too, which go to the GPU otherwise.
+        questions: how the labels are asked for one by one, by a head of one logit; None: each has its own.
 
     Raises:
         UserError: for a model that cannot be loaded, or whose head is not known.
@@ -342,7 +337,7 @@ def load_with_head(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     code = model_args.trust_remote_code
     config = load_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=code)
-    config.id2label = dict(enumerate(task.labels))
+    config.id2label = dict(enumerate(task.labels if questions is None else ONE_LOGIT))
     config.label2id = {label: i for i, label in config.id2label.items()}
     # Plain transformers' pipelines take softmax or sigmoid by it.
     config.problem_type = f"{'single' if task.single_label else 'multi'}_label_classification"
@@ -383,6 +378,8 @@ def load_with_head(
             compute_without_autocast(module)
     if model_args.pooling == "mean":
         pool_mean(model)
+    if questions is not None:
+        ask_labels(model, tokenizer, questions, task.labels)
     return model
 
 

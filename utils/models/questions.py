@@ -169,7 +169,7 @@ def check_can_ask(model: PreTrainedModel) -> None:
 
 def ask_labels(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, labels: list[str]
-) -> int:
+) -> None:
     """Make a classifier with a head of one logit answer the questions of `labels`; may be called again for others.
 
     Args:
@@ -177,9 +177,6 @@ def ask_labels(
         tokenizer: of the model.
         questions: how to ask.
         labels: to ask for, `[L]`.
-
-    Returns:
-        tokens of the longest block.
     """
     encoder = get_head(model)[0] == "classifier"
     words = [questions.words(label) for label in labels]
@@ -195,6 +192,11 @@ def ask_labels(
             base.register_forward_hook(_blocks_for_first_token, with_kwargs=True)
         asked.stock_forward = asked.forward
         model.forward = types.MethodType(_forward_with_questions, model)
+
+
+def longest_question(model: PreTrainedModel) -> int:
+    """Tokens of the longest question of a model after `ask_labels`."""
+    asked: Any = model
     return max(int(blocks.offset.max()) + 1 for blocks in asked.question_blocks)
 
 
