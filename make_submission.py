@@ -121,12 +121,8 @@ def main(args: SubmissionArguments) -> None:
         check_file(file)
 
     # Imported here because they load pandas and datasets, and what is refused above should not.
-    import numpy as np
-
-    from utils.data.columns import read_texts
     from utils.data.headers import Layout
     from utils.data.tables import read_chunks
-    from utils.doctor.drift import NewRows
     from utils.doctor.finding import problems_of
     from utils.runs.combination import Wanted, combine_runs
     from utils.runs.submission import (
@@ -184,13 +180,9 @@ def main(args: SubmissionArguments) -> None:
             probabilities = average.read(part.rows)
             predictions = how.thresholds.apply(probabilities)
             writer.add(part, probabilities if calibration is None else calibration.apply(probabilities), predictions)
-    new = NewRows(len(test))  # all of them, also where the sample file has fewer
-    for chunk in chunks():
-        rows = np.arange(chunk.start, chunk.start + len(chunk.rows))
-        new.add(read_texts(chunk, task), how.thresholds.apply(average.read(rows)))
     say(f"{writer.rates_table()}\n")
     say(how.text)
-    say(compare_with_training(folders[0], how.reference, new))
+    say(compare_with_training(folders[0], how.reference, test, task, average, how.thresholds))
     say(f"{writer.rows} rows written to {args.output_file}")
 
 

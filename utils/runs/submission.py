@@ -33,6 +33,7 @@ LOOKS_LIKE_FLOAT = re.compile(r"\d*\.\d+([eE][+-]?\d+)?|\d+\.\d*|\d+[eE][+-]?\d+
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.runs.inference import ProbabilityFile
+    from utils.scoring.thresholds import Thresholds
 
 
 def load_tasks(folders: list[str]) -> list[Task]:
@@ -394,19 +395,33 @@ class SubmissionWriter:
         return format_table(["label", "predicted", "training"], shares + without)
 
 
-def compare_with_training(folder: str, reference: Reference | None, new: NewRows) -> str:
-    """What the doctor says of rows that were predicted.
+def compare_with_training(
+    folder: str,
+    reference: Reference | None,
+    test: RowsToPredict,
+    task: Task,
+    average: ProbabilityFile,
+    thresholds: Thresholds,
+) -> str:
+    """What the doctor says of rows that were predicted: all of them, also where the sample file has fewer.
 
     Args:
         folder: of the first run.
         reference: what they are compared with.
-        new: the rows.
+        test: the rows.
+        task: of the first run.
+        average: their probabilities.
+        thresholds: of the labels.
     """
     if reference is None:
         return f"The rows were not compared with those of the training: {folder} has no {DOCTOR_FILE}."
 
     from utils.models.loading import load_tokenizer
 
+    new = NewRows(len(test))
+    for chunk in test.chunks():
+        rows = np.arange(chunk.start, chunk.start + len(chunk.rows))
+        new.add(read_texts(chunk, task), thresholds.apply(average.read(rows)))
     return drift_text(compare(reference, new, load_tokenizer(folder)), new.rows)
 
 
