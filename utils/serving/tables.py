@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pandas as pd
 from utils.core.errors import UserError
 from utils.data.columns import read_ids, read_texts
 from utils.data.headers import Layout
-from utils.data.tables import read_chunks
+from utils.data.tables import Table, read_chunks
+from utils.data.task import Task
 from utils.serving.predictor import Predictor
 
 ROWS_AT_A_TIME = 200
@@ -46,25 +48,35 @@ def predict_file(
         UserError: for a file that cannot be read, that is packed or has no column of texts, with too many rows or too
             long a text.
     """
+    with _named_without_folder(path):
+        layout = Layout().as_trained(predictor.task)
+        task = _check_rows(predictor.task, path, layout, most_rows, most_characters)
+        done = 0
+        for chunk in read_chunks(path, ROWS_AT_A_TIME, layout):
+            frame = _predict_rows(predictor, chunk, task)
+            # In quotes, as pandas does not see that a carriage return ends a row.
+            mode = "w" if done == 0 else "a"
+            frame.to_csv(target, mode=mode, header=done == 0, index=False, quoting=csv.QUOTE_NONNUMERIC)
+            done += len(frame)
+            told(done)
+        return done
+
+
+@contextmanager
+def _named_without_folder(path: str) -> Generator[None]:
+    """Name a file in what is wrong with it as the person at the page knows it, without the folder of this machine."""
     try:
-        with open(path, "rb") as file:
-            if file.read(4).startswith(PACKED):
-                raise UserError(f"{path} is packed, or an Excel workbook: give it unpacked, as .csv or .jsonl")
-        return _predict_file(predictor, path, target, most_rows, most_characters, told)
+        yield
     except UserError as error:
         raise UserError(str(error).replace(path, Path(path).name)) from error
 
 
-def _predict_file(
-    predictor: Predictor,
-    path: str,
-    target: str | Path,
-    most_rows: int,
-    most_characters: int,
-    told: Callable[[int], None],
-) -> int:
-    task, rows = predictor.task, 0
-    layout = Layout().as_trained(task)
+def _check_rows(task: Task, path: str, layout: Layout, most_rows: int, most_characters: int) -> Task:
+    """Refuse what `predict_file` does; returns the task, without an id column where the file has none."""
+    with open(path, "rb") as file:
+        if file.read(4).startswith(PACKED):
+            raise UserError(f"{path} is packed, or an Excel workbook: give it unpacked, as .csv or .jsonl")
+    rows = 0
     for chunk in read_chunks(path, ROWS_AT_A_TIME, layout):
         missing = [name for name in task.text_columns if chunk.find(name) is None]
         if missing:
@@ -82,20 +94,17 @@ def _predict_file(
         rows += len(chunk.rows)
         if rows > most_rows:
             raise UserError(f"{path} has more than {most_rows:,} rows: cut it up, or use make_submission.py")
+    return task
+
+
+def _predict_rows(predictor: Predictor, chunk: Table, task: Task) -> pd.DataFrame:
+    """Id, text, labels and probabilities of some rows."""
     raw = replace(task, normalize_users=False, normalize_urls=False)  # what comes back is what was sent
-    done = 0
-    for chunk in read_chunks(path, ROWS_AT_A_TIME, layout):
-        texts = read_texts(chunk, raw)
-        answers = predictor.predict(texts)
-        probabilities, given = zip(*(predictor.together(answer) for answer in answers))
-        columns = {task.id_column or "id": read_ids(chunk, raw), task.text_columns[0]: texts}
-        columns["labels"] = [", ".join(x for x, yes in zip(predictor.labels, row) if yes) for row in given]
-        for i, label in enumerate(predictor.labels):
-            columns[f"probability/{label}"] = [round(float(row[i]), 6) for row in probabilities]
-        frame = pd.DataFrame(columns)
-        # In quotes, as pandas does not see that a carriage return ends a row.
-        mode = "w" if done == 0 else "a"
-        frame.to_csv(target, mode=mode, header=done == 0, index=False, quoting=csv.QUOTE_NONNUMERIC)
-        done += len(frame)
-        told(done)
-    return done
+    texts = read_texts(chunk, raw)
+    answers = predictor.predict(texts)
+    probabilities, given = zip(*(predictor.together(answer) for answer in answers))
+    columns = {task.id_column or "id": read_ids(chunk, raw), task.text_columns[0]: texts}
+    columns["labels"] = [", ".join(x for x, yes in zip(predictor.labels, row) if yes) for row in given]
+    for i, label in enumerate(predictor.labels):
+        columns[f"probability/{label}"] = [round(float(row[i]), 6) for row in probabilities]
+    return pd.DataFrame(columns)
