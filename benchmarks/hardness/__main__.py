@@ -11,12 +11,8 @@ can be tried again.
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from benchmarks.hardness import cases
 from utils.core.tables import format_table
@@ -32,24 +28,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--most", type=float, default=1.0, help="share of the cases to try: 1 is " + str(WANTED))
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="hardness-"))
-    pid, status = os.getpid(), 1
-    try:
+    with cases.prepared_folder("hardness") as folder:
         begun = time.monotonic()
-        cases.prepare(folder)
         from benchmarks.hardness.trying import try_all
 
         material = cases.make_material(folder)
         wanted = {kind: round(WANTED[kind] * args.most) for kind in args.kinds}
         counts = try_all(material, wanted, args.minutes, args.seed, lambda line: print(line, flush=True))
-        rows = counts.rows()
-        print(format_table(["what", "tried", "ended well", "refused in one line", "failed"], rows, markdown=True))
-        print(f"{(time.monotonic() - begun) / 60:.1f} minutes, seeds from {args.seed}")
-        status = 1 if counts.failures else 0
-    finally:
-        if os.getpid() == pid:
-            shutil.rmtree(folder, ignore_errors=True)
-    sys.exit(status)
+    print(format_table(["what", "tried", "ended well", "refused in one line", "failed"], counts.rows(), markdown=True))
+    print(f"{(time.monotonic() - begun) / 60:.1f} minutes, seeds from {args.seed}")
+    sys.exit(1 if counts.failures else 0)
 
 
 if __name__ == "__main__":

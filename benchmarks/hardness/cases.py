@@ -9,9 +9,10 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,18 @@ class Ended:
 def last_line(text: str) -> str:
     """The last line that holds anything."""
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")[:300]
+
+
+@contextmanager
+def prepared_folder(name: str) -> Generator[Path]:
+    """A temporary folder for cases, which are prepared; the process that made it removes it, and no fork of it does."""
+    folder, pid = Path(tempfile.mkdtemp(prefix=f"{name}-")), os.getpid()
+    try:
+        prepare(folder)
+        yield folder
+    finally:
+        if os.getpid() == pid:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(folder: Path) -> None:

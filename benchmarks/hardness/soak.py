@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -55,23 +53,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--script", choices=["run_classifier", "run_sft_labels"], default="run_classifier")
     args = parser.parse_args()
-    folder, pid, status = Path(tempfile.mkdtemp(prefix="soak-")), os.getpid(), 1
-    try:
-        cases.prepare(folder)
+    with cases.prepared_folder("soak") as folder:
         material = cases.make_material(folder, runs=())
         sizes, ended = train(material, args.script, args.steps)
-        assert ended.status == 0, ended.errors[-2000:]
-        tenths = [sizes[i * len(sizes) // 10 : (i + 1) * len(sizes) // 10] for i in range(10)]
-        medians = [statistics.median(tenth) for tenth in tenths]
-        print(format_table(["tenth of the training", "memory"], [[i, format_bytes(m)] for i, m in enumerate(medians)]))
-        early = statistics.median(tenths[1] + tenths[2])
-        growth = medians[-1] / early - 1
-        print(f"{args.steps} steps in {ended.seconds:.0f} s: {growth:+.1%} from the second and third tenth to the last")
-        status = int(growth > ALLOWED)
-    finally:
-        if os.getpid() == pid:
-            shutil.rmtree(folder, ignore_errors=True)
-    sys.exit(status)
+    assert ended.status == 0, ended.errors[-2000:]
+    tenths = [sizes[i * len(sizes) // 10 : (i + 1) * len(sizes) // 10] for i in range(10)]
+    medians = [statistics.median(tenth) for tenth in tenths]
+    print(format_table(["tenth of the training", "memory"], [[i, format_bytes(m)] for i, m in enumerate(medians)]))
+    early = statistics.median(tenths[1] + tenths[2])
+    growth = medians[-1] / early - 1
+    print(f"{args.steps} steps in {ended.seconds:.0f} s: {growth:+.1%} from the second and third tenth to the last")
+    sys.exit(int(growth > ALLOWED))
 
 
 if __name__ == "__main__":
