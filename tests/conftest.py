@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -116,6 +117,13 @@ def tiny(made_once):
     return cache(lambda kind: str(made_once(f"models/{kind}", lambda folder: build(kind, folder))))
 
 
+def free_port():
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def start_script(script, *arguments, processes=None, launcher=(), warm=True):
     """Start a script in a new process, with `processes` through `accelerate launch`, given flags `launcher`; `warm`:
     by an interpreter that has its imports already."""
@@ -159,6 +167,23 @@ def refused(capsys):
         return errors[0]
 
     return call
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """A Hub on this machine."""
+    from hub_server import MiniHub
+
+    server = MiniHub()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Home of those who speak to the Hub."""
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="session")
@@ -205,6 +230,24 @@ def undivided_flags(model, folder, micro_batch, accumulation=1, **more):
         learning_rate=1e-3,
         **more,
     )
+
+
+def assert_trains_as(expected, folder, flags, processes=1):
+    """Train with `flags` into `folder`: every loss is that of `expected`, a run with whole batches in one process."""
+    from run_classifier import main
+
+    if processes == 1:
+        main(flags)
+    else:
+        done = run_script("run_classifier.py", *flags, processes=processes)
+        assert done.returncode == 0, done.stderr
+    logs = [json.loads((one / "trainer_state.json").read_text())["log_history"] for one in (folder, expected)]
+    found, wanted = (
+        [entry.get("loss", entry.get("eval_loss")) for entry in log if {"loss", "eval_loss"} & set(entry)]
+        for log in logs
+    )
+    assert len(found) == 18
+    assert found == pytest.approx(wanted, abs=2e-4)
 
 
 @pytest.fixture(scope="session")

@@ -3,20 +3,26 @@
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
-from conftest import ROOT
+from conftest import ROOT, free_port
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+@contextmanager
+def served_demo(run, folder, *flags):
+    """`Served` with demo.py of a run, which takes requests; `corrections` is its file of them, in `folder`."""
+    corrections, port = folder / "corrections.csv", free_port()
+    served = Served(ROOT / "demo.py", "--model", run, "--corrections_file", corrections, "--port", port, *flags)
+    served.port, served.corrections = port, corrections
+    try:
+        served.wait()
+        yield served
+    finally:
+        served.stop()
 
 
 class Served:

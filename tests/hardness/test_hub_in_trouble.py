@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from hub_server import MiniHub, Repository, caller
+from hub_server import Repository, caller
 from utils.runs.folder import RUN_FILES, matches
 
 PULL = "from utils.hub.pull import local_folder; print(local_folder({!r}))"
@@ -18,19 +18,6 @@ IMPATIENT = (
     "import utils.hub.errors as errors, utils.hub.pull, utils.hub.push; errors.WAITS = (0, 0); "
     "errors.PATIENCE = utils.hub.pull.PATIENCE = utils.hub.push.PATIENCE = 5"
 )
-
-
-@pytest.fixture(scope="module")
-def hub():
-    server = MiniHub()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")

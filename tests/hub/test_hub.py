@@ -10,21 +10,8 @@ from huggingface_hub import ModelCard
 
 from conftest import ROOT, SAMPLE, training_flags
 from finished_runs import copy_run
-from hub_server import MiniHub, Repository, caller
+from hub_server import Repository, caller
 from utils.runs.manifest import write_manifest
-
-
-@pytest.fixture(scope="module")
-def hub():
-    server = MiniHub()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")

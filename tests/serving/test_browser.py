@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import ROOT, SAMPLE
-from demo_server import Served, free_port
+from conftest import SAMPLE
+from demo_server import served_demo
 from utils.core.files import read_json
 from utils.runs.folder import load_task
 
@@ -32,15 +32,8 @@ LATE = {"timeout": SECONDS}
 
 @pytest.fixture(scope="module")
 def server(trained, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    flags = ["--model", trained, "--corrections_file", folder / "corrections.csv", "--port", port := free_port()]
-    served = Served(ROOT / "demo.py", *flags, "--max_rows", 200)
-    served.port, served.corrections = port, folder / "corrections.csv"
-    try:
-        served.wait()
+    with served_demo(trained, tmp_path_factory.mktemp("demo"), "--max_rows", 200) as served:
         yield served
-    finally:
-        served.stop()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demo
-from conftest import ROOT, SAMPLE
-from demo_server import Served, free_port
+from conftest import SAMPLE, free_port
+from demo_server import served_demo
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.data.examples import read_training_data
@@ -152,16 +152,9 @@ def test_corrections_in_a_column_of_lists(tmp_path):
 
 @pytest.fixture(scope="module")
 def server(trained, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    flags = ["--model", trained, "--corrections_file", folder / "corrections.csv", "--port", port := free_port()]
-    flags += ["--max_waiting", WAITING, "--max_rows", MOST_ROWS]
-    served = Served(ROOT / "demo.py", *flags)
-    served.port, served.corrections = port, folder / "corrections.csv"
-    try:
-        served.wait()
+    flags = ["--max_waiting", WAITING, "--max_rows", MOST_ROWS]
+    with served_demo(trained, tmp_path_factory.mktemp("demo"), *flags) as served:
         yield served
-    finally:
-        served.stop()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,16 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, patch_environment
 
 import run_classifier
-from conftest import ROOT, WARM_PYTHON, assert_close, run_script, start_script, training_flags, undivided_flags
+from conftest import (
+    ROOT,
+    WARM_PYTHON,
+    assert_close,
+    free_port,
+    run_script,
+    start_script,
+    training_flags,
+    undivided_flags,
+)
 from sharded_launch import launch_environment
 from utils.core.arguments import ModelArguments, ThresholdArguments
 from utils.core.errors import UserError
@@ -213,12 +221,6 @@ def assert_same_scores(folder, expected):
     assert_close(
         *({n: v for n, v in one.items() if "runtime" not in n and "per_second" not in n} for one in (scores, others))
     )
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.processes

@@ -15,7 +15,7 @@ import make_submission
 import predict
 import run_classifier
 import run_sft_labels
-from conftest import SAMPLE, WARM_PYTHON, run_script, training_flags, undivided_flags
+from conftest import SAMPLE, WARM_PYTHON, assert_trains_as, training_flags, undivided_flags
 from utils.models.generator.label_tree import build_label_tree
 from utils.models.generator.prompts import AnswerTokens
 from utils.runs.folder import load_task
@@ -340,18 +340,7 @@ def test_training_does_not_depend_on_how_batches_are_cut(
 ):
     files = {f"{name}_file": data / f"{name}_names.csv" for name in ("train", "validation")}
     flags = undivided_flags(model_without_dropout, tmp_path / "run", micro_batch, accumulation, **files)
-    if processes == 1:
-        run_classifier.main(flags)
-    else:
-        done = run_script("run_classifier.py", *flags, processes=processes)
-        assert done.returncode == 0, done.stderr
-    curves = []
-    for folder in (tmp_path / "run", undivided_single):
-        log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-        losses = [entry.get("loss", entry.get("eval_loss")) for entry in log]
-        curves.append([loss for loss in losses if loss is not None])
-    assert len(curves[0]) == 18
-    assert curves[0] == pytest.approx(curves[1], abs=2e-4)
+    assert_trains_as(undivided_single, tmp_path / "run", flags, processes)
 
 
 def test_the_tree_of_single_labels_holds_each_once():

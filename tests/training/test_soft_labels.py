@@ -9,7 +9,7 @@ import torch
 
 import run_classifier
 import run_sft_labels
-from conftest import SAMPLE, run_script, training_flags, undivided_flags
+from conftest import SAMPLE, assert_trains_as, training_flags, undivided_flags
 from utils.core.arguments import DataArguments
 from utils.data.examples import read_training_data
 from utils.runs.folder import load_task
@@ -83,7 +83,7 @@ def test_the_validation_loss_is_that_of_the_shares(run, data):
 
 
 def test_training_does_not_depend_on_how_batches_are_cut(run, data, model_without_dropout, tmp_path):
-    compare_curves(
+    assert_trains_as(
         run, tmp_path / "run", undivided_flags(model_without_dropout, tmp_path / "run", 2, 4, **files_of(data))
     )
 
@@ -91,22 +91,7 @@ def test_training_does_not_depend_on_how_batches_are_cut(run, data, model_withou
 @pytest.mark.processes
 def test_nor_on_the_number_of_processes(run, data, model_without_dropout, tmp_path):
     flags = undivided_flags(model_without_dropout, tmp_path / "run", 2, 2, **files_of(data))
-    compare_curves(run, tmp_path / "run", flags, processes=2)
-
-
-def compare_curves(expected, folder, flags, processes=1):
-    if processes == 1:
-        run_classifier.main(flags)
-    else:
-        done = run_script("run_classifier.py", *flags, processes=processes)
-        assert done.returncode == 0, done.stderr
-    logs = [json.loads((one / "trainer_state.json").read_text())["log_history"] for one in (folder, expected)]
-    curves = [
-        [entry.get("loss", entry.get("eval_loss")) for entry in log if {"loss", "eval_loss"} & set(entry)]
-        for log in logs
-    ]
-    assert len(curves[0]) == 18
-    assert curves[0] == pytest.approx(curves[1], abs=2e-4)
+    assert_trains_as(run, tmp_path / "run", flags, processes=2)
 
 
 def test_a_weight_of_two_is_a_row_twice():

@@ -10,7 +10,7 @@ import torch
 import make_submission
 import run_classifier
 import run_sft_labels
-from conftest import SAMPLE, assert_close, run_script, training_flags, undivided_flags
+from conftest import SAMPLE, assert_close, assert_trains_as, training_flags, undivided_flags
 from utils.models.encoding import UNKNOWN
 from utils.runs.folder import load_task
 from utils.scoring.predictions import Predictions
@@ -191,11 +191,6 @@ def test_a_generator_is_taught_whole_answers(data, tiny, tmp_path, refused, caps
     assert np.isnan(Predictions.load(tmp_path / "run", LABELS).truth).any()
 
 
-def curve(folder):
-    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [entry.get("loss", entry.get("eval_loss")) for entry in log if "loss" in entry or "eval_loss" in entry]
-
-
 @pytest.fixture(scope="module")
 def undivided_unknown(data, model_without_dropout, made_once):
     files = files_of(data)
@@ -212,14 +207,7 @@ def test_training_does_not_depend_on_how_batches_are_cut(
     undivided_unknown, data, model_without_dropout, tmp_path, micro_batch, accumulation, processes
 ):
     flags = undivided_flags(model_without_dropout, tmp_path / "run", micro_batch, accumulation, **files_of(data))
-    if processes == 1:
-        run_classifier.main(flags)
-    else:
-        done = run_script("run_classifier.py", *flags, processes=processes)
-        assert done.returncode == 0, done.stderr
-    found, expected = curve(tmp_path / "run"), curve(undivided_unknown)
-    assert len(found) == 18
-    assert found == pytest.approx(expected, abs=2e-4)
+    assert_trains_as(undivided_unknown, tmp_path / "run", flags, processes)
     results = [
         json.loads((folder / "eval_results.json").read_text()) for folder in (tmp_path / "run", undivided_unknown)
     ]
