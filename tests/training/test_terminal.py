@@ -47,7 +47,11 @@ def test_what_a_training_prints(tiny, tmp_path):
     assert done.stdout.count("epoch 2.00: validation loss ") == 1
 
 
-def test_libraries_are_kept_aside_and_errors_shown(capsys, tmp_path):
+@pytest.mark.parametrize("hands_on", [False, True], ids=["keeps_records", "hands_records_on"])
+def test_libraries_are_kept_aside_and_errors_shown(capsys, tmp_path, monkeypatch, hands_on):
+    # transformers hands its records on to the root logger where CI=true.
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", hands_on)
+
     def libraries():
         print("a fragment\ran overwritten fragment\ra whole line")
         print("no line break", end="", file=sys.stderr)

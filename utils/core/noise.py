@@ -153,6 +153,11 @@ class _Aside(io.TextIOBase):
 class _ErrorsToTerminal(logging.Handler):
     """Shows the person at the terminal what a library calls an error."""
 
+    shown: logging.LogRecord | None = None
+
     def emit(self, record: logging.LogRecord) -> Any:
-        """Print the message."""
+        """Print the message, once: a logger that hands its records on (transformers does where CI=true) comes twice."""
+        if record is self.shown:
+            return
+        self.shown = record
         print(f"{record.name}: {record.getMessage()}", file=terminal(sys.stderr), flush=True)
