@@ -17,7 +17,7 @@ import run_sft_labels
 from conftest import ROOT, run_script
 from utils.core.help import MOST_USED
 from utils.core.parser import ArgumentParser
-from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
+from utils.core.trainer_flags import TrainerFlags, early_flags, flags_of_trainer
 from utils.training.arguments import TaskTrainingArguments
 from utils.training.generator import GeneratorTrainingArguments
 
@@ -76,6 +76,12 @@ REFUSED = {
         ["run_classifier.py", *TRAIN, "--learning_rat", "1"],
         ["run_sft_labels.py", *TRAIN, "--learning_rat", "1"],
     ],
+    "--learning_rate/--learning-rate: invalid float value: 'fast'": [
+        ["run_classifier.py", *TRAIN, "--learning_rate", "fast"],
+        ["run_sft_labels.py", *TRAIN, "--learning_rate", "fast"],
+    ],
+    "argument --max_length": [["run_sft_labels.py", *TRAIN, "--max_length", "long"]],
+    "argument --bf16: Truthy value": [["run_classifier.py", *TRAIN, "--bf16", "maybe"]],
     "add --use_peft": [["run_sft_labels.py", *TRAIN, "--load_in_4bit"]],
     'no column "joi"': [["run_classifier.py", *TRAIN, "--label_columns", "joi", "love"]],
     "holds files but no run": [["run_sft_labels.py", *TRAIN, "--output_dir", "sample_data"]],
@@ -112,6 +118,11 @@ def test_what_is_known_of_trainer_without_loading_it(trainer):
     known = flags_of_trainer(f"{trainer.__module__}:{trainer.__name__}")
     assert flags <= known
     assert all(name.startswith(("--no_", "--no-")) for name in known - flags)
+    parsed = ArgumentParser([early_flags(f"{trainer.__module__}:{trainer.__name__}")])._actions
+    early = {action.dest: action.type.__name__ for action in parsed if action.type}
+    assert {"learning_rate": "float", "max_steps": "int", "bf16": "string_to_bool"}.items() <= early.items()
+    later = {action.dest: action.type.__name__ for action in actions if action.type and action.dest in early}
+    assert early == later
     for default in fields(TrainerFlags):
         assert next(field for field in fields(trainer) if field.name == default.name).default == default.default
 

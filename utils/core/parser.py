@@ -24,7 +24,7 @@ from utils.core.log import silence_deepspeed
 from utils.core.noise import LibraryNoise
 from utils.core.processes import is_launched_several_times
 from utils.core.shown import nearest, quote
-from utils.core.trainer_flags import TrainerFlags, flags_of_trainer
+from utils.core.trainer_flags import TrainerFlags, early_flags, flags_of_trainer
 
 # Numbers on the command line: seeds of numpy end here, and no float that is meant is as large.
 LARGEST_INT, LARGEST_FLOAT = 2**32, 1e18
@@ -81,7 +81,7 @@ def script(
                 parsed = ArgumentParser(arguments, words=words).parse(argv)
                 with LibraryNoise() if quiet else nullcontext():
                     return main(*parsed)
-            parser = ArgumentParser([*arguments, TrainerFlags], later=flags_of_trainer(trainer))
+            parser = ArgumentParser([*arguments, early_flags(trainer)], later=flags_of_trainer(trainer))
             *parsed, flags = parser.parse(argv)
             trainer_args = TrainerArguments(flags, [*arguments, trainer], argv)
             with LibraryNoise():

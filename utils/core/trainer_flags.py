@@ -6,9 +6,10 @@ The names are read from the source of the classes that are installed, so they ca
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,23 @@ class TrainerFlags:
             raise UserError("give the folder of the run by --output_dir")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: must be 0 or more")
+
+
+def early_flags(trainer: str) -> type[TrainerFlags]:
+    """`TrainerFlags` with those of Trainer's flags that are numbers or switches: values of another type are refused.
+
+    Args:
+        trainer: Trainer's dataclass, `module:Class`.
+    """
+    kinds = {"int": int, "float": float, "bool": bool}
+    declared = {line.target.id: line for where in (*SOURCES[trainer], trainer) for line in _declared(where)}
+    fields = []
+    for name, line in declared.items():
+        kind = kinds.get(ast.unparse(line.annotation).removesuffix(" | None"))
+        if kind and name not in TrainerFlags.__dataclass_fields__ and _is_flag(line):
+            fields.append((name, kind | None, None))
+    early: Any = make_dataclass("TrainerFlags", fields, bases=(TrainerFlags,))
+    return early
 
 
 def flags_of_trainer(trainer: str) -> frozenset[str]:
@@ -72,15 +90,18 @@ def options_of_trainer(trainer: str) -> dict[str, tuple[type, Any, str]]:
 
 def _fields(where: str) -> dict[str, bool]:
     """The fields that a class `module:Class` declares itself, and whether they can be given to its `__init__`."""
-    return {
-        line.target.id: not any(
-            keyword.arg == "init" and getattr(keyword.value, "value", True) is False
-            for keyword in getattr(line.value, "keywords", ())
-        )
-        for line in _declared(where)
-    }
+    return {line.target.id: _is_flag(line) for line in _declared(where)}
 
 
+def _is_flag(line: Any) -> bool:
+    """Whether the field that a line declares can be given to `__init__`."""
+    return not any(
+        keyword.arg == "init" and getattr(keyword.value, "value", True) is False
+        for keyword in getattr(line.value, "keywords", ())
+    )
+
+
+@functools.cache
 def _declared(where: str) -> list[Any]:
     """The lines of a class `module:Class` that declare its fields, with the names of these in `target.id`."""
     module, name = where.split(":")
