@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv
-from scipy.stats import norm, rankdata
+from scipy.special import betaincinv, ndtri
 
 from utils.scoring.scores import known_cells
 
@@ -96,7 +95,7 @@ class Mean:
         if min(self.rows, other.rows) < 2:
             return -np.inf, np.inf
         error = np.sqrt(self.deviation**2 / self.rows + other.deviation**2 / other.rows)
-        reach = float(norm.ppf((1 + level) / 2) * error)
+        reach = float(ndtri((1 + level) / 2) * error)
         return self.mean - other.mean - reach, self.mean - other.mean + reach
 
 
@@ -124,7 +123,7 @@ class Ranking:
 
         From the deviation of the shuffles, as 300 of them do not reach as far as the level of one label among many.
         """
-        return np.minimum(1.0, 0.5 + float(norm.ppf(level)) * self.by_chance.std(axis=0))
+        return np.minimum(1.0, 0.5 + float(ndtri(level)) * self.by_chance.std(axis=0))
 
 
 def rank(truth: np.ndarray, probabilities: np.ndarray) -> Ranking:
@@ -134,6 +133,8 @@ def rank(truth: np.ndarray, probabilities: np.ndarray) -> Ranking:
         truth: `[N, L]`, 0, 1 or NaN.
         probabilities: `[N, L]`.
     """
+    from scipy.stats import rankdata  # scipy.stats takes half a second to import, which predictions can do without
+
     true, known = count_rows(truth)
     judged = np.flatnonzero((true > 0) & (true < known))
     rng = np.random.default_rng(SEED)

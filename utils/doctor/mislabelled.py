@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import poisson
+from scipy.special import pdtrc
 
 from utils.doctor.bars import LEVEL
 from utils.doctor.finding import Check, Finding
@@ -78,7 +78,7 @@ def check_mislabelled(labels: list[str], truth: np.ndarray, probabilities: np.nd
     found, expected = int((confidence < SURE)[sure].sum()), float(unlikely[sure].sum())
     figures = {"suspects": float(len(suspects.rows)), "contradicted": float(found), "expected": expected}
     # Twice as many: curves are fitted, and never quite right.
-    if found == 0 or poisson.sf(found - 1, 2 * expected) > 1 - LEVEL:
+    if found == 0 or pdtrc(found - 1, 2 * expected) > 1 - LEVEL:
         return Check("labels that look like mistakes", seen)
     what = (
         f"in {found:,} of {int(sure.sum()):,} cells of which the model is sure, the label says the opposite, where its "

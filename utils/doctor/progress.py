@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, linregress
 
 from utils.doctor.bars import LEVEL
 from utils.doctor.finding import PROBLEM, WARNING, Check, Finding
@@ -87,6 +86,8 @@ def check_progress(
 
 def _falls(epochs: np.ndarray, values: np.ndarray) -> bool:
     """Whether values fall in the course of the epochs: Mann and Kendall's test of a trend."""
+    from scipy.stats import kendalltau  # late, as in `utils.doctor.bars`
+
     test: Any = kendalltau(epochs, values, alternative="less")
     return bool(test.pvalue < 1 - LEVEL)
 
@@ -96,6 +97,8 @@ def _check_single(log_history: Sequence[Mapping[str, Any]]) -> Check:
 
     In the first epoch no row has been seen before, so that the loss in training is one on new rows.
     """
+    from scipy.stats import linregress  # late, as in `utils.doctor.bars`
+
     losses = [(float(entry["epoch"]), float(entry["loss"])) for entry in log_history if "loss" in entry]
     end = max((float(entry["epoch"]) for entry in log_history if "epoch" in entry), default=0.0)
     late = [point for point in losses if end / 2 < point[0] <= 1.0]
