@@ -89,6 +89,7 @@ def main(
     training_args: TaskTrainingArguments = trainer_args.load()
     experiment = Experiment("run_classifier.py", model_args, threshold_args, run_args, training_args)
     check_best_metric(training_args, metric_names(task.labels, experiment.rule) | {"loss"})
+    loss = make_loss(loss_args, train.labels, train.weights, training_args.label_smoothing_factor)
 
     # Load the model, tokenize the texts
     transformers.set_seed(training_args.seed)  # new weights are the same in all processes
@@ -98,7 +99,6 @@ def main(
         train_tokens, validation_tokens = classifier.encode(train), classifier.encode(validation)
 
     # Check and show what will be trained
-    loss = make_loss(loss_args, train.labels, train.weights)
     preflight = Preflight(classifier, train_tokens, training_args, train, loss.pos_weight.numpy())
     log(preflight.summary())
     if run_args.preflight_only:

@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.modeling_outputs import SequenceClassifierOutput as Outputs
 
 from utils.core.arguments import LossArguments
 from utils.core.errors import UserError
-from utils.training.losses import asymmetric, bce, focal, positive_weights
+from utils.training.classifier import make_loss
+from utils.training.losses import MultiLabelLoss, asymmetric, bce, focal, positive_weights
 
 LOGITS = st.floats(-15, 15)
 
@@ -30,6 +33,31 @@ def test_gamma_and_clip_zero_are_cross_entropy():
     w = torch.rand(3) + 0.5
     assert torch.allclose(focal(x, y, w, 0.0), bce(x, y, w))
     assert torch.allclose(asymmetric(x, y, w, 0.0, 0.0, 0.0), bce(x, y, w), atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_labels_as_torch_has_them(smoothing):
+    logits, yes, one = torch.randn(6, 4), torch.randint(0, 2, (6, 4)).float(), torch.eye(4)[[0, 3, 2, 1, 1, 2]]
+    found = MultiLabelLoss("bce", torch.ones(4), 2.0, 1.0, 4.0, 0.05, smoothing)(Outputs(logits=logits), yes)
+    expected = F.binary_cross_entropy_with_logits(logits, yes * (1 - smoothing) + smoothing / 2)
+    assert torch.allclose(found, expected)
+    found = MultiLabelLoss("cross_entropy", torch.ones(4), 2.0, 1.0, 4.0, 0.05, smoothing)(Outputs(logits=logits), one)
+    expected = F.cross_entropy(logits, one.argmax(dim=1), label_smoothing=smoothing)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_unknown_cells_are_not_smoothed():
+    logits, labels = torch.randn(2, 3), torch.tensor([[1.0, -100.0, 0.0], [-100.0, 1.0, 1.0]])
+    known = labels >= 0
+    loss = MultiLabelLoss("bce", torch.ones(3), 2.0, 1.0, 4.0, 0.05, 0.2)
+    expected = F.binary_cross_entropy_with_logits(logits[known], labels[known] * 0.8 + 0.1)
+    assert torch.allclose(loss(Outputs(logits=logits), labels), expected)
+
+
+@pytest.mark.parametrize("loss", ["focal", "asl"])
+def test_losses_that_do_not_smooth(loss):
+    with pytest.raises(UserError, match="--label_smoothing_factor is for"):
+        make_loss(LossArguments(loss=loss), np.eye(3), smoothing=0.1)
 
 
 def test_positive_weights():

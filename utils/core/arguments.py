@@ -51,6 +51,7 @@ class ModelArguments(ModelConfig):
         "what a decoder's tokens see: those before them, as it was trained, or all tokens",
         choices=["own", "bidirectional"],
     )
+    freeze_layers: int = option(0, "keep the embeddings and so many of the first layers as they are")
     trust_remote_code: bool = option(
         False, "run the code that the repository of the base model brings; read it first. The code of a run never is"
     )
@@ -63,6 +64,12 @@ class ModelArguments(ModelConfig):
         for name in ("lora_r", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        if self.freeze_layers < 0:
+            raise UserError(f"--freeze_layers {self.freeze_layers}: must be 0 or more")
+        if self.freeze_layers and self.use_peft:
+            raise UserError(
+                "--freeze_layers is for training in full: with --use_peft the layers are frozen as they are"
+            )
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora_dropout {self.lora_dropout}: must be 0 or more and below 1")
         try:

@@ -44,6 +44,7 @@ from utils.models.head import (
     pool_mean,
     pool_windows,
 )
+from utils.models.layers import freeze_layers
 from utils.models.loading import EMBEDDED_MINILM, keep_gradients, load_pretrained, load_tokenizer
 from utils.models.parameters import parameter_kind, quantized_modules, without_adapter
 from utils.models.precision import quantization
@@ -125,6 +126,8 @@ class Classifier:
             start_from_yes_and_no(model, tokenizer, model_args)
         if model_args.use_peft:
             model = add_lora(model, model_args)
+        if model_args.freeze_layers:
+            freeze_layers(model, model_args.freeze_layers)
         return cls(model, tokenizer, model_args, task, max_length, questions)
 
     @classmethod

@@ -34,6 +34,8 @@ RESULT_ARGUMENTS = [
     "optim",
     "optim_args",
     "weight_decay",
+    "layer_lr_decay",
+    "label_smoothing_factor",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
@@ -67,6 +69,9 @@ class TaskTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = option(128, "rows predicted at a time by one process")
     warmup_steps: float = option(0.1, "steps of rising learning rate; below 1 a share of all steps")
     weight_decay: float = option(0.01, "weight decay of AdamW")
+    layer_lr_decay: float = option(
+        1.0, "learning rate of a layer as a share of that of the layer above it; the head has --learning_rate"
+    )
     bf16: bool | None = option(None, "bf16 mixed precision; left out: where the machine is fast at it")
     logging_steps: float = option(20, "steps between two lines of the log; below 1 a share of all steps")
     eval_strategy: str = option("epoch", "when to evaluate", choices=["no", "steps", "epoch"])
@@ -185,6 +190,10 @@ class TaskTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"--{name} {value}: must be above 0")
+        if not 0 < self.layer_lr_decay <= 1:
+            raise UserError(f"--layer_lr_decay {self.layer_lr_decay}: must be above 0, and 1 or less")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise UserError(f"--label_smoothing_factor {self.label_smoothing_factor}: must be 0 or more and below 1")
         cores = os.cpu_count() or 1
         most = max(LEAST_WORKERS, 4 * cores)
         if self.dataloader_num_workers > most:
@@ -208,7 +217,6 @@ class TaskTrainingArguments(TrainingArguments):
         if self.use_liger_kernel and not is_liger_kernel_available():
             raise UserError("--use_liger_kernel needs the package liger-kernel: pip install liger-kernel")
         refused = {
-            "label_smoothing_factor": "the multi-label losses do not smooth labels",
             "save_only_model": "a run could not be resumed from such checkpoints",
             "dataloader_drop_last": "rows would be missing from scores and submissions",
             "resume_from_checkpoint": "a run resumes by itself when its command is given again",

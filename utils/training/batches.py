@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from utils.core.errors import UserError
 from utils.core.files import remove_if_empty
+from utils.models.layers import slow_first_layers
 
 # Batches of one length are cut from this many batches of random rows.
 BATCHES_PER_POOL = 50
@@ -91,6 +92,15 @@ class LengthGroupedBatches(Trainer):
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and plugin.mixed_precision_policy is not None:
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As Trainer's, with `--layer_lr_decay`."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        args: Any = self.args  # of our dataclass
+        if is_new and args.layer_lr_decay < 1:
+            slow_first_layers(optimizer, self.model if model is None else model, args.layer_lr_decay)
+        return optimizer
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

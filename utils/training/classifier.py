@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 
 from utils.core.arguments import CROSS_ENTROPY, LossArguments
+from utils.core.errors import UserError
 from utils.models.classifier import Classifier
 from utils.models.encoding import longest_first
 from utils.scoring.evaluation import Evaluator
@@ -69,7 +71,7 @@ class MultiLabelTrainer(LengthGroupedBatches):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As Trainer's, with the loss as the mean over all known cells of the rows.
+        """As Trainer's, with the loss as the mean over all known cells of the rows, whose labels are not smoothed.
 
         Trainer takes the mean of the batches' losses, in which batches with fewer known cells weigh too much, and rows
         count twice that fill up the last batch of several processes.
@@ -77,7 +79,8 @@ class MultiLabelTrainer(LengthGroupedBatches):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics: Any = output.metrics
         logits, labels = (torch.tensor(np.asarray(array)) for array in (output.predictions, output.label_ids))
-        metrics[f"{metric_key_prefix}_loss"] = self.loss(SequenceClassifierOutput(logits=logits), labels).item()
+        loss = replace(self.loss, smoothing=0.0)
+        metrics[f"{metric_key_prefix}_loss"] = loss(SequenceClassifierOutput(logits=logits), labels).item()
         return output
 
     def predict_in_order(self, tokens: datasets.Dataset) -> np.ndarray:
@@ -104,14 +107,22 @@ def _in_order(to_probabilities: Callable[[np.ndarray], np.ndarray], logits: Any,
     return probabilities
 
 
-def make_loss(loss_args: LossArguments, labels: np.ndarray, row_weights: np.ndarray | None = None) -> MultiLabelLoss:
+def make_loss(
+    loss_args: LossArguments, labels: np.ndarray, row_weights: np.ndarray | None = None, smoothing: float = 0.0
+) -> MultiLabelLoss:
     """The loss that the flags ask for.
 
     Args:
         loss_args: the flags.
         labels: of the training rows, `[N, L]`; they give the weights of positive cells.
         row_weights: of the training rows, `[N]`; None where all count the same.
+        smoothing: share of each target that is taken from the labels, `--label_smoothing_factor`.
+
+    Raises:
+        UserError: for smoothed labels with a loss that tells cells apart by what they are.
     """
+    if smoothing and loss_args.loss not in ("bce", CROSS_ENTROPY):
+        raise UserError(f"--label_smoothing_factor is for --loss bce and {CROSS_ENTROPY}, not {loss_args.loss}")
     weigh = class_weights if loss_args.loss == CROSS_ENTROPY else positive_weights
     weights = weigh(labels, loss_args.pos_weight, loss_args.max_pos_weight, row_weights)
     return MultiLabelLoss(
@@ -121,4 +132,5 @@ def make_loss(loss_args: LossArguments, labels: np.ndarray, row_weights: np.ndar
         loss_args.asl_gamma_positive,
         loss_args.asl_gamma_negative,
         loss_args.asl_clip,
+        smoothing,
     )

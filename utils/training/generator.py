@@ -33,6 +33,7 @@ class GeneratorTrainingArguments(TaskTrainingArguments, SFTConfig):
     per_device_train_batch_size: int = option(16, "micro-batch of one process")
     per_device_eval_batch_size: int = option(64, "rows scored at a time by one process")
     gradient_checkpointing: bool | None = option(None, "the old name of --activation_checkpointing")
+    label_smoothing_factor: float = field(default=0.0, init=False)  # answers that are written in one way have one
     # Rows come tokenised, with their answers marked, and are neither cut, packed nor shuffled by TRL.
     dataset_kwargs: dict | None = field(default_factory=lambda: {"skip_prepare_dataset": True}, init=False)
     max_length: int | None = field(default=None, init=False)

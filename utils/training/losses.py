@@ -144,6 +144,8 @@ class MultiLabelLoss:
         asl_gamma_positive: `gamma_positive` of `asymmetric`.
         asl_gamma_negative: `gamma_negative` of `asymmetric`.
         asl_clip: `clip` of `asymmetric`.
+        smoothing: share of each target that is dealt out evenly, to yes and no or to the labels of a row (Szegedy et
+            al. 2016, section 7).
     """
 
     name: str
@@ -152,6 +154,7 @@ class MultiLabelLoss:
     asl_gamma_positive: float
     asl_gamma_negative: float
     asl_clip: float
+    smoothing: float = 0.0
 
     def __call__(
         self,
@@ -171,6 +174,9 @@ class MultiLabelLoss:
         logits, labels = outputs.logits.float(), labels.float()
         known = labels != UNKNOWN
         labels = torch.where(known, labels, 0.0)
+        if self.smoothing:
+            even = 1 / logits.shape[1] if self.name == CROSS_ENTROPY else 1 / 2
+            labels = (1 - self.smoothing) * labels + self.smoothing * even
         pos_weight = self.pos_weight.to(logits.device)
         if self.name == "focal":
             losses = focal(logits, labels, pos_weight, self.focal_gamma)

@@ -22,6 +22,7 @@ from utils.models.generator.answering import GENERATION_FILE, Generation, answer
 from utils.models.generator.loading import load_generator
 from utils.models.generator.prompts import AnswerCollator, encode_conversations, text_ids
 from utils.models.generator.search import check_scorable
+from utils.models.layers import freeze_layers
 from utils.models.loading import load_tokenizer
 from utils.scoring.predictions import Predictions
 
@@ -81,6 +82,8 @@ class LabelGenerator:
         check_scorable(model, generation_args.decoding, length_limit(max_length, tokenizer, model.config))
         if model_args.use_peft:
             model = add_lora(model, model_args)
+        if model_args.freeze_layers:
+            freeze_layers(model, model_args.freeze_layers)
         generator = cls(model, tokenizer, model_args, task, Generation.choose(generation_args, task), max_length)
         model.generation_config.eos_token_id = generator.form.prompt.end
         model.generation_config.pad_token_id = tokenizer.pad_token_id
