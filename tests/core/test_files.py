@@ -73,6 +73,15 @@ def test_output_that_nobody_reads(body, status, error):
         os.close(end)
 
 
+@pytest.mark.parametrize("body", ["print(1)", "for line in range(100000): print(line)", "print(1, flush=True)"])
+def test_output_to_a_full_disk(body):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", CODE.format(body)]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    told = "error: [Errno 28] No space left on device: free some space, or write to another disk\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_closed_output_is_no_error():
     command = f'{sys.executable} -c "{CODE.format("print(1)")}" >&-'
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -154,6 +154,22 @@ def test_a_full_disk(disturbed, tmp_path):
     assert not (tmp_path / "run").exists()  # nothing to go on from, so nothing is left
 
 
+def test_a_disk_that_a_submission_fills(refused, trained, tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    words = ["--model", trained, "--test_file", SAMPLE / "test.csv", "--output_file", tmp_path / "s.csv"]
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+        line = refused(make_submission.main, *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "free some space" in line
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_disk_that_is_too_small(tiny, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
     line = refused(run_classifier.main, *short(tiny("roberta"), tmp_path / "run"))
@@ -191,3 +207,5 @@ def test_a_file_name_that_is_too_long(refused, trained, tiny, tmp_path):
     flags = short(tiny("roberta"), tmp_path / "run", validation_file="a/" * 3000)
     assert refused(run_classifier.main, *flags).endswith("/a...: no such file")
     assert "no such folder" in refused(run_classifier.main, *short("/" + "a" * 300, tmp_path / "run"))
+    for words in (["hello"], ["--file", SAMPLE / "test.csv"]):
+        assert "is not the folder of a run" in refused(predict.main, "--model", "é" * 300, *words)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 import make_submission
 import predict
@@ -97,6 +98,48 @@ def test_pickled_weights_are_not_read(trained, tiny, refused, tmp_path):
     line = refused(predict.main, "--model", adapter, "--skip_checks", "hello")
     assert "has lost its adapter_model.safetensors" in line
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("where", ["pytorch_model.bin", "../other/model.safetensors", "/etc/passwd"])
+def test_weights_are_not_read_from_elsewhere(trained, tiny, refused, tmp_path, where):
+    trace = tmp_path / "unpickled"
+    shutil.copytree(trained, tmp_path / "other")
+    for source, name in ((trained, "run"), (tiny("roberta"), "base")):
+        folder = tmp_path / name
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(trace)))
+        index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(Path(source, "model.safetensors")), where)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_manifest(tmp_path / "run")
+    for more in ([], ["--skip_checks"]):
+        line = refused(predict.main, "--model", tmp_path / "run", *more, "hello")
+        assert f"said to be in {where}: only safetensors in the folder itself" in line
+    assert where in refused(run_classifier.main, *training_flags(tmp_path / "base", tmp_path / "new"))
+    assert not trace.exists()
+
+
+def test_weights_that_the_manifest_does_not_know_are_not_read(trained, refused, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    names = load_file(folder / "weights.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "weights.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_manifest(folder)
+    line = refused(predict.main, "--model", folder, "hello")
+    assert "weights.safetensors holds weights and is none of the run's files" in line
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": []}')
+    write_manifest(folder)
+    assert "model.safetensors.index.json is damaged" in refused(predict.main, "--model", folder, "hello")
+
+
+def test_a_run_chooses_no_kernels(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    arguments = json.loads((folder / "run_args.json").read_text()) | {"attn_implementation": "evil/kernel"}
+    (folder / "run_args.json").write_text(json.dumps(arguments))
+    write_manifest(folder)
+    predict.main(["--model", str(folder), "--json", "hello"])
+    assert json.loads(capsys.readouterr().out)["text"] == "hello"
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

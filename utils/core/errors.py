@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import select
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TextIO, TypeVar
+from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 from utils.core.shown import LONGEST_MESSAGE, printable
 
@@ -33,21 +34,42 @@ def exit_on_user_error(main: Callable[Parameters, Result]) -> Callable[Parameter
             try:
                 return main(*args, **kwargs)
             except UserError as error:
-                # All processes of a launch fail with the same error; the first on each machine prints it.
-                if os.environ.get("LOCAL_RANK", "0") == "0":
-                    print(f"error: {_one_line(error)}", file=sys.stderr)
-                sys.exit(2)
+                _refuse(error)
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()  # a closed pipe must show up here, where it is caught
-        except BrokenPipeError:
-            if not _reader_has_gone(sys.stdout):
+        except OSError as error:
+            if _disk_is_full(error):
+                _give_up_stdout()
+                _refuse(UserError(f"{error}: free some space, or write to another disk"))
+            if not isinstance(error, BrokenPipeError) or not _reader_has_gone(sys.stdout):
                 raise  # another pipe broke, for example the connection to a tracker
-            # Python flushes stdout again at exit; /dev/null keeps that from failing too.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_stdout()
             sys.exit(SIGPIPE_STATUS)
 
     return wrapper
+
+
+def _give_up_stdout() -> None:
+    """Lead stdout to /dev/null where it cannot be written: Python flushes it again at exit, which would fail too."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse(error: UserError) -> NoReturn:
+    """End with a line and exit status 2."""
+    # All processes of a launch fail with the same error; the first on each machine prints it.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _disk_is_full(error: OSError) -> bool:
+    """Whether nothing more can be written, as Python, shutil and Arrow say it; Arrow and shutil in words alone."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def _one_line(error: UserError) -> str:

@@ -36,7 +36,8 @@ def log(message: str) -> None:
 
 
 def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
-    """Print to stdout: what a script was asked for. As `print` does, but with `?` for signs that stdout does not have.
+    """Print to stdout: what a script was asked for. As `print` does, but with `?` for signs that stdout does not have,
+    and no control characters.
 
     Args:
         parts: what to print.
@@ -44,7 +45,7 @@ def say(*parts: object, sep: str = " ", end: str = "\n", flush: bool = False) ->
         end: behind them.
         flush: whether it shall be seen at once, also where stdout is no terminal.
     """
-    stream, text = terminal(sys.stdout), sep.join(map(str, parts))
+    stream, text = terminal(sys.stdout), printable(sep.join(map(str, parts)))
     encoding = getattr(stream, "encoding", None) or "utf-8"
     with _through(sys.stdout):
         print(text.encode(encoding, "replace").decode(encoding), end=end, flush=flush)

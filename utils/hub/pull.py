@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
-from utils.core.files import write_text
+from utils.core.files import is_there, write_text
 from utils.core.progress import show_progress_of
 from utils.core.shown import quote
 from utils.core.tables import format_bytes
@@ -33,7 +33,7 @@ def local_folder(name: str, skip_checks: bool = False, hash_weights: bool = Fals
         UserError: for a repository that cannot be downloaded or holds no run, and for a run that is not finished or was
             changed since.
     """
-    if Path(name).exists() or not USER_AND_NAME.fullmatch(name):
+    if is_there(name) or not USER_AND_NAME.fullmatch(name):
         folder, fresh = name, []
     else:
         folder, fresh = _download(name)

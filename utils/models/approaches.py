@@ -142,6 +142,8 @@ def finished_model_args(
         for a model that was scored as it is, else the folder.
     """
     model_args = kind(**{field.name: arguments[field.name] for field in fields(kind) if field.init})
+    if "/" in str(model_args.attn_implementation):  # a kernel of the Hub is code, which no run chooses
+        model_args.attn_implementation = None
     adapted = (Path(folder) / ADAPTER_FILE).exists()
     if not adapted and not arguments.get("eval_only"):
         model_args.model_name_or_path, model_args.dtype = str(folder), "float32"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.errors import UserError
-from utils.core.files import LONGEST_NAME, is_there
+from utils.core.files import LONGEST_NAME, is_there, read_json_object
 from utils.core.progress import show_progress_of
 from utils.core.shown import quote
 
@@ -72,7 +72,7 @@ def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) ->
     show_progress_of(tqdm)  # of downloads
     # Never None, with which transformers asks on standard input whether to run the code that a folder brings.
     options.setdefault("trust_remote_code", False)
-    _refuse_pickled_weights(name)
+    _refuse_other_weights(name)
     try:
         return loader(resolve_model_name(name), **options)
     except MemoryError:
@@ -83,16 +83,41 @@ def load_pretrained(loader: Callable[..., Loaded], name: str, **options: Any) ->
         raise UserError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _refuse_pickled_weights(name: str) -> None:
-    """Refuse a folder whose weights are pickles, which can hold code, and have no safetensors beside them.
+def shards_of(folder: str | Path) -> list[str]:
+    """Names of the files that hold a folder's weights in parts, as its index has them.
+
+    Raises:
+        UserError: for an index that is damaged, or names anything but safetensors in the folder itself.
+    """
+    names: set[str] = set()
+    for path in Path(folder).glob("*.index.json"):
+        try:
+            weight_map = read_json_object(path)["weight_map"]
+            names |= {str(name) for name in weight_map.values()}
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is damaged: {type(error).__name__}: {error}: copy the folder again") from error
+    for name in sorted(names):
+        if not name.endswith(".safetensors") or Path(name).name != name:
+            raise UserError(
+                f"the weights in {folder} are said to be in {quote(name)}: only safetensors in the folder itself are "
+                "loaded; save them again (save_pretrained does)"
+            )
+    return sorted(names)
+
+
+def _refuse_other_weights(name: str) -> None:
+    """Refuse a folder whose weights are pickles, which can hold code, or lie elsewhere.
 
     Loaders get `use_safetensors` too, which asks the Hub for its own conversion.
 
     Raises:
         UserError: for such a folder.
     """
-    folder = Path(name)
-    if is_there(folder) and folder.is_dir() and not any(folder.glob("*.safetensors*")):
+    folder = Path(resolve_model_name(name))
+    if not (is_there(folder) and folder.is_dir()):
+        return
+    shards_of(folder)
+    if not any(folder.glob("*.safetensors")):
         pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
         if pickled:
             raise UserError(

@@ -18,6 +18,7 @@ from utils.core.files import LONGEST_NAME, is_there, read_json_object, read_part
 from utils.core.shown import quote
 from utils.data.task import TASK_FILE
 from utils.models.approaches import BASE_FOLDER
+from utils.models.loading import shards_of
 from utils.runs.folder import (
     CARD_FILE,
     LOG_FILE,
@@ -124,6 +125,9 @@ def check_files(folder: str | Path, hash_weights: bool = False) -> None:
             continue
         if not _is_same(path, entry, hash_weights):
             raise UserError(f"{folder}/{quote(name)} is not what it was when the run was finished: {WHAT_TO_DO}")
+    for name in shards_of(folder):
+        if name not in known:
+            raise UserError(f"{folder}/{quote(name)} holds weights and is none of the run's files: {WHAT_TO_DO}")
     needed = [file for file in RUN_FILES if file.needed]
     for path in sorted(folder.iterdir()):
         read = not path.is_dir() and (path.suffix in READ or path.name.endswith(".safetensors.index.json"))
