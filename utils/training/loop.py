@@ -146,7 +146,6 @@ def _one_line_errors(trainer: LengthGroupedBatches, checkpoint: str | None) -> G
     """
     output_dir = str(trainer.args.output_dir)
     written = f"cannot write {output_dir}"
-    again = "the last complete checkpoint is kept: give the same command again to go on from it"
     resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     try:
         yield
@@ -162,6 +161,9 @@ def _one_line_errors(trainer: LengthGroupedBatches, checkpoint: str | None) -> G
                 f"cannot go on from {checkpoint}: {type(error).__name__}: {error}: delete that folder to go on from "
                 "the one before, if there is one, or pass --overwrite"
             ) from error
+        kept = any(Path(output_dir).glob("checkpoint-*/trainer_state.json"))
+        again = "the last complete checkpoint is kept: give the same command again to go on from it"
+        again = again if kept else "give the same command again"
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"{written}: {error.strerror}: free some space; {again}") from error
         # torch and safetensors write from C++ and Rust, where a full disk has no number.
@@ -170,7 +172,7 @@ def _one_line_errors(trainer: LengthGroupedBatches, checkpoint: str | None) -> G
             or "PytorchStreamWriter" in str(error)
             or "inline_container" in str(error)
         ):
-            raise UserError(f"{written}: {str(error).splitlines()[0]}: free some space; {again}") from error
+            raise UserError(f"{written}: a file was not written whole: free some space; {again}") from error
         raise
 
 
