@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.figures import Repetition, gather, report, save
+from benchmarks.figures import Repetition, Share, gather, report, save
 from benchmarks.honesty import DEFAULT, ROWS, Effort
 from benchmarks.populations import POPULATIONS, Recipe
 from utils.runs.ensembles import PARTITIONS, Ensemble, gain, weigh, weigh_by_fit
@@ -59,7 +59,7 @@ def repetitions(gaps: list[float], effort: Effort) -> Iterator[Repetition]:
             for errors in ERRORS:
                 taken = more.value > errors * more.standard_error
                 figures[row, f"beyond {errors:.0f} SE"] = taken * (truly[0] - truly[1])
-                figures[row, f"taken at {errors:.0f} SE, %"] = float(taken)
+                figures[row, f"taken at {errors:.0f} SE, %"] = Share(int(taken), 1)
         yield figures
 
 

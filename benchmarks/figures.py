@@ -7,16 +7,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import beta
 
 from utils.core.files import read_json, write_json
 from utils.core.tables import format_table
 
 # A table: a row's name, a column's name, and a figure.
 Table = dict[str, dict[str, "Figure"]]
-Repetition = dict[tuple[str, str], float]
+Repetition = dict[tuple[str, str], "float | Share"]
+# Of the intervals of shares.
+LEVEL = 0.95
+
+
+class Share(NamedTuple):
+    """How often something happened in one repetition."""
+
+    hits: int
+    trials: int
 
 
 @dataclass
@@ -27,21 +37,40 @@ class Figure:
         value: the mean, in percent or points.
         error: its Monte Carlo standard error.
         repetitions: how many there were.
+        trials: of a share, in all repetitions together; None for other figures.
     """
 
     value: float
     error: float
     repetitions: int
+    trials: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ± {self.error:.2f}"
+        if self.trials is None:
+            return f"{self.value:.2f} ± {self.error:.2f}"
+        low, high = self.interval
+        return f"{self.value:.1f} [{low:.1f}, {high:.1f}]"
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of a share, in percent: Jeffreys' interval (Brown, Cai and DasGupta, Statistical Science 2001).
+
+        It is right at 0 and 100 % too, where all repetitions are alike and a standard error would be 0. Trials of one
+        repetition share its rows; they count as fewer by the factor by which this makes the variance larger.
+        """
+        share, trials = self.value / 100, float(self.trials or 0)
+        if 0 < share < 1:
+            trials /= max(1.0, (self.error / 100) ** 2 * trials / (share * (1 - share)))
+        hits = share * trials
+        ends = beta.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], hits + 0.5, trials - hits + 0.5)
+        return 0.0 if share == 0 else float(100 * ends[0]), 100.0 if share == 1 else float(100 * ends[1])
 
 
 def gather(repetitions: Iterator[Repetition], squares: tuple[str, ...] = ()) -> Table:
     """Means and their errors, times 100.
 
     Args:
-        repetitions: figures of each, by the names of row and column; a figure that is NaN is left out.
+        repetitions: figures of each, by the names of row and column, or shares; a figure that is NaN is left out.
         squares: columns that hold squared figures: the root of their mean is taken.
     """
     values = {}
@@ -50,12 +79,13 @@ def gather(repetitions: Iterator[Repetition], squares: tuple[str, ...] = ()) -> 
             values.setdefault(place, []).append(value)
     table = {}
     for (row, column), numbers in values.items():
-        numbers = np.array(numbers, dtype=float)
+        trials = sum(one.trials for one in numbers) if isinstance(numbers[0], Share) else None
+        numbers = np.array([one.hits / one.trials for one in numbers] if trials else numbers, dtype=float)
         numbers = numbers[~np.isnan(numbers)]
         mean, error = numbers.mean(), numbers.std(ddof=1) / np.sqrt(len(numbers))
         if column in squares:
             mean, error = np.sqrt(mean), error / (2 * np.sqrt(mean)) if mean > 0 else 0.0
-        table.setdefault(row, {})[column] = Figure(float(100 * mean), float(100 * error), len(numbers))
+        table.setdefault(row, {})[column] = Figure(float(100 * mean), float(100 * error), len(numbers), trials)
     return table
 
 
@@ -88,9 +118,13 @@ def stored(path: str) -> dict[str, dict]:
 def as_content(tables: dict[str, Table]) -> dict[str, dict[str, dict[str, dict]]]:
     """Tables as the results file has them."""
     return {
-        title: {row: {c: vars(cell) for c, cell in cells.items()} for row, cells in table.items()}
+        title: {row: {c: _kept(cell) for c, cell in cells.items()} for row, cells in table.items()}
         for title, table in tables.items()
     }
+
+
+def _kept(figure: Figure) -> dict[str, Any]:
+    return {name: value for name, value in vars(figure).items() if value is not None}
 
 
 def as_tables(content: dict[str, dict[str, dict[str, dict]]]) -> dict[str, Table]:

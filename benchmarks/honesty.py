@@ -5,9 +5,10 @@
 
 The populations are those of `benchmarks.populations`. Thresholds, cross-fitting, intervals and comparisons are the
 project's own functions, called as the scripts call them. Each table takes its share of the minutes (of processor time,
-so that other load on the machine costs no precision) and then stops; it says how often it was repeated, and each figure
-has its Monte Carlo standard error, from repetitions that each have new rows and new runs. All figures are in percent or
-in points, which are hundredths of macro-F1. They are added to benchmarks/results/honesty.json under --name, and printed
+so that other load on the machine costs no precision) and then stops; it says how often it was repeated, from new rows
+and new runs each time. Behind ± stands the Monte Carlo standard error of a figure; shares have a 95 % interval in
+brackets (Jeffreys'), which is right at 0 % too. All figures are in percent or in points, which are hundredths of
+macro-F1. They are added to benchmarks/results/honesty.json under --name, and printed
 below those that stand there under other names.
 
 One thread is enough: OMP_NUM_THREADS=1.
@@ -20,15 +21,17 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
-from scipy.special import xlogy
+from scipy.special import ndtri, xlogy
 
-from benchmarks.figures import Repetition, Table, gather, report, save
+from benchmarks.figures import Repetition, Share, Table, gather, report, save
 from benchmarks.populations import POPULATIONS, Population, Recipe
 from utils.core.arguments import ThresholdArguments
 from utils.runs.comparison import Board, Entry, Scored, make_boards
-from utils.scoring.bootstrap import plain_scores
+from utils.scoring.bootstrap import LEVEL, plain_scores
+from utils.scoring.differences import Comparison, Contender, Spread, widened
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import AT_HALF, SCORES, TUNED
 from utils.scoring.thresholds import ThresholdRule
@@ -39,6 +42,8 @@ RUNS = 10
 MORE = 20
 CHECKPOINTS = 5
 GAPS = (0.01, 0.02, 0.03)
+# Of the luck of the rows, where scores are made up as numbers.
+ROWS_SD = 0.003
 DEFAULT = ThresholdRule.asked_for(ThresholdArguments())
 KINDS = {AT_HALF: "at 0.5", TUNED: "tuned"}
 MEAN_AVERAGE_PRECISION = next(score.compute for score in SCORES if score.name == "map")
@@ -122,7 +127,7 @@ def own_figures(population: Population, kind: str, effort: Effort) -> Table:
                 (name, "true"): true,
                 (name, "bias"): figure.value - true - score_at(unchosen, run) + expected,
                 (name, "RMSE"): (figure.value - true) ** 2,
-                (name, "coverage"): float(figure.low <= true <= figure.high),
+                (name, "coverage"): Share(figure.low <= true <= figure.high, 1),
             }
 
     return gather(repetitions(), squares=("RMSE",))
@@ -147,7 +152,7 @@ def equal_runs(population: Population, kind: str, effort: Effort) -> tuple[Table
         fives = [compare([[run] for run in scored[start : start + 5]], effort) for start in (0, 5)]
         tens = compare([[run] for run in scored], effort)
         boards = {"1 against 1": pairs, "3 against 3 seeds": triples, "best of 5": fives, "best of 10": [tens]}
-        alarms.append({(name, what): np.mean([any_worse(board) for board in some]) for what, some in boards.items()})
+        alarms.append({(name, what): Share(sum(map(any_worse, some)), len(some)) for what, some in boards.items()})
 
         ranked = {entry.name: estimate for entry, estimate in zip(tens.entries, tens.main_scores)}
         estimates = [ranked[name] for name in sorted(ranked, key=int)]
@@ -190,8 +195,51 @@ def power(population: Population, effort: Effort) -> Table:
                         ]
                         called = [entry.name for board in boards for entry in board.entries if entry.verdict == "worse"]
                         row = f"{name}, {seeds} against {seeds}"
-                        figures[row, f"gap {100 * gap:.0f}"] = called.count("1") / len(boards)
-                        figures[row, f"gap {100 * gap:.0f}, wrong way"] = called.count("0") / len(boards)
+                        figures[row, f"gap {100 * gap:.0f}"] = Share(called.count("1"), len(boards))
+                        figures[row, f"gap {100 * gap:.0f}, wrong way"] = Share(called.count("0"), len(boards))
+            yield figures
+
+    return gather(repetitions())
+
+
+def of_seeds(rng: np.random.Generator, seeds: int, rows_sd: float, seed_sd: float) -> Contender:
+    """The mean of seeds of a system whose true score is 0.5, as numbers alone.
+
+    Args:
+        rng: of the luck.
+        seeds: how many.
+        rows_sd: standard deviation of the luck of the rows, which is the same for all seeds.
+        seed_sd: standard deviation over the seeds.
+    """
+    values = 0.5 + rng.normal(scale=rows_sd) + rng.normal(scale=seed_sd, size=seeds)
+    drawn = np.tile(rng.normal(scale=rows_sd, size=1000), (seeds, 1))
+    return Contender(float(values.mean()), drawn, Spread(float(values.std(ddof=1)), seeds - 1), factor=1.0)
+
+
+def few_seeds(effort: Effort) -> Table:
+    """What a spread that is estimated from two or three seeds does to verdicts and intervals.
+
+    The luck of the seeds is so many times that of the rows, in a mean of them, for one of two equal systems or both.
+    """
+    normal = float(ndtri((1 + LEVEL) / 2))
+
+    def repetitions() -> Iterator[Repetition]:
+        for rng in effort.random():
+            figures = {}
+            for seeds, times, wider in product((2, 3), (0.2, 1.0, 2.0, 5.0), (1, 4)):
+                spread = times * ROWS_SD * np.sqrt(seeds)
+                two = [of_seeds(rng, seeds, ROWS_SD, spread), of_seeds(rng, seeds, ROWS_SD, spread / wider)]
+                comparison = Comparison(two)
+                difference = comparison.difference(0, 1)
+                row = f"{seeds} seeds, luck {times:g} times" + ("" if wider == 1 else ", of the other a fourth")
+                figures[row, "called different"] = Share(difference.is_distinguishable, 1)
+                beyond = abs(difference.value) > comparison.quantile * difference.standard_error
+                figures[row, "by normal quantiles"] = Share(beyond, 1)
+                if wider == 1:
+                    half = widened(normal * ROWS_SD, two[0].spread, seeds)
+                    figures[row, "interval covers"] = Share(abs(two[0].value - 0.5) <= half, 1)
+                    half = normal * np.hypot(ROWS_SD, two[0].spread.sd / np.sqrt(seeds))
+                    figures[row, "normal one"] = Share(abs(two[0].value - 0.5) <= half, 1)
             yield figures
 
     return gather(repetitions())
@@ -273,7 +321,8 @@ def measure(minutes: float, effort: Effort, populations: dict[str, Population]) 
             for title, table in zip((ALARMS, BEST), equal_runs(population, kind, share(part * of_equal))):
                 tables[title] |= {f"{name}, {row}": cells for row, cells in table.items()}
     tables[CHOSEN] = checkpoints(main, share(0.06))
-    tables[POWER] = power(main, share(0.14))
+    tables[POWER] = power(main, share(0.12))
+    tables[FEW] = few_seeds(share(0.02))
     return tables
 
 
@@ -283,6 +332,7 @@ ALARMS = "Equal recipes: how often any is called worse, %"
 BEST = "Equal runs: how far the best one's figure lies above its true score, points"
 CHOSEN = f"The checkpoint with the best of a score among {CHECKPOINTS}, tuned macro-F1, points"
 POWER = "How often a recipe that is worse by 1, 2, 3 points is called worse, %"
+FEW = "Two equal systems of a few seeds, whose luck is so many times that of the rows, %"
 
 
 def main():

@@ -25,7 +25,7 @@ from utils.runs.finished import read_run
 from utils.runs.folder import MANIFEST_FILE, RESULTS_FILE
 from utils.runs.groups import joint_name
 from utils.runs.manifest import write_manifest
-from utils.scoring.differences import FACTOR, factor_of
+from utils.scoring.differences import FACTOR, Spread, factor_of, widened
 from utils.scoring.evaluation import evaluate
 from utils.scoring.predictions import Predictions
 from utils.scoring.thresholds import ThresholdRule
@@ -137,13 +137,14 @@ def test_what_the_seeds_add_and_what_the_text_says_of_it(trained, tmp_path, comp
     printed = " ".join(printed.split())
     assert "and over the seeds, for a single seed with the spread of the others" in printed
     assert "Means are over 1 to 3 seeds" in printed
-    assert "to find one of 0.5 as often takes about 1 seeds of each or about" in printed
+    assert "to find one of 0.5 as often takes about 2 seeds of each or about" in printed
     sd = records.loc["c{1,2,3}", "f1_macro_tuned_sd"]
     assert records["f1_macro_tuned_seed_sd"].tolist() == pytest.approx([sd] * 3)
     assert (records.loc["c{1,2,3}", "sd_over"], records.loc["c{1,2,3}", "seeds"]) == ("3 seeds", 3)
     half = records["f1_macro_tuned_high"] - records["f1_macro_tuned"]
     was = alone["f1_macro_tuned_high"] - alone["f1_macro_tuned"]
-    assert half["a1"] == pytest.approx(np.hypot(was["a1"], 1.96 * sd), rel=1e-3)
+    assert half["a1"] == pytest.approx(widened(was["a1"], Spread(sd, 2), 1))
+    assert half["a1"] > np.hypot(was["a1"], 1.96 * sd)  # as the spread is an estimate
 
 
 def test_thresholds_chosen_on_other_rows_do_not_widen_a_difference(trained, tmp_path):

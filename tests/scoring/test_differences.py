@@ -3,9 +3,20 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from scipy.stats import t
 
+from benchmarks.honesty import of_seeds
 from utils.scoring.bootstrap import plain_scores, resample
-from utils.scoring.differences import FACTOR, Comparison, Contender, expected_maximum, factor_of, pooled_sd
+from utils.scoring.differences import (
+    FACTOR,
+    Comparison,
+    Contender,
+    Spread,
+    expected_maximum,
+    factor_of,
+    pooled_spread,
+    widened,
+)
 from utils.scoring.thresholds import ThresholdRule
 
 
@@ -25,8 +36,8 @@ def contender(rng, truth, logits, seeds=1, noise=0.7, rule=None, resamples=300):
         )
         values.append(plain_scores(truth, decided)["f1_macro"])
         drawn.append(resample(truth, decided, resamples, seed=0)["f1_macro"])
-    sd = float(np.std(values, ddof=1)) if seeds > 1 else None
-    return Contender(float(np.mean(values)), np.array(drawn), sd, FACTOR if rule is None else factor_of(rule))
+    spread = Spread(float(np.std(values, ddof=1)), seeds - 1) if seeds > 1 else None
+    return Contender(float(np.mean(values)), np.array(drawn), spread, FACTOR if rule is None else factor_of(rule))
 
 
 def called_worse(systems, worlds, noises=None, **options):
@@ -63,12 +74,13 @@ def test_the_parts_of_the_standard_error():
     truth, logits = population(rng, 400)
     one, other = (contender(rng, truth, logits, seeds=3, resamples=2000) for _ in range(2))
     rows = (one.values.mean(axis=0) - other.values.mean(axis=0)).std(ddof=1)
-    seeds = one.seed_sd**2 / 3 + other.seed_sd**2 / 3
+    seeds = one.spread.sd**2 / 3 + other.spread.sd**2 / 3
     found = Comparison([one, other]).difference(0, 1)
     assert found.standard_error == pytest.approx(np.sqrt((FACTOR * rows) ** 2 + seeds))
     assert found.value == one.value - other.value
-    # Of two systems the largest of all differences is the one there is: the interval is the usual one.
-    assert (found.high - found.low) / (2 * found.standard_error) == pytest.approx(1.96, abs=0.1)
+    # Of two systems the largest of all differences is the one there is: the interval is that of Student's t.
+    freedom = found.standard_error**4 / sum((each.spread.sd**2 / 3) ** 2 / 2 for each in (one, other))
+    assert (found.high - found.low) / (2 * found.standard_error) == pytest.approx(t.ppf(0.975, freedom), rel=0.08)
     one.factor = factor_of(ThresholdRule("per_label"))
     tuned = Comparison([one, other]).difference(0, 1)
     assert tuned.standard_error == pytest.approx(np.sqrt((one.factor * rows) ** 2 + seeds))
@@ -83,7 +95,7 @@ def test_same_predictions_do_not_differ():
     same = Comparison([one, one, contender(rng, truth, logits)]).difference(0, 1)
     assert (same.value, same.low, same.high, same.p_value, same.standard_error) == (0, 0, 0, 1, 0)
     assert not same.is_distinguishable
-    one.seed_sd = 0.01  # other seeds of the two would have differed
+    one.spread = Spread(0.01, 4)  # other seeds of the two would have differed
     assert Comparison([one, one]).difference(0, 1).standard_error == pytest.approx(0.01 * np.sqrt(2))
 
 
@@ -113,12 +125,12 @@ def test_the_best_looks_too_good():
 def test_seeds_and_rows_that_show_a_gap_do_show_it():
     rng = np.random.default_rng(0)
     truth, logits = population(rng, 400)
-    one, other = (contender(rng, truth, logits, seeds=2, resamples=1000) for _ in range(2))
+    one, other = (contender(rng, truth, logits, seeds=3, resamples=1000) for _ in range(2))
     comparison = Comparison([one, other])
     gap = comparison.visible(0, 1)
     assert comparison.rows_needed(0, 1, gap, 400) == pytest.approx(400, abs=1)
-    assert comparison.rows_needed(0, 1, 1e-5, 400) is None  # the luck of two seeds is larger
-    assert comparison.seeds_needed(0, 1, gap) <= 3
+    assert comparison.rows_needed(0, 1, 1e-5, 400) is None  # the luck of three seeds is larger
+    assert comparison.seeds_needed(0, 1, gap) <= 4
     assert (comparison.seeds_needed(0, 1, gap / 2) or 1e9) > comparison.seeds_needed(0, 1, gap)
     single = Comparison([contender(rng, truth, logits) for _ in range(2)])
     assert single.rows_needed(0, 1, single.visible(0, 1) / 2, 400) == pytest.approx(1600, abs=1)
@@ -126,5 +138,37 @@ def test_seeds_and_rows_that_show_a_gap_do_show_it():
 
 
 def test_pooled_spread():
-    assert pooled_sd([0.3, 0.1], [2, 4]) == pytest.approx(np.sqrt((0.09 + 3 * 0.01) / 4))
-    assert pooled_sd([], []) is None
+    pooled = pooled_spread([Spread(0.3, 1), Spread(0.1, 3)])
+    assert (pooled.sd, pooled.freedom) == (pytest.approx(np.sqrt((0.09 + 3 * 0.01) / 4)), 4)
+    assert pooled_spread([]) is None
+
+
+@pytest.mark.parametrize(("seeds", "rows_sd", "most"), [(2, 1e-4, 0.05), (3, 1e-4, 0.05), (2, 0.003, 0.07)])
+def test_a_spread_over_two_or_three_seeds_is_an_estimate(seeds, rows_sd, most):
+    """Where the luck of the seeds is all there is, normal quantiles call 18 and 12 % of equal systems different."""
+    rng = np.random.default_rng(0)
+    systems = [[of_seeds(rng, seeds, rows_sd, 0.01) for _ in range(2)] for _ in range(400)]
+    called = np.mean([Comparison(two).difference(0, 1).is_distinguishable for two in systems])
+    assert called <= most + 2.3 * np.sqrt(most * (1 - most) / 400)
+
+
+def test_intervals_hold_the_spread_over_the_seeds_as_an_estimate():
+    # Rows alone: no more than it was. Seeds alone: Student's quantiles, of 1, 2 and 100 degrees of freedom.
+    assert widened(0.02, Spread(0.0, 1), 2) == pytest.approx(0.02)
+    for freedom, quantile in ((1, 12.706), (2, 4.303), (100, 1.984)):
+        assert widened(0.0, Spread(0.01, freedom), 4) == pytest.approx(quantile * 0.005, rel=1e-3)
+    # Where the rows are most of it, as on 886 rows, it is the root of the sum of squares.
+    assert widened(0.02, Spread(0.003, 2), 3) == pytest.approx(np.hypot(0.02, 1.96 * 0.003 / np.sqrt(3)), rel=0.01)
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(scale=0.01, size=(4000, 3))
+    ends = [widened(1.96 * 0.003, Spread(sd, 2), 3) for sd in seeds.std(axis=1, ddof=1)]
+    missed = np.abs(seeds.mean(axis=1) + rng.normal(scale=0.003, size=4000)) > ends
+    assert missed.mean() < 0.09  # by normal quantiles 0.14
+
+
+def test_a_borrowed_spread_is_no_surer_than_its_own():
+    rng = np.random.default_rng(0)
+    several = of_seeds(rng, 3, 1e-5, 0.01)
+    single = Contender(0.5, rng.normal(scale=1e-5, size=(1, 1000)), several.spread, factor=1.0)
+    found = Comparison([several, single]).difference(0, 1)
+    assert found.high - found.value == pytest.approx(4.303 * found.standard_error, rel=0.05)  # 2 degrees of freedom

@@ -8,6 +8,7 @@ import pytest
 import run_classifier
 import run_sft_labels
 from benchmarks import growth
+from benchmarks.figures import Figure, Share, gather
 from benchmarks.populations import POPULATIONS
 from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 
@@ -79,6 +80,18 @@ def test_loss_tokens(tiny):
     assert "counts in the loss: 'n' | 'one' | '<|im_end|>'" in output
 
 
+def test_shares_have_intervals_at_zero_too():
+    none = gather(iter([{("row", "worse"): Share(0, 1), ("row", "bias"): 0.25}] * 82))["row"]
+    assert str(none["worse"]) == "0.0 [0.0, 3.0]"  # of 82; the rule of three says 3.7 at most
+    assert str(none["bias"]) == "25.00 ± 0.00"
+    five = gather(iter([{("row", "worse"): Share(number % 4 == 0, 5)} for number in range(80)]))["row"]["worse"]
+    assert (five.value, five.trials) == (5.0, 400)
+    assert five.interval == pytest.approx((3.2, 7.5), abs=0.1)  # Jeffreys' of 20 of 400
+    # Five hits in one of four repetitions: the trials of each are one.
+    alike = Figure(25.0, 100 * (0.25 * 0.75 / 80) ** 0.5, 80, 400)
+    assert alike.interval == pytest.approx(Figure(25.0, 0.0, 80, 80).interval)
+
+
 @pytest.mark.simulation
 def test_honesty(tmp_path):
     results = tmp_path / "results.json"
@@ -88,7 +101,7 @@ def test_honesty(tmp_path):
     content = json.loads(results.read_text())["results"]
     assert list(content) == ["before", "now"]
     assert content["before"]["tables"] == content["now"]["tables"]  # seeded
-    assert len(content["now"]["tables"]) == 5
+    assert len(content["now"]["tables"]) == 6
     assert output.count("11 labels, tuned ") == 6  # three tables, both names
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,16 @@ from utils.scoring.bootstrap import (
     resample,
     resample_probabilities,
 )
-from utils.scoring.differences import FACTOR, Comparison, Contender, Difference, factor_of, pooled_sd
-from utils.scoring.influence import LEVEL
+from utils.scoring.differences import (
+    FACTOR,
+    Comparison,
+    Contender,
+    Difference,
+    Spread,
+    factor_of,
+    pooled_spread,
+    widened,
+)
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import OF_PREDICTIONS, OF_PROBABILITIES, Score, by_name
 from utils.scoring.thresholds import ThresholdRule
@@ -105,7 +113,7 @@ class Estimate:
         low: of the interval over the rows, and over the seeds where their spread is known.
         high: likewise.
         values: of each seed in each of the resamples of the rows, `[S, B]`.
-        seed_sd: the spread over seeds that is in the interval, of its own or of other runs; None where it is not known.
+        spread: over the seeds, that is in the interval, of its own or of other runs; None where it is not known.
     """
 
     value: float
@@ -114,14 +122,18 @@ class Estimate:
     low: float
     high: float
     values: np.ndarray
-    seed_sd: float | None = None
+    spread: Spread | None = None
 
-    def widen(self, seed_sd: float, seeds: int) -> None:
-        """Add the luck of the training to the interval: `seed_sd` over seeds, of which the score is a mean."""
-        self.seed_sd = seed_sd
-        add = (NormalDist().inv_cdf((1 + LEVEL) / 2) * seed_sd) ** 2 / seeds
-        self.low = max(0.0, self.value - ((self.value - self.low) ** 2 + add) ** 0.5)
-        self.high = min(1.0, self.value + ((self.high - self.value) ** 2 + add) ** 0.5)
+    def widen(self, spread: Spread, seeds: int) -> None:
+        """Add the luck of the training to the interval: a spread over seeds, of which the score is a mean."""
+        self.spread = spread
+        self.low = max(0.0, self.value - widened(self.value - self.low, spread, seeds))
+        self.high = min(1.0, self.value + widened(self.high - self.value, spread, seeds))
+
+    @property
+    def seed_sd(self) -> float | None:
+        """Standard deviation over the seeds that is in the interval."""
+        return None if self.spread is None else self.spread.sd
 
     @property
     def without_spread(self) -> str:
@@ -359,12 +371,16 @@ def _add_seeds(entries: list[Entry], name: str) -> None:
         entries: of one board.
         name: of the score, with the suffix of the predictions.
     """
-    several = [(entry.scores[name].sd, len(entry.members)) for entry in entries if len(entry.members) > 1]
-    pooled = pooled_sd([sd for sd, _ in several], [seeds for _, seeds in several])
-    for entry in entries:
-        sd = entry.scores[name].sd if len(entry.members) > 1 else pooled
-        if sd is not None:
-            entry.scores[name].widen(sd, len(entry.members))
+    spreads = {
+        number: Spread(entry.scores[name].sd, len(entry.members) - 1)
+        for number, entry in enumerate(entries)
+        if len(entry.members) > 1
+    }
+    pooled = pooled_spread(list(spreads.values()))
+    for number, entry in enumerate(entries):
+        spread = spreads.get(number, pooled)
+        if spread is not None:
+            entry.scores[name].widen(spread, len(entry.members))
 
 
 def choose_main(entries: list[Entry], asked_for: str | None) -> Score:
@@ -396,7 +412,7 @@ def _make_board(entries: list[Entry], resamples: int, seed: int, best_by: str | 
         score = entry.main_score(main)
         nothing_chosen = entry.chosen_by is None or main.of_probabilities
         factor = FACTOR if nothing_chosen else factor_of(entry.chosen_by)
-        contenders.append(Contender(score.value, score.values, score.seed_sd, factor))
+        contenders.append(Contender(score.value, score.values, score.spread, factor))
     comparison = Comparison(contenders, seed)
     for number, entry in enumerate(ranked[1:], start=1):
         entry.difference = comparison.difference(number, 0)

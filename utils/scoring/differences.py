@@ -15,6 +15,11 @@ labels at 1 to 5 %); 11 labels would do with 1. The other parts are the luck of 
 deviation over the S seeds of each; some of it is in the first part as well, so the sum is on the safe side. For a
 single seed it is not known, and that of the others stands in, if there is one.
 
+A standard deviation over two or three seeds is itself an estimate, so a difference is judged by Student's t. Its
+degrees of freedom are S_a + S_b - 2 or fewer where all of the error is the luck of the seeds, and more the smaller that
+part is (Satterthwaite, Biometrics Bulletin 1946; Welch, Biometrika 1947). The last table of `benchmarks.honesty` says
+what that is worth.
+
 The best is picked and then compared with all, so single comparisons at 5 % would find a "worse" one too often. The
 studentised maximum over all pairs, from the same draws, keeps the error for all of them together at 5 % (Westfall and
 Young, Resampling-Based Multiple Testing, 1993; Romano and Wolf, JASA 2005).
@@ -24,10 +29,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from math import ceil, sqrt
+from math import ceil, hypot, inf, sqrt
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from scipy.stats import t as student
 
 from utils.scoring.bootstrap import LEVEL
 from utils.scoring.thresholds import JOINT, SHRINKAGE, ThresholdRule
@@ -49,6 +55,19 @@ def factor_of(rule: ThresholdRule) -> float:
     return max(FACTORS.values()) if shrunk_less else FACTORS[rule.strategy]
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A standard deviation over seeds, an estimate.
+
+    Args:
+        sd: the standard deviation.
+        freedom: its degrees of freedom, the number of seeds less one.
+    """
+
+    sd: float
+    freedom: int
+
+
 @dataclass
 class Contender:
     """A score that is compared with others on the same rows.
@@ -56,13 +75,13 @@ class Contender:
     Args:
         value: on all rows, mean over S seeds.
         values: of each seed on the same B resamples, `[S, B]`.
-        seed_sd: standard deviation over seeds, of this one or of others like it; None where it is not known.
+        spread: over its seeds, or of a single seed over those of others like it; None where it is not known.
         factor: k, see the module.
     """
 
     value: float
     values: np.ndarray
-    seed_sd: float | None = None
+    spread: Spread | None = None
     factor: float = FACTOR
 
     @property
@@ -73,7 +92,7 @@ class Contender:
     @property
     def seed_variance(self) -> float:
         """What the luck of the training adds to the variance of the mean, 0 where it is not known."""
-        return 0.0 if self.seed_sd is None else self.seed_sd**2 / self.seeds
+        return 0.0 if self.spread is None else self.spread.sd**2 / self.seeds
 
 
 @dataclass
@@ -117,7 +136,7 @@ class Comparison:
         lucks = np.random.default_rng(seed).normal(size=deviations.shape)
         lucks *= np.sqrt([one.seed_variance for one in contenders])[:, None]
         self.errors = np.zeros((len(contenders), len(contenders)))  # [K, K]
-        self.maxima = np.zeros(deviations.shape[1])  # [B], of chance
+        self.maxima = np.zeros(deviations.shape[1])  # [B], of chance, if the spreads over seeds were known
         for a, b in combinations(range(len(contenders)), 2):
             chance = self._factor(a, b) * (deviations[a] - deviations[b])
             error = sqrt(chance.var(ddof=1) + contenders[a].seed_variance + contenders[b].seed_variance)
@@ -129,14 +148,27 @@ class Comparison:
     def _factor(self, a: int, b: int) -> float:
         return max(self.contenders[a].factor, self.contenders[b].factor)
 
+    def _freedom(self, a: int, b: int, variance: float) -> float:
+        """Degrees of freedom of the variance of a difference, of which the spreads over seeds are a part."""
+        pair = (self.contenders[a], self.contenders[b])
+        spreads = [(one.seed_variance, one.spread.freedom) for one in pair if one.spread is not None]
+        # A single seed has the spread of others, so that the two may be off together.
+        return degrees_of_freedom(variance, spreads, together=any(one.seeds == 1 for one in pair))
+
+    def _bar(self, freedom: float) -> float:
+        """How many standard errors a difference has to be from 0: as seldom by chance as `quantile` of a normal one."""
+        return float(student.isf(ndtr(-self.quantile), freedom))
+
     def difference(self, a: int, b: int) -> Difference:
         """System a minus system b."""
         value, error = self.contenders[a].value - self.contenders[b].value, self.errors[a, b]
         if error == 0:  # equal predictions, but for rounding
             return Difference(value, value, value, 1.0, 0.0)
-        reached = (self.maxima >= abs(value) / error).sum()
+        freedom = self._freedom(a, b, error**2)
+        room = self._bar(freedom) * error
+        reached = (self.maxima >= -ndtri(student.sf(abs(value) / error, freedom))).sum()
         p_value = (reached + 1) / (len(self.maxima) + 1)
-        return Difference(value, value - self.quantile * error, value + self.quantile * error, float(p_value), error)
+        return Difference(value, value - room, value + room, float(p_value), error)
 
     def picked_excess(self) -> float:
         """By how much the best looks better than it is, by being picked, if all K are equally good.
@@ -156,11 +188,16 @@ class Comparison:
             b: number of the other.
             power: probability to find it.
         """
-        return (self.quantile + float(ndtri(power))) * float(self.errors[a, b])
+        variance = float(self.errors[a, b]) ** 2
+        return self._seen(variance, self._freedom(a, b, variance), power)
 
-    def _variances(self, a: int, b: int) -> tuple[float, float, float]:
+    def _seen(self, variance: float, freedom: float, power: float) -> float:
+        """The true difference that is found, given the variance of its estimate and the degrees of freedom of that."""
+        return (self._bar(freedom) + float(student.ppf(power, freedom))) * sqrt(variance)
+
+    def _variances(self, a: int, b: int) -> tuple[float, float, list[float]]:
         """Of the difference, scaled by k: the part of the rows that no seed changes, the part of the rows that fades
-        with more seeds, and the part of the seeds alone; both of the latter for one seed each.
+        with more seeds, and the parts of the seeds of both alone; all but the first for one seed each.
 
         Two systems with one seed each do not tell the first two apart: all of it then counts as fading.
         """
@@ -169,9 +206,9 @@ class Comparison:
         means = (one.values.mean(axis=0) - other.values.mean(axis=0)).var(ddof=1)
         left = (1 / one.seeds + 1 / other.seeds) / 2
         fading = alone if left == 1 else min(alone, (alone - means) / (1 - left))
-        seeds = (one.seed_sd or 0.0) ** 2 + (other.seed_sd or 0.0) ** 2
+        spreads = [each.seeds * each.seed_variance for each in (one, other)]
         factor = self._factor(a, b) ** 2
-        return factor * (alone - fading), factor * fading, seeds
+        return factor * (alone - fading), factor * fading, spreads
 
     def seeds_needed(self, a: int, b: int, gap: float, power: float = POWER) -> int | None:
         """Seeds of each of two systems with which a true difference of `gap` is found, on these rows.
@@ -185,9 +222,21 @@ class Comparison:
         Returns:
             the number; None where no number of seeds will do.
         """
-        fixed, fading, seeds = self._variances(a, b)
+        fixed, fading, spreads = self._variances(a, b)
         room = (gap / (self.quantile + float(ndtri(power)))) ** 2 - fixed
-        return max(1, ceil((fading + seeds) / room)) if room > 0 else None
+        if room <= 0:
+            return None
+        enough = ceil((fading + sum(spreads)) / room * (1 - 1e-9))  # if the spreads were known
+
+        def is_seen(number: int) -> bool:
+            variance = fixed + (fading + sum(spreads)) / number
+            freedom = degrees_of_freedom(variance, [(part / number, number - 1) for part in spreads if part])
+            return self._seen(variance, freedom, power) <= gap * (1 + 1e-9)
+
+        seeds = max(2 if any(spreads) else 1, enough)
+        while not is_seen(seeds):
+            seeds += 1
+        return seeds
 
     def rows_needed(self, a: int, b: int, gap: float, rows: int, power: float = POWER) -> int | None:
         """Rows on which a true difference of `gap` is found with the seeds there are.
@@ -203,8 +252,39 @@ class Comparison:
             the number; None where no number of rows will do without more seeds.
         """
         seeds = self.contenders[a].seed_variance + self.contenders[b].seed_variance
-        room = (gap / (self.quantile + float(ndtri(power)))) ** 2 - seeds
-        return ceil(rows * (self.errors[a, b] ** 2 - seeds) / room) if room > 0 else None
+        variance = float(self.errors[a, b]) ** 2
+        # Quantiles as they are here. With more rows the seeds are more of the error, so that it takes somewhat more.
+        room = (gap / self.visible(a, b, power)) ** 2 * variance - seeds
+        return ceil(rows * (variance - seeds) / room) if room > 0 else None
+
+
+def degrees_of_freedom(variance: float, estimates: list[tuple[float, int]], together: bool = False) -> float:
+    """Those of a variance, by Satterthwaite: infinite where no part of it is an estimate.
+
+    Args:
+        variance: all of it.
+        estimates: the parts that are estimates, each with its degrees of freedom.
+        together: whether these come from the same seeds, so that they are off together.
+    """
+    errors = [part / sqrt(freedom) for part, freedom in estimates]
+    error = sum(errors) if together else hypot(*errors)
+    return (variance / error) ** 2 if error > 0 else inf
+
+
+def widened(half_width: float, spread: Spread, seeds: int, level: float = LEVEL) -> float:
+    """Half an interval over the rows and the seeds, by Student's t as in the module.
+
+    Args:
+        half_width: over the rows alone, normal.
+        spread: over the seeds.
+        seeds: of which the score is a mean.
+        level: of both intervals.
+    """
+    of_seeds = spread.sd**2 / seeds
+    variance = (half_width / float(ndtri((1 + level) / 2))) ** 2 + of_seeds
+    return float(student.ppf((1 + level) / 2, degrees_of_freedom(variance, [(of_seeds, spread.freedom)]))) * sqrt(
+        variance
+    )
 
 
 def expected_maximum(number: int) -> float:
@@ -214,15 +294,9 @@ def expected_maximum(number: int) -> float:
     return float(np.trapezoid(x * density, x))
 
 
-def pooled_sd(sds: list[float], numbers: list[int]) -> float | None:
-    """One standard deviation from those of several groups of seeds, by their degrees of freedom.
-
-    Args:
-        sds: of the groups.
-        numbers: of seeds in each.
-
-    Returns:
-        the root of the weighted mean variance; None where no group has two seeds.
-    """
-    freedom = np.array(numbers, dtype=float) - 1
-    return float(np.sqrt(np.dot(np.square(sds), freedom) / freedom.sum())) if freedom.sum() > 0 else None
+def pooled_spread(spreads: list[Spread]) -> Spread | None:
+    """One spread from those of several groups of seeds: the weighted mean of their variances; None of no group."""
+    if not spreads:
+        return None
+    freedom = sum(one.freedom for one in spreads)
+    return Spread(sqrt(sum(one.sd**2 * one.freedom for one in spreads) / freedom), freedom)
