@@ -3,9 +3,10 @@
     python -m benchmarks.cross_fitting --repetitions 60
 
 The populations and the default thresholds are those of `benchmarks.honesty`. Each repetition is one made-up run, whose
-tuned macro-F1 is cross-fitted over the same number of partitions with stratified parts, with random ones, and with half
-of each, as the project does. Columns: how far each lies above the run's true score on infinitely many rows, in points,
-with the control variate of `benchmarks.honesty`; and a difference, in which the luck of the rows is not.
+tuned macro-F1 is cross-fitted over five partitions with stratified parts, over five with random ones, and over all ten,
+as the project does. Columns: how far each lies above the run's true score on infinitely many rows, in points, with the
+control variate of `benchmarks.honesty`; a difference, in which the luck of the rows is not; and the luck of the
+partition, the standard deviation of the score of one and the one that is left in the mean of ten.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from utils.scoring.predictions import Predictions
 from utils.scoring.scores import TUNED
 from utils.scoring.thresholds import CROSS_FITTING_FOLDS, decide_by_parts, random_parts
 
-PARTITIONS = 4
+# Of each kind.
+PARTITIONS = 5
+ONE, TEN = "sd of one partition", "sd left in the mean of ten"
 TITLE = "Tuned macro-F1 less the truth, by the parts of cross-fitting, points"
 
 
-def tuned_score(run: Predictions, parts: list[np.ndarray]) -> float:
-    """Macro-F1 of predictions cross-fitted over partitions into parts `[N]`."""
+def tuned_scores(run: Predictions, parts: list[np.ndarray]) -> np.ndarray:
+    """Macro-F1 of predictions cross-fitted over each of P partitions into parts `[N]`: `[P]`."""
     decided = decide_by_parts(DEFAULT, run.probabilities, run.truth, np.stack(parts))
-    return plain_scores(run.truth, decided)["f1_macro"]
+    return np.array([plain_scores(run.truth, one)["f1_macro"] for one in decided])
 
 
 def of_population(name: str, population: Population, effort: Effort) -> Table:
@@ -44,17 +47,23 @@ def of_population(name: str, population: Population, effort: Effort) -> Table:
             run = recipe.run(population.draw(effort.rows, rng), rng)
             more = [recipe.run(population.draw(effort.rows, rng), rng) for _ in range(MORE)]
             groups, luck = run.near_duplicates, score_at(unchosen, run) - np.mean([score_at(unchosen, o) for o in more])
-            random = tuned_score(run, [random_parts(groups, seed) for seed in range(PARTITIONS)])
-            stratified = tuned_score(run, [assign_parts(run.truth, groups, shares, s) for s in range(PARTITIONS)])
+            both = [
+                tuned_scores(run, [random_parts(groups, seed) for seed in range(PARTITIONS)]),
+                tuned_scores(run, [assign_parts(run.truth, groups, shares, seed) for seed in range(PARTITIONS)]),
+            ]
+            random, stratified = (scores.mean() for scores in both)
+            variance = np.mean([scores.var(ddof=1) for scores in both])
             true = true_score(recipe, run, TUNED)
             yield {
                 (name, "stratified"): stratified - true - luck,
                 (name, "random"): random - true - luck,
                 (name, "half of each"): (stratified + random) / 2 - true - luck,
                 (name, "random less stratified"): random - stratified,
+                (name, ONE): variance,
+                (name, TEN): variance / (2 * PARTITIONS),
             }
 
-    return gather(repetitions())
+    return gather(repetitions(), squares=(ONE, TEN))
 
 
 def main():

@@ -62,6 +62,10 @@ def test_scores_beside_the_model(rule):
             cell = row[score]
             assert cell["difference"] == pytest.approx(model[score]["value"] - cell["value"])
             assert cell["low"] <= cell["difference"] <= cell["high"]
+            assert cell["value_low"] <= cell["value"] <= cell["value_high"]
+    low, high = (linear["f1_macro"][f"value_{end}"] for end in ("low", "high"))
+    assert 0.02 < high - low < 0.2
+    assert f" [{low:.3f}, {high:.3f}]" in baseline_table([model, frequent, linear])[1][2][1]
     assert check_baselines([model, frequent, linear]).findings == []
 
 
@@ -69,7 +73,9 @@ def test_a_model_below_the_linear_one():
     _, _, rows = compare(poor)
     [finding] = check_baselines(rows).findings
     assert finding.severity == "problem"
-    assert finding.what.startswith(f"{LINEAR} scores {rows[2]['f1_macro']['value']:.3f} of macro-F1")
+    cell = rows[2]["f1_macro"]
+    interval = f"[{cell['value_low']:.3f}, {cell['value_high']:.3f}]"
+    assert finding.what.startswith(f"{LINEAR} scores {cell['value']:.3f} {interval} of macro-F1")
     assert finding.figures["high"] < 0
     header, cells = baseline_table(rows)
     assert len(header) == len(cells[0])

@@ -82,6 +82,9 @@ def test_the_file_quotes_no_text(leaky):
 def test_without_the_linear_model_the_frequent_labels_remain(trained):
     rows = Diagnosis.load(trained).baselines
     assert [row["name"] for row in rows] == ["this model", "the frequent labels, always"]
+    results, own = read_json(trained / "all_results.json"), rows[0]["f1_macro"]
+    for end in ("low", "high"):  # the interval that stands everywhere
+        assert own[f"value_{end}"] == pytest.approx(results[f"eval_f1_macro_tuned_{end}"])
 
 
 def test_the_reference_is_what_the_run_has_seen(trained):

@@ -131,9 +131,8 @@ def test_labels_that_a_score_leaves_out_are_named():
 def test_every_score_of_the_table_is_in_an_evaluation_and_has_its_interval():
     rows = Predictions(list("abc"), list("1234"), list("wxyz"), TRUTH, SCORES)
     evaluation = evaluate(rows, ThresholdRule("global", 0))
-    assert set(evaluation.metrics) - {"left_out/map", "left_out/roc_auc_macro", "half_width"} == metric_names(
-        list("abc"), ThresholdRule("global", 0)
-    )
+    names = {name for name in evaluation.metrics if not name.endswith("_half_width") and "left_out" not in name}
+    assert names == metric_names(list("abc"), ThresholdRule("global", 0))
     ends = interval_figures(evaluation)
     for score in scores.SCORES:
         for kind in [""] if score.of_probabilities else ["", "_tuned"]:

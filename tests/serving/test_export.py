@@ -100,6 +100,9 @@ def test_a_merged_adapter_in_8_bit(lora_decoder, tmp_path, capsys):
     assert (small / "model.onnx").stat().st_size < 0.6 * (whole / "model.onnx").stat().st_size
     figures = read_json(small / "export.json")
     assert np.abs(OnnxModel(small).probabilities(texts) - found[: len(texts)]).max() < 0.1
+    low, high = figures["intervals"][1]
+    assert low < figures["f1_macro"] < high
+    assert f"{figures['f1_macro']:.4f} [{low:.3f}, {high:.3f}]" in shown
     assert ("WARNING" in shown) == (abs(100 * (figures["f1_macro"] - figures["run_f1_macro"])) > 0.5)
     assert read_json(whole / "run_args.json")["exported"] == "onnx"
     assert str(tmp_path) not in (whole / "run_args.json").read_text()

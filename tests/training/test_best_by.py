@@ -60,15 +60,17 @@ def test_the_log_shows_the_score_first_with_half_of_its_interval(tiny, tmp_path,
         said = capsys.readouterr().out
         line = next(line for line in said.splitlines() if line.startswith("epoch 1.00: validation loss"))
         results = read_json(tmp_path / best_by / "all_results.json")
-        kind = "" if best_by == "roc_auc_macro" else "_tuned"
-        value, width = results[f"eval_{best_by}{kind}"], results["eval_half_width"]
-        assert f", {title} {results[f'eval_{best_by}']:.4f}" in line
-        assert f"± {width:.3f} over the rows)" in line
+        assert f", {title} {results[f'eval_{best_by}']:.3f} ± " in line
         assert line.count(title) == 1
-        # About the interval that resampling gives.
-        low, high = results[f"eval_{best_by}{kind}_low"], results[f"eval_{best_by}{kind}_high"]
-        assert low <= value <= high
-        assert (high - low) / 2 == pytest.approx(width, rel=0.35, abs=0.003)
+        # Each score has half of about the interval that resampling gives.
+        kinds = [""] if best_by == "roc_auc_macro" else ["", "_tuned"]
+        for name in [*(f"{best_by}{kind}" for kind in kinds), "jaccard", "map", "roc_auc_micro"]:
+            value, width = results[f"eval_{name}"], results[f"eval_{name}_half_width"]
+            low, high = results[f"eval_{name}_low"], results[f"eval_{name}_high"]
+            assert f"{value:.3f} ± {width:.3f}" in line
+            assert low <= value <= high
+            assert (high - low) / 2 == pytest.approx(width, rel=0.35, abs=0.003)
+        assert line.count("±") == line.count(", ")  # behind all but the loss
 
 
 @pytest.mark.parametrize("best_by", ["jaccard", "exact_match", "roc_auc_macro"])

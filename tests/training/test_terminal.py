@@ -153,8 +153,8 @@ def test_curves_of_a_training():
     history = [{"loss": 1.0}, {"eval_loss": 0.9, "eval_f1_macro": 0.1}, {"loss": 0.5}, {"train_loss": 3.0}]
     assert training_curves(history) == "loss  1.000 █▁ 0.500"
     assert training_curves([]) == ""
-    scores = [{"eval_jaccard": value, "eval_half_width": 0.02} for value in (0.2, 0.4)]
-    assert training_curves(scores, "jaccard") == "Jaccard at 0.5  0.200 ▁█ 0.400 ± 0.020"
+    scores = [{"eval_jaccard": value, "eval_jaccard_half_width": 0.02} for value in (0.2, 0.4)]
+    assert training_curves(scores, "jaccard") == "Jaccard at 0.5  0.200 ± 0.020 ▁█ 0.400 ± 0.020"
 
 
 # The time limit

@@ -10,14 +10,14 @@ import numpy as np
 from utils.core.tables import format_table
 from utils.doctor.bars import SEED, count_rows, some_rows
 from utils.doctor.finding import PROBLEM, Check, Finding
+from utils.scoring import bootstrap
 from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample
 from utils.scoring.predictions import Predictions
-from utils.scoring.scores import AT_HALF, TUNED, by_name, known_cells
+from utils.scoring.scores import AT_HALF, TUNED, by_name, known_cells, with_interval
 from utils.scoring.thresholds import ThresholdRule
 
 FREQUENT, LINEAR = "the frequent labels, always", "TF-IDF, logistic regression"
 SCORES = {"f1_macro": "macro-F1", "f1_micro": "micro-F1", "jaccard": "Jaccard"}
-RESAMPLES = 1000
 # The linear model takes a few seconds whatever the data: 20,000 rows of 28 labels 5 s, 7,000 tweets of 11 labels 1 s.
 MOST_TRAINING_ROWS, MOST_CELLS, MOST_LETTERS = 20_000, 300_000, 2_000_000
 LETTERS_OF_A_TEXT = 2000
@@ -111,8 +111,9 @@ def compare_with_baselines(
         train_labels: `[M, L]`, 0, 1 or NaN.
 
     Returns:
-        for each method `name`, and each score by its name with the model's `difference` from it and its 95 % interval.
-        The first is the model itself.
+        for each method `name`, and each score by its name: its `value` with the ends of its 95 % interval, `value_low`
+        and `value_high`, and how much more the model has, `difference` with `low` and `high`. The first is the model
+        itself.
     """
     truth, groups = predictions.truth, predictions.near_duplicates
     frequent = {name: frequent_labels(train_labels, name, rule.gives_one_label) for name in SCORES}
@@ -125,19 +126,28 @@ def compare_with_baselines(
         decisions = answers.decide(rule)
         methods[LINEAR] = dict.fromkeys(SCORES, decisions[AT_HALF if rule.is_fixed else TUNED])
 
-    own, drawn = plain_scores(truth, decided), resample(truth, decided, RESAMPLES, SEED, groups)
-    rows: list[dict[str, Any]] = [{"name": "this model", **{name: {"value": own[name]} for name in SCORES}}]
+    draws = (bootstrap.RESAMPLES, bootstrap.SEED, groups)  # those of the run's own intervals
+    own, drawn = plain_scores(truth, decided), resample(truth, decided, *draws)
+    rows: list[dict[str, Any]] = [
+        {"name": "this model", **{name: _with_ends(own[name], drawn[name]) for name in SCORES}}
+    ]
     for method, answers in methods.items():
         row: dict[str, Any] = {"name": method}
         sets = {id(answers[name]): answers[name] for name in SCORES}
-        resampled = {key: resample(truth, one, RESAMPLES, SEED, groups) for key, one in sets.items()}
+        resampled = {key: resample(truth, one, *draws) for key, one in sets.items()}
         for name in SCORES:
             value = plain_scores(truth, answers[name])[name]
             other = resampled[id(answers[name])][name]
             low, high = _interval_of_difference(drawn[name] - other, own[name] - value)
-            row[name] = {"value": value, "difference": own[name] - value, "low": low, "high": high}
+            row[name] = _with_ends(value, other) | {"difference": own[name] - value, "low": low, "high": high}
         rows.append(row)
     return rows
+
+
+def _with_ends(value: float, drawn: np.ndarray) -> dict[str, float]:
+    """A score and the ends of its interval, from its resamples `[B]`."""
+    low, high = interval(drawn, value)
+    return {"value": value, "value_low": low, "value_high": high}
 
 
 def _interval_of_difference(values: np.ndarray, difference: float) -> tuple[float, float]:
@@ -157,16 +167,16 @@ def check_baselines(rows: list[dict[str, Any]], name: str = "f1_macro") -> Check
     if name not in SCORES:
         return Check(title, f"not compared by {by_name(name).title}, which the run was chosen by")
     model, others = rows[0], rows[1:]
-    seen = f"{SCORES[name]} {model[name]['value']:.3f}; " + "; ".join(
-        f"{row['name']} {row[name]['value']:.3f}" for row in others
+    seen = f"{SCORES[name]} {with_interval(model[name], 'value')}; " + "; ".join(
+        f"{row['name']} {with_interval(row[name], 'value')}" for row in others
     )
     findings = []
     below = [row for row in others if row[name]["high"] <= 0]
     if below:
         best = max(below, key=lambda row: row[name]["value"])
         cell = best[name]
-        what = f"{best['name']} scores {cell['value']:.3f} of {SCORES[name]} on the same rows, this model "
-        what += f"{model[name]['value']:.3f}: "
+        what = f"{best['name']} scores {with_interval(cell, 'value')} of {SCORES[name]} on the same rows, this model "
+        what += f"{with_interval(model[name], 'value')}: "
         below_by = f"it lies {-cell['difference']:.3f} below (95 % interval {-cell['high']:.3f} to {-cell['low']:.3f})"
         what += below_by if cell["difference"] <= -0.0005 else "the training has bought nothing"
         remedy = (
@@ -178,13 +188,13 @@ def check_baselines(rows: list[dict[str, Any]], name: str = "f1_macro") -> Check
 
 
 def baseline_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """`(header, rows)` of the scores of the model and of simple methods; in brackets what the model has more."""
+    """`(header, rows)` of the scores of the model and of simple methods, and what the model has more."""
     header = ["on the same rows", *SCORES.values(), "this model has more macro-F1"]
     cells = []
     for row in rows:
         cell = row["f1_macro"]
         more = f"{cell['difference']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}]" if "low" in cell else ""
-        cells.append([row["name"], *(float(row[name]["value"]) for name in SCORES), more])
+        cells.append([row["name"], *(with_interval(row[name], "value") for name in SCORES), more])
     return header, cells
 
 

@@ -261,7 +261,7 @@ def _doctor_sections(diagnosis: Diagnosis) -> list[Section]:
     if diagnosis.baselines:
         note = (
             "Labels given without reading the text, as many as do best for each score, and a linear model that was "
-            "trained on the same rows in seconds. In brackets: 95 % bootstrap interval of the difference."
+            "trained on the same rows in seconds. In brackets: 95 % bootstrap intervals."
         )
         sections.append(Section("Against simple methods", [note], *baseline_table(diagnosis.baselines)))
     return sections

@@ -27,6 +27,7 @@ from utils.scoring.scores import (
     Score,
     average_precision,
     by_name,
+    half_width_of,
     hits_and_rows,
     known_cells,
     on_known_cells,
@@ -380,13 +381,13 @@ def training_curves(
     panels = [(title, lines) for title, lines in panels if lines]
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(0.5 + 2.2 * max(1, len(panels)), max(1, len(panels)), 1, sharex=True)
-        widths = dict(points("eval_half_width").T.tolist())  # of the score, by step
         for axis, (title, lines) in zip(axes[:, 0], panels):
             for key, name, colour, form in lines:
                 steps, values = points(key)
                 form = form if len(steps) > 1 else "o"
                 axis.plot(steps, values, form, color=colour, linewidth=1.3, markersize=3.5, label=name)
                 if key in {line[0] for line in score_lines}:
+                    widths = dict(points(half_width_of(key)).T.tolist())  # by step
                     half = np.array([widths.get(step, 0.0) for step in steps])
                     axis.fill_between(steps, values - half, values + half, color=colour, alpha=0.12, linewidth=0)
             if best_step:

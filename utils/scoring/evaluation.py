@@ -22,8 +22,9 @@ from utils.scoring.scores import (
     OF_PREDICTIONS,
     OF_PROBABILITIES,
     PER_LABEL,
+    SCORES,
     TUNED,
-    by_name,
+    half_width_of,
     is_likeliest,
     known_cells,
     left_out,
@@ -46,8 +47,8 @@ class Evaluation:
             label x at the thresholds in use, cross-fitted too; where some cells are not annotated also `annotated/x`,
             the number of rows in which label x is known. Where each text has one label the plain names are those
             of the likeliest label, and there are no thresholds; there, and where there is one label in all, `accuracy`
-            is the share of rows that are right. `half_width` is about half of the 95 % interval of the score that all
-            is chosen for.
+            is the share of rows that are right. `f1_macro_tuned_half_width` is about half of the 95 % interval of that
+            score, and so on for those that the log shows.
         thresholds: fitted on all the rows, for use on new ones.
         decisions: 0/1 predictions `[P, N, L]` that the scores are of, by the suffix of their names.
     """
@@ -112,7 +113,7 @@ def evaluate(predictions: Predictions, rule: ThresholdRule) -> Evaluation:
             metrics |= {f"{score.name}{kind}": results[kind][score.name] for score in OF_PREDICTIONS}
     if TUNED in results:
         metrics |= {name: value for name, value in results[TUNED].items() if "/" in name}
-    metrics["half_width"] = _half_width(predictions, decisions, rule.best_by)
+    metrics |= _half_widths(predictions, decisions, rule.best_by)
     thresholds = rule.fit(probabilities, truth)
     if not rule.gives_one_label:
         metrics |= {f"threshold/{label}": float(value) for label, value in zip(labels, thresholds.values)}
@@ -134,19 +135,24 @@ def takes_one_decision(labels: list[str], rule: ThresholdRule) -> bool:
     return rule.gives_one_label or len(labels) == 1
 
 
-def _half_width(predictions: Predictions, decisions: dict[str, np.ndarray], best_by: str) -> float:
-    """About half of the 95 % interval of a score, without resampling: for the log.
+def _half_widths(predictions: Predictions, decisions: dict[str, np.ndarray], best_by: str) -> dict[str, float]:
+    """About half of the 95 % intervals of the scores that the log shows, without resampling.
 
     Args:
         predictions: N rows.
-        decisions: their 0/1 predictions by kind, of which those at the thresholds in use count.
-        best_by: name of the score.
+        decisions: their 0/1 predictions by kind, of which the first of several sets is taken.
+        best_by: name of the score that is shown of every kind; of the others that at 0.5 is.
     """
-    score = by_name(best_by)
-    predicted = decisions[TUNED if TUNED in decisions else AT_HALF][0]
-    if score.of_probabilities:
-        predicted = predictions.probabilities
-    return half_width(influence(score, predictions.truth, predicted), predictions.near_duplicates)
+    truth, groups, widths = predictions.truth, predictions.near_duplicates, {}
+    for score in SCORES:
+        if not (score.logged or score.name == best_by):
+            continue
+        kinds = decisions if score.name == best_by and not score.of_probabilities else [AT_HALF]
+        for kind in kinds:
+            predicted = predictions.probabilities if score.of_probabilities else decisions[kind][0]
+            name = half_width_of(f"{score.name}{kind}")
+            widths[name] = half_width(influence(score, truth, predicted), groups)
+    return widths
 
 
 def metric_names(labels: list[str], rule: ThresholdRule, decoded: bool = False) -> set[str]:

@@ -305,6 +305,11 @@ def is_likeliest(metrics: Mapping[str, Any]) -> bool:
     return ACCURACY in metrics and not any(name.startswith("threshold/") for name in metrics)
 
 
+def half_width_of(name: str) -> str:
+    """The name of half of the interval of a score, `f1_macro_tuned`."""
+    return f"{name}_half_width"
+
+
 def by_name(name: str) -> Score:
     """The score of a name without a suffix, `f1_macro`."""
     return next(score for score in SCORES if score.name == name)

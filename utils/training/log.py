@@ -10,7 +10,17 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from utils.core.log import log, say
 from utils.core.progress import Progress
-from utils.scoring.scores import ACCURACY, AT_HALF, DECODED, SCORES, TUNED, by_name, is_likeliest, shown_scores
+from utils.scoring.scores import (
+    ACCURACY,
+    AT_HALF,
+    DECODED,
+    SCORES,
+    TUNED,
+    by_name,
+    half_width_of,
+    is_likeliest,
+    shown_scores,
+)
 
 HOW = {AT_HALF: "at 0.5", TUNED: "tuned", DECODED: "of the answers"}
 
@@ -20,21 +30,19 @@ def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | No
 
     Args:
         logs: an entry of Trainer's log.
-        best_by: the score that stands first, of every kind of predictions and with half of its 95 % interval.
+        best_by: the score that stands first, of every kind of predictions. Behind each score stands half of its 95 %
+            interval over the rows.
     """
     if "eval_loss" in logs:
         scores = {name.removeprefix("eval_"): value for name, value in logs.items()}
         main = by_name(best_by)
         alone = main.of_probabilities or is_likeliest(scores)
         kinds = {kind: how for kind, how in HOW.items() if f"{best_by}{kind}" in scores}
-        values = [f"{scores[f'{best_by}{kind}']:.4f} {'' if alone else how}".strip() for kind, how in kinds.items()]
-        if "half_width" in scores:  # of the predictions in use, at tuned thresholds where there are any
-            in_use = list(kinds).index(TUNED) if TUNED in kinds else 0
-            values[in_use] += f" (± {scores['half_width']:.3f} over the rows)"
+        values = [f"{_shown(scores, f'{best_by}{kind}')} {'' if alone else how}".strip() for kind, how in kinds.items()]
         first = f"{main.title} {', '.join(values)}"
         others = tuple(score for score in SCORES if score.logged and score is not main)
         shown = shown_scores(others, ACCURACY in scores)
-        more = "".join(f", {score.title} {scores[score.name]:.4f}" for score in shown)
+        more = "".join(f", {score.title} {_shown(scores, score.name)}" for score in shown)
         return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, {first}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
@@ -42,6 +50,12 @@ def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | No
             f"epoch {logs['epoch']:.2f}: loss {logs['loss']:.4f}{accuracy}, learning rate {logs['learning_rate']:.2e}"
         )
     return None
+
+
+def _shown(scores: dict[str, float], name: str) -> str:
+    """A score with half of its interval, where that is known."""
+    width = scores.get(half_width_of(name))
+    return f"{scores[name]:.3f}" + ("" if width is None else f" ± {width:.3f}")
 
 
 class TrainingProgress(TrainerCallback):
@@ -94,8 +108,7 @@ class TrainingProgress(TrainerCallback):
             return
         for name, title in (("loss", "loss"), (f"eval_{self.best_by}", by_name(self.best_by).title)):
             if name in logs:
-                spread = f" ± {logs['eval_half_width']:.3f}" if "eval_half_width" in logs and name != "loss" else ""
-                self.figures[title] = f"{title} {logs[name]:.3f}{spread}"
+                self.figures[title] = f"{title} {_shown(logs, name)}"
         if self.training is None or args.disable_tqdm:
             say(line, flush=True)
             return
@@ -123,7 +136,7 @@ LOSSES = (("loss", "loss"), ("eval_loss", "validation loss"))
 def training_curves(log_history: list[dict[str, Any]], best_by: str = "f1_macro") -> str:
     """Loss and a score over a training, a line of text for each: first value, curve, last value; else empty.
 
-    Behind the last value of a score stands half of its 95 % interval over the rows.
+    Behind values of a score stands half of its 95 % interval over the rows.
 
     Args:
         log_history: of Trainer.
@@ -132,14 +145,12 @@ def training_curves(log_history: list[dict[str, Any]], best_by: str = "f1_macro"
     main, rows = by_name(best_by), []
     scores = {name.removeprefix("eval_"): None for entry in log_history for name in entry}
     alone = main.of_probabilities or is_likeliest(scores)
-    widths_of = [entry["eval_half_width"] for entry in log_history if "eval_half_width" in entry]
-    spread = f" ± {widths_of[-1]:.3f}" if widths_of else ""
     lines = [(f"eval_{best_by}{kind}", main.title if alone else f"{main.title} {how}") for kind, how in HOW.items()]
     for name, title in (*LOSSES, *lines):
-        values = [entry[name] for entry in log_history if isinstance(entry.get(name), int | float)]
-        if len(values) > 1:
-            last = f"{values[-1]:.3f}" + ("" if (name, title) in LOSSES else spread)
-            rows.append((title, f"{values[0]:.3f}", sparkline(values), last))
+        entries = [entry for entry in log_history if isinstance(entry.get(name), int | float)]
+        if len(entries) > 1:
+            line = sparkline([entry[name] for entry in entries])
+            rows.append((title, _shown(entries[0], name), line, _shown(entries[-1], name)))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     return "\n".join(
         f"{title.ljust(widths[0])}  {first.rjust(widths[1])} {curve} {last}" for title, first, curve, last in rows
