@@ -30,6 +30,8 @@ from utils.data.examples import read_training_data
 from utils.models.classifier import Classifier
 from utils.models.encoding import longest_first
 from utils.models.precision import bf16_is_fast
+from utils.scoring.bootstrap import RESAMPLES, SEED, interval, resample
+from utils.scoring.scores import with_interval
 from utils.training.arguments import TaskTrainingArguments
 from utils.training.batches import SameLengthSampler
 from utils.training.classifier import MultiLabelTrainer
@@ -177,16 +179,19 @@ def main():
                 seconds, predict_seconds, predictions = approach(
                     args, classifier, weights, few, scored, 1 if warm_up else args.epochs, folder
                 )
+        score = f1_score(truth, predictions, average="macro", zero_division=0.0)
+        drawn = resample(truth, predictions, RESAMPLES, SEED, validation.groups)["f1_macro"]
         rows[approach.__name__] = {
             "train_examples_per_second": len(train) * args.epochs / seconds,
             "predict_examples_per_second": len(validation) / predict_seconds,
-            "f1_macro": f1_score(truth, predictions, average="macro", zero_division=0.0),
+            "f1_macro": score,
+            **dict(zip(("f1_macro_low", "f1_macro_high"), interval(drawn, score))),
         }
         print(json.dumps({approach.__name__: rows[approach.__name__]}), flush=True)
 
-    print(
-        format_table(["", "train ex/s", "predict ex/s", "macro-F1 at 0.5"], [[k, *v.values()] for k, v in rows.items()])
-    )
+    speeds = ("train_examples_per_second", "predict_examples_per_second")
+    cells = [[k, *(v[speed] for speed in speeds), with_interval(v, "f1_macro")] for k, v in rows.items()]
+    print(format_table(["", "train ex/s", "predict ex/s", "macro-F1 at 0.5"], cells))
     ratios = {
         f"{figure} ours/{other}": rows["ours"][f"{figure}_examples_per_second"]
         / rows[other][f"{figure}_examples_per_second"]

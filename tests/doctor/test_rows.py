@@ -109,7 +109,7 @@ def test_leaks():
     [finding] = check_leaks(leaked, 50, 200, right).findings
     assert (finding.kind, finding.severity) == ("leaks", "problem")
     assert "50 of 200 validation rows have a near-duplicate in training (25 %)" in finding.what
-    assert "Jaccard is 1.000 on these and 0.000 on the others" in finding.what
+    assert "Jaccard is 1.000 ± 0.000 on these and 0.000 ± 0.000 on the others" in finding.what
     assert check_leaks(None, 1, 200, right).findings == ()
 
 

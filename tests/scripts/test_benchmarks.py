@@ -28,6 +28,7 @@ def test_encoder_throughput(tiny, tmp_path):
     )
     content = json.loads(results.read_text())
     assert content["figures"].keys() == {"stock", "ours", "bare"}
+    assert all(one["f1_macro_low"] <= one["f1_macro"] <= one["f1_macro_high"] for one in content["figures"].values())
     for figure in ("train", "predict"):
         speeds = [content["figures"][name][f"{figure}_examples_per_second"] for name in ("ours", "bare")]
         assert content["ratios"][f"{figure} ours/bare"] == speeds[0] / speeds[1]

@@ -90,6 +90,10 @@ class Mean:
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         return cls(float(np.mean(values)) if len(values) else 0.0, spread, len(values))
 
+    def __str__(self) -> str:
+        """With half of its 95 % interval."""
+        return f"{self.mean:.3f} ± {ndtri(0.975) * self.deviation / max(1, self.rows) ** 0.5:.3f}"
+
     def difference(self, other: Mean, level: float = LEVEL) -> tuple[float, float]:
         """Interval of this mean less another of other rows; without bounds where either has fewer than two rows."""
         if min(self.rows, other.rows) < 2:

@@ -16,7 +16,7 @@ from utils.doctor.predicted import check_chance, check_given, check_spread, chec
 from utils.doctor.progress import check_learning, check_progress
 from utils.doctor.rows import check_cut, check_leaks, check_rates, check_texts, check_unknown
 from utils.doctor.texts import MOST_TEXTS, TextFigures, Unknown, find_unknown
-from utils.scoring.scores import AT_HALF, TUNED, by_name, on_known_cells
+from utils.scoring.scores import AT_HALF, TUNED, by_name, half_width_of, on_known_cells
 
 if TYPE_CHECKING:  # loading these takes torch
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -98,8 +98,9 @@ def examine(
     train_labels = None if training is None else training.rows.truth(thresholds.rule.gives_one_label)
     counted = None if train_labels is None else count_rows(train_labels)
 
+    ranked = evaluation.metrics[half_width_of("roc_auc_macro")]
     spread, same = check_spread(labels, probabilities, count_rows(truth) if counted is None else counted)
-    checks = [spread, check_chance(labels, ranking, same), check_swapped(labels, truth, probabilities)]
+    checks = [spread, check_chance(labels, ranking, same, ranked), check_swapped(labels, truth, probabilities)]
     baselines = []
     if training is not None and train_labels is not None:
         texts, some_labels = _training_sample(training.rows, train_labels) if with_linear else (None, train_labels)

@@ -59,25 +59,27 @@ def check_spread(
     return Check("spread of the probabilities", seen, [finding]), names
 
 
-def check_chance(labels: list[str], ranking: Ranking, left_out: list[str]) -> Check:
+def check_chance(labels: list[str], ranking: Ranking, left_out: list[str], half_width: float | None = None) -> Check:
     """Whether the model tells texts with a label from those without it better than chance.
 
     Args:
         labels: names of the labels, `[L]`.
         ranking: of the validation rows.
         left_out: labels of which it is said already that their probabilities do not differ.
+        half_width: of the 95 % interval of macro ROC-AUC.
     """
     title = "better than chance"
     if not len(ranking.judged):
         return Check(title, "no label has rows with and without it")
     mean, bar = float(ranking.auc.mean()), ranking.mean_by_chance
-    seen = f"macro ROC-AUC {mean:.3f}; by chance it stays below {bar:.3f}"
+    shown = f"{mean:.3f}" + ("" if half_width is None else f" ± {half_width:.3f}")
+    seen = f"macro ROC-AUC {shown}; by chance it stays below {bar:.3f}"
     remedy = (
         "check that texts and labels of the training file belong together (a shuffled column, another file's ids, "
         "labels in another order); else train longer, or with another --learning_rate"
     )
     if mean <= bar:
-        what = f"the model is no better than chance: macro ROC-AUC is {mean:.3f}, and labels dealt out to the rows at "
+        what = f"the model is no better than chance: macro ROC-AUC is {shown}, and labels dealt out to the rows at "
         what += f"random give up to {bar:.3f}"
         return Check(title, seen, [Finding("chance", what, remedy, PROBLEM, {"roc_auc_macro": mean, "chance": bar})])
     each = ranking.each_by_chance(each_of(len(labels)))

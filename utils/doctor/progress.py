@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.doctor.bars import LEVEL
 from utils.doctor.finding import PROBLEM, WARNING, Check, Finding
-from utils.scoring.scores import TUNED, by_name
+from utils.scoring.scores import TUNED, by_name, with_half_width
 
 # Whether it was still getting better is seen in its last part, from here on.
 LAST_PART = 0.8
@@ -48,23 +48,23 @@ def check_progress(
         half_width: of the 95 % interval of the score.
         best_is_kept: whether the run goes back to its best evaluation.
     """
-    points = [(float(entry["epoch"]), float(entry[score])) for entry in log_history if score in entry]
+    evaluated = [entry for entry in log_history if score in entry]
+    points = [(float(entry["epoch"]), float(entry[score])) for entry in evaluated]
     if len(points) < 2:
         return _check_single(log_history)
     epochs, values = (np.array(column) for column in zip(*points))
     name = by_name(score.removeprefix("eval_").removesuffix(TUNED)).title
     best, last = int(values.argmax()), len(values) - 1
-    seen = f"{name} {values[0]:.3f} at epoch {epochs[0]:.3g}, best {values[best]:.3f} at epoch {epochs[best]:.3g}, "
-    seen += f"{values[last]:.3f} at the end (epoch {epochs[last]:.3g})"
+    shown = [with_half_width(entry, score) for entry in evaluated]
+    seen = f"{name} {shown[0]} at epoch {epochs[0]:.3g}, best {shown[best]} at epoch {epochs[best]:.3g}, "
+    seen += f"{shown[last]} at the end (epoch {epochs[last]:.3g})"
     before = max(0, int(np.searchsorted(epochs, LAST_PART * epochs[last], side="right")) - 1)
     before = min(before, last - 1)
     gain = values[last] - values[before]
     figures = {"gain": float(gain), "half_width": half_width}
     if best == last and gain > half_width:
-        what = f"the training stopped while it was getting better: {name} rose from {values[before]:.3f} to "
-        what += (
-            f"{values[last]:.3f} from epoch {epochs[before]:.3g} to its end, epoch {epochs[last]:.3g}, by more than "
-        )
+        what = f"the training stopped while it was getting better: {name} rose from {shown[before]} to "
+        what += f"{shown[last]} from epoch {epochs[before]:.3g} to its end, epoch {epochs[last]:.3g}, by more than "
         what += f"half its interval is wide ({half_width:.3f})"
         finding = Finding("still_learning", what, "train for more --num_train_epochs", WARNING, figures)
         return Check("course of the training", seen, [finding])
@@ -73,7 +73,7 @@ def check_progress(
     falls = len(since) > 4 and _falls(epochs[best:], since)
     if last - best >= 2 and (drop > half_width or falls):
         what = f"the training has been getting worse since epoch {epochs[best]:.3g}: {name} fell from "
-        what += f"{values[best]:.3f} to {values[last]:.3f} at epoch {epochs[last]:.3g}"
+        what += f"{shown[best]} to {shown[last]} at epoch {epochs[last]:.3g}"
         if best_is_kept:
             what += "; the run keeps the model of its best epoch, and the time after it was lost"
         remedy = f"train for about {max(1, round(float(epochs[best])))} epochs, pass --early_stopping_patience 2, or "

@@ -139,9 +139,9 @@ def check_leaks(leaked: np.ndarray | None, number: int, rows: int, right: np.nda
     figures = {"leaked": float(number), "rows": float(rows)}
     what = f"{seen} ({format_share(number / rows)}), so the scores are too good"
     if leaked is not None and leaked.any() and not leaked.all():
-        there, others = right[leaked], right[~leaked]
-        figures |= {"jaccard_leaked": float(there.mean()), "jaccard_others": float(others.mean())}
-        what += f": Jaccard is {there.mean():.3f} on these and {others.mean():.3f} on the others"
+        there, others = Mean.of(right[leaked]), Mean.of(right[~leaked])
+        figures |= {"jaccard_leaked": there.mean, "jaccard_others": others.mean}
+        what += f": Jaccard is {there} on these and {others} on the others"
     remedy = "pass --drop_leaks, which leaves those training rows out, or hold rows out by --validation_fraction"
     severity = PROBLEM if more_than(number, rows, 0.1) else "warning"
     return Check("duplicates across training and validation", seen, [Finding("leaks", what, remedy, severity, figures)])
@@ -183,12 +183,11 @@ def check_unknown(train: TextFigures, described: str, unknown: np.ndarray, right
     with_, without = Mean.of(right[unknown]), Mean.of(right[~unknown])
     _, high = with_.difference(without)
     if high >= 0 and not more_than(train.unknown_rows, train.rows, 0.5):
-        harder = f"; Jaccard is {with_.mean:.3f} on such texts, {without.mean:.3f} on others" if unknown.any() else ""
+        harder = f"; Jaccard is {with_} on such texts, {without} on others" if unknown.any() else ""
         return Check("unknown tokens", f"{seen}{harder}, no clear difference")
     what = f"{seen}, {format_share(share)} of them"
     if high < 0:
-        what += f", and they are harder for it: Jaccard is {with_.mean:.3f} on such validation texts, on the others "
-        what += f"{without.mean:.3f}"
+        what += f", and they are harder for it: Jaccard is {with_} on such validation texts, {without} on the others"
     remedy = (
         "choose a model whose vocabulary has these signs: those that split texts into bytes (RoBERTa, Qwen) know all, "
         "multilingual ones (XLM-R) other scripts"

@@ -310,6 +310,12 @@ def half_width_of(name: str) -> str:
     return f"{name}_half_width"
 
 
+def with_half_width(metrics: Mapping[str, float], name: str) -> str:
+    """A score with half of its interval, where that is known."""
+    width = metrics.get(half_width_of(name))
+    return f"{metrics[name]:.3f}" + ("" if width is None else f" ± {width:.3f}")
+
+
 def by_name(name: str) -> Score:
     """The score of a name without a suffix, `f1_macro`."""
     return next(score for score in SCORES if score.name == name)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.core.tables import format_cell
 from utils.models.approaches import describe_approach
 from utils.runs.finished import model_name
 from utils.runs.folder import load_arguments, load_results, load_task
 from utils.scoring.predictions import PREDICTIONS_FILE, Predictions
+from utils.scoring.scores import with_interval
 
 EXAMPLES, SHORTEST, LONGEST = 6, 15, 160  # how many, and characters of each
 
@@ -32,7 +34,8 @@ def about(folders: list[str]) -> str:
     parts = []
     for folder in folders:
         arguments, results = load_arguments(folder), load_results(folder)
-        score = results.get("eval_f1_macro_tuned", results["eval_f1_macro"])
-        parts.append(f"{model_name(arguments)} ({describe_approach(arguments)}), macro-F1 {score:.3f}")
+        name = "eval_f1_macro_tuned" if "eval_f1_macro_tuned" in results else "eval_f1_macro"
+        score = format_cell(with_interval(results, name))
+        parts.append(f"{model_name(arguments)} ({describe_approach(arguments)}), macro-F1 {score}")
     rows = load_results(folders[0])["eval_samples"]
-    return f"{'; '.join(parts)}, on {rows:,} validation rows."
+    return f"{'; '.join(parts)}, on {rows:,} validation rows (in brackets: 95 % interval over the rows)."

@@ -17,9 +17,9 @@ from utils.scoring.scores import (
     SCORES,
     TUNED,
     by_name,
-    half_width_of,
     is_likeliest,
     shown_scores,
+    with_half_width,
 )
 
 HOW = {AT_HALF: "at 0.5", TUNED: "tuned", DECODED: "of the answers"}
@@ -38,11 +38,14 @@ def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | No
         main = by_name(best_by)
         alone = main.of_probabilities or is_likeliest(scores)
         kinds = {kind: how for kind, how in HOW.items() if f"{best_by}{kind}" in scores}
-        values = [f"{_shown(scores, f'{best_by}{kind}')} {'' if alone else how}".strip() for kind, how in kinds.items()]
+        values = [
+            f"{with_half_width(scores, f'{best_by}{kind}')} {'' if alone else how}".strip()
+            for kind, how in kinds.items()
+        ]
         first = f"{main.title} {', '.join(values)}"
         others = tuple(score for score in SCORES if score.logged and score is not main)
         shown = shown_scores(others, ACCURACY in scores)
-        more = "".join(f", {score.title} {_shown(scores, score.name)}" for score in shown)
+        more = "".join(f", {score.title} {with_half_width(scores, score.name)}" for score in shown)
         return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.4f}, {first}{more}"
     if "loss" in logs:
         accuracy = f", token accuracy {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
@@ -50,12 +53,6 @@ def describe_logs(logs: dict[str, float], best_by: str = "f1_macro") -> str | No
             f"epoch {logs['epoch']:.2f}: loss {logs['loss']:.4f}{accuracy}, learning rate {logs['learning_rate']:.2e}"
         )
     return None
-
-
-def _shown(scores: dict[str, float], name: str) -> str:
-    """A score with half of its interval, where that is known."""
-    width = scores.get(half_width_of(name))
-    return f"{scores[name]:.3f}" + ("" if width is None else f" ± {width:.3f}")
 
 
 class TrainingProgress(TrainerCallback):
@@ -108,7 +105,7 @@ class TrainingProgress(TrainerCallback):
             return
         for name, title in (("loss", "loss"), (f"eval_{self.best_by}", by_name(self.best_by).title)):
             if name in logs:
-                self.figures[title] = f"{title} {_shown(logs, name)}"
+                self.figures[title] = f"{title} {with_half_width(logs, name)}"
         if self.training is None or args.disable_tqdm:
             say(line, flush=True)
             return
@@ -150,7 +147,7 @@ def training_curves(log_history: list[dict[str, Any]], best_by: str = "f1_macro"
         entries = [entry for entry in log_history if isinstance(entry.get(name), int | float)]
         if len(entries) > 1:
             line = sparkline([entry[name] for entry in entries])
-            rows.append((title, _shown(entries[0], name), line, _shown(entries[-1], name)))
+            rows.append((title, with_half_width(entries[0], name), line, with_half_width(entries[-1], name)))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     return "\n".join(
         f"{title.ljust(widths[0])}  {first.rjust(widths[1])} {curve} {last}" for title, first, curve, last in rows
