@@ -291,7 +291,7 @@ def test_pictures_for_few_and_many_labels(labels, tmp_path):
         "curves": pictures.precision_recall(names, truth, probabilities, np.full(labels, 0.5)),
         "together": pictures.co_occurrence(names, truth, probabilities > 0.5),
         "calibration": pictures.calibration(reliability(truth, probabilities), reliability(truth, probabilities)),
-        "scores": pictures.score_intervals(names[:40], f1[:40], f1[:40] / 2, (1 + f1[:40]) / 2),
+        "scores": pictures.score_intervals(names[:40], f1[:40], f1[:40] / 2, (1 + f1[:40]) / 2, "macro-F1"),
     }
     words = {name: " ".join(text.get_text() for text in figure.findobj(_is_text)) for name, figure in drawn.items()}
     for name, most in (("f1", 40), ("curves", 12), ("together", 12)):

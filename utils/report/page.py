@@ -375,7 +375,9 @@ def scores_picture(board: Board) -> Figure:
     """The main score of the runs of a board with intervals."""
     scores = board.main_scores
     values, low, high = ([getattr(score, part) for score in scores] for part in ("value", "low", "high"))
-    return pictures.score_intervals([entry.name for entry in board.entries], values, low, high, board.main.title)
+    over = "rows" if all(score.spread is None for score in scores) else "rows and the seeds"
+    names = [entry.name for entry in board.entries]
+    return pictures.score_intervals(names, values, low, high, f"{board.main.title}, 95 % interval over the {over}")
 
 
 def _board_sections(board: Board, which: str, held: bool, resamples: int, gap: float) -> list[Section]:

@@ -152,7 +152,7 @@ def score_intervals(
     values: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
-    title: str = "macro-F1",
+    title: str,
 ) -> Figure:
     """A score of several runs with intervals; the first one, the best, is marked.
 
@@ -161,12 +161,12 @@ def score_intervals(
         values: the scores, `[R]`.
         low: lower ends of the intervals, `[R]`.
         high: upper ends of the intervals, `[R]`.
-        title: what a person calls it.
+        title: what a person calls it, and what the intervals are over.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(0.8 + 0.27 * len(names))
         _intervals(axes[0, 0], [_short(name, 26) for name in names], values, low, high, best=0)
-        axes[0, 0].set_xlabel(f"{title}, 95 % interval over the rows")
+        axes[0, 0].set_xlabel(title)
     return figure
 
 

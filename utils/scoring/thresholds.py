@@ -26,7 +26,8 @@ from utils.scoring.threshold_search import (
 
 CROSS_FITTING_FOLDS = 10
 # Partitions that a cross-fitted score is the mean over, and the rows of all of them together from which on there are
-# fewer: the luck of the partition, 0.2 to 0.3 points of macro-F1 on 886 rows for a single one, fades with more rows.
+# fewer: the luck of the partition, a standard deviation of 0.2 to 0.3 points of macro-F1 on 886 rows for one and of 0.1
+# in the mean of ten (`python -m benchmarks.cross_fitting`), fades with more rows.
 PARTITIONS = 10
 PARTITIONED_ROWS = 100_000
 # Positive rows at which a label's own threshold weighs as much as what it is shrunk towards.
