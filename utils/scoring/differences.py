@@ -32,8 +32,7 @@ from itertools import combinations
 from math import ceil, hypot, inf, sqrt
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from utils.scoring.bootstrap import LEVEL
 from utils.scoring.thresholds import JOINT, SHRINKAGE, ThresholdRule
@@ -157,7 +156,7 @@ class Comparison:
 
     def _bar(self, freedom: float) -> float:
         """How many standard errors a difference has to be from 0: as seldom by chance as `quantile` of a normal one."""
-        return float(student.isf(ndtr(-self.quantile), freedom))
+        return -float(stdtrit(freedom, ndtr(-self.quantile)))
 
     def difference(self, a: int, b: int) -> Difference:
         """System a minus system b."""
@@ -166,7 +165,7 @@ class Comparison:
             return Difference(value, value, value, 1.0, 0.0)
         freedom = self._freedom(a, b, error**2)
         room = self._bar(freedom) * error
-        reached = (self.maxima >= -ndtri(student.sf(abs(value) / error, freedom))).sum()
+        reached = (self.maxima >= -ndtri(stdtr(freedom, -abs(value) / error))).sum()
         p_value = (reached + 1) / (len(self.maxima) + 1)
         return Difference(value, value - room, value + room, float(p_value), error)
 
@@ -193,7 +192,7 @@ class Comparison:
 
     def _seen(self, variance: float, freedom: float, power: float) -> float:
         """The true difference that is found, given the variance of its estimate and the degrees of freedom of that."""
-        return (self._bar(freedom) + float(student.ppf(power, freedom))) * sqrt(variance)
+        return (self._bar(freedom) + float(stdtrit(freedom, power))) * sqrt(variance)
 
     def _variances(self, a: int, b: int) -> tuple[float, float, list[float]]:
         """Of the difference, scaled by k: the part of the rows that no seed changes, the part of the rows that fades
@@ -282,9 +281,8 @@ def widened(half_width: float, spread: Spread, seeds: int, level: float = LEVEL)
     """
     of_seeds = spread.sd**2 / seeds
     variance = (half_width / float(ndtri((1 + level) / 2))) ** 2 + of_seeds
-    return float(student.ppf((1 + level) / 2, degrees_of_freedom(variance, [(of_seeds, spread.freedom)]))) * sqrt(
-        variance
-    )
+    freedom = degrees_of_freedom(variance, [(of_seeds, spread.freedom)])
+    return float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
 
 
 def expected_maximum(number: int) -> float:
