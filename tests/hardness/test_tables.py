@@ -18,6 +18,7 @@ from utils.core.errors import UserError
 from utils.data.columns import find_task, read_ids
 from utils.data.examples import read_examples
 from utils.data.tables import read_chunks, read_table
+from utils.report.__main__ import main as report_main
 from utils.runs.folder import load_results
 from utils.runs.manifest import write_manifest
 from utils.scoring.predictions import PREDICTIONS_FILE
@@ -215,6 +216,21 @@ def test_results_of_nothing(trained, tmp_path):
         (folder / "all_results.json").write_text(content)
         with pytest.raises(UserError, match=r"a damaged all_results\.json"):
             load_results(folder)
+
+
+def test_a_log_of_nothing(trained, refused, tmp_path):
+    folder = copy_run(trained, tmp_path / "run")
+    for content in ("null", "[]", '{"log_history": null}', '{"log_history": [1]}', "{"):
+        (folder / "trainer_state.json").write_text(content)
+        assert "a damaged trainer_state.json" in refused(report_main, folder, "--skip_checks")
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_a_null_character_in_the_name_of_a_column(tmp_path, kind):
+    sign = {"tsv": "\t", "csv": ","}[kind]
+    (tmp_path / f"t.{kind}").write_text(sign.join(["id", "la\0bels", "text"]) + "\n" + sign.join("abc") + "\n")
+    with pytest.raises(UserError, match=r'column 2: its name "la\\u0000bels" holds a null character'):
+        read_table(tmp_path / f"t.{kind}")
 
 
 @pytest.mark.parametrize("rows_per_chunk", [1, 2, 100])

@@ -132,7 +132,7 @@ def _example_names(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def check_names(name: str, names: Sequence[str]) -> None:
-    """Refuse a column name that stands twice.
+    """Refuse a column name that stands twice, or holds a null character.
 
     Args:
         name: of the file.
@@ -144,3 +144,6 @@ def check_names(name: str, names: Sequence[str]) -> None:
     repeated = [column for column in names if column and names.count(column) > 1]
     if repeated:
         raise UserError(f'{name} has two columns named "{quote(repeated[0])}": rename one')
+    for number, column in enumerate(names, start=1):
+        if "\0" in str(column):  # Arrow ends the name there
+            raise UserError(f'{name}, column {number}: its name "{quote(column)}" holds a null character: rename it')

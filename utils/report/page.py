@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from utils.core.files import read_json, write_text
+from utils.core.files import read_json_object, read_part, write_text
 from utils.core.tables import format_bytes, format_cell, format_seconds, format_share
 from utils.doctor.baselines import baseline_table
 from utils.doctor.finding import Diagnosis
@@ -218,16 +218,28 @@ def _draw(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -
             "Labels together",
             "A cell and its mirror image across the diagonal should hold the same number.",
         )
-    state_file = Path(run.folder) / STATE_FILE
-    state = read_json(state_file) if state_file.is_file() else {}
-    if pictures.has_training_curves(state.get("log_history", [])):
+    is_logged = (Path(run.folder) / STATE_FILE).is_file()
+    history = read_part(run.folder, STATE_FILE, _log_history) if is_logged else []
+    if pictures.has_training_curves(history):
         drawn["training_curves"] = (
-            pictures.training_curves(state["log_history"], run.results.get("best_checkpoint_step"), main),
+            pictures.training_curves(history, run.results.get("best_checkpoint_step"), main),
             "Training",
             "The loss in training is a mean over the steps since the point before. Shaded: the 95 % interval of "
             f"{main.title} over the rows.",
         )
     return drawn
+
+
+def _log_history(path: Path) -> list[dict[str, Any]]:
+    """What Trainer logged, by its state file.
+
+    Raises:
+        TypeError: for entries that are none.
+    """
+    history = read_json_object(path).get("log_history", [])
+    if not (isinstance(history, list) and all(isinstance(entry, dict) for entry in history)):
+        raise TypeError("its log_history is no list of entries")
+    return history
 
 
 def _save_pictures(run: FinishedRun, f1: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Picture]:
