@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from benchmarks.hardness.cases import Ended, Material, call, training_words
 from benchmarks.hardness.flags import script_main
+from utils.runs.checkpoints import FILES_FILE
 
 DAMAGES = (
     "null", "[]", "{}", "3", '"text"', "deep", "cut", "empty", "gone", "a folder", "byte", "other run", "garbage",
@@ -211,10 +212,13 @@ def begun_run(material: Material, name: str, script: str, more: dict[str, Any]) 
             shutil.rmtree(run, ignore_errors=True)
             pid = start(script_main(script), training_words(material, script, run, **more), place)
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and len(list(run.glob("checkpoint-*/trainer_state.json"))) < 2:
+            while time.monotonic() < deadline and len(list(run.glob(f"checkpoint-*/{FILES_FILE}"))) < 2:
                 time.sleep(0.002)
             end(pid)
-            if not (run / "all_results.json").exists() and list(run.glob("checkpoint-*/trainer_state.json")):
+            saved = list(run.glob("checkpoint-*/trainer_state.json"))
+            # A kill just before the list of a checkpoint's files is written leaves nothing to compare them with.
+            listed = all(path.with_name(FILES_FILE).exists() for path in saved)
+            if not (run / "all_results.json").exists() and saved and listed:
                 break
         (place / "done").touch()
     return place / "run"

@@ -150,6 +150,7 @@ def test_flags(refused, tmp_path):
         ("label_smoothing_factor", 1),
         ("layer_lr_decay", 1.1),
         ("freeze_layers", -1),
+        ("activation_checkpointing_kwargs", "[]"),
         ("save_only_model", True),
         ("resume_from_checkpoint", "x"),
         ("dataloader_drop_last", True),

@@ -135,6 +135,9 @@ class TaskTrainingArguments(TrainingArguments):
             super().__post_init__()
         except Exception as error:  # Trainer's own checks raise all kinds; what they check are flags
             raise UserError(f"{type(error).__name__}: {error}: see --help_all for Trainer's flags") from error
+        options = self.activation_checkpointing_kwargs
+        if options is not None and not isinstance(options, dict):
+            raise UserError(f"--activation_checkpointing_kwargs {options}: give JSON with names and values, in braces")
 
     @property
     def optimizer_name(self) -> str:
