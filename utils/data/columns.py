@@ -1,4 +1,4 @@
-"""Finding out which column of a table is which, and reading ids and texts from them; `label_cells` reads the labels."""
+"""Finding out which column of a table is which, and reading ids and texts from them; `label_rows` reads the labels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ import pyarrow.compute as pc
 
 from utils.core.errors import UserError
 from utils.core.shown import join_names, nearest, quote
-from utils.data.headers import ID_NAMES, LABEL_LIST_NAMES, TEXT_NAMES, WEAK_LABEL_NAMES
+from utils.data.headers import ID_NAMES, LABEL_LIST_NAMES, TEXT_NAMES, TITLE_NAMES, WEAK_LABEL_NAMES
 from utils.data.label_cells import (
     ALL_BINARY_CELLS,
     YES_AND_NO,
     distinct_cells,
-    find_listed_labels,
-    holds_codes,
     is_binary,
     is_plain,
     is_text,
     looks_binary,
-    read_label_names,
 )
+from utils.data.label_lists import find_listed_labels, holds_codes, read_label_names
 from utils.data.tables import Table
 from utils.data.task import Task
 from utils.data.text import normalize
@@ -54,18 +52,24 @@ def _looks_numeric(table: Table, name: str) -> bool:
     return all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", cell) for cell in filled)
 
 
+MOST_JOINED = 4  # columns of texts that a message proposes to join
+
 # Which column is which
 
 
 def _find_named(table: Table, flag: str, name: str) -> str:
-    """Return the column that the user named with `flag`; refuse one that does not exist."""
-    if name not in table.rows.column_names:
-        near = nearest(name, table.rows.column_names)
-        raise UserError(
-            f'{table.name} has no column "{quote(name)}" ({flag})'
-            + (f': did you mean "{quote(near)}"?' if near else f"; it has: {join_names(table.rows.column_names)}")
-        )
-    return name
+    """Return the column that the user named with `flag`, or by the end of its name where it is part of an object;
+    refuse one that does not exist."""
+    if name in table.rows.column_names:
+        return name
+    parts = [other for other in table.nested if other.endswith(f".{name}")]
+    if len(parts) == 1:
+        return parts[0]
+    near = nearest(name, table.rows.column_names)
+    raise UserError(
+        f'{table.name} has no column "{quote(name)}" ({flag})'
+        + (f': did you mean "{quote(near)}"?' if near else f"; it has: {join_names(table.rows.column_names)}")
+    )
 
 
 def _find_by_name(table: Table, known: Sequence[str], taken: Collection[str | None] = ()) -> str | None:
@@ -95,11 +99,23 @@ def _find_text(table: Table, taken: Collection[str | None]) -> str:
     ]
     candidates = [name for name in candidates if not _looks_numeric(table, name)]
     if len(candidates) != 1:
+        several = "several of them to join them"
+        if 1 < len(candidates) <= MOST_JOINED:
+            several = f"or join several: --text_column {' '.join(map(quote, candidates))}"
         raise UserError(
-            f"{table.name}: cannot tell which column holds the text: name it with --text_column, several of them to "
-            f"join them (columns: {join_names(table.rows.column_names)})"
+            f"{table.name}: cannot tell which column holds the text: name it with --text_column, {several} "
+            f"(columns: {join_names(table.rows.column_names)})"
         )
     return candidates[0]
+
+
+def title_beside(table: Table, task: Task) -> str | None:
+    """A column of titles that is not read, where the text column was found by itself; None without one."""
+    if len(task.text_columns) != 1:
+        return None
+    read = {task.id_column, task.weight_column, *task.text_columns, *map(table.find, task.label_columns)}
+    titles = [name for name in table.rows.column_names if name.lower().rsplit(".", 1)[-1] in TITLE_NAMES]
+    return next((name for name in titles if name not in read and is_text(table, name)), None)
 
 
 def find_task(table: Table, data_args: DataArguments) -> Task:
@@ -123,10 +139,11 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
     taken = {id_column, weights, *text_columns}
     binary, listed = _find_label_columns(table, named_labels, taken, coded=names is not None)
     if listed is None:
-        labels, label_columns, delimiter = binary, binary, None
+        labels = label_columns = _without_object(table, binary)
+        delimiter, first_code = None, 0
     else:
-        labels, delimiter = find_listed_labels(table, listed, data_args.label_delimiter, names)
-        label_columns = [listed]
+        found = find_listed_labels(table, listed, data_args.label_delimiter, names)
+        labels, delimiter, first_code, label_columns = found.names, found.delimiter, found.first_code, [listed]
     if (id_column or "id") in labels:
         raise UserError(f'{table.name}: a label has the name of the id column, "{id_column or "id"}": rename one')
     return Task(
@@ -134,6 +151,7 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
         label_columns=label_columns,
         label_delimiter=delimiter,
         label_codes=names is not None,
+        first_code=first_code,
         id_column=id_column,
         text_columns=text_columns,
         text_separator=data_args.text_separator,
@@ -150,6 +168,13 @@ def find_task(table: Table, data_args: DataArguments) -> Task:
     )
 
 
+def _without_object(table: Table, columns: list[str]) -> list[str]:
+    """Names of labels that are parts of objects, without the object's: `joy` for `labels.joy`, as a sample submission
+    calls it. The whole names where any of the short ones is that of another column too."""
+    short = [name.rsplit(".", 1)[-1] if name in table.nested else name for name in columns]
+    return short if [table.find(name) for name in short] == columns else columns
+
+
 def _find_id_and_texts(
     table: Table, data_args: DataArguments, named_labels: Collection[str]
 ) -> tuple[str | None, list[str]]:
@@ -162,6 +187,10 @@ def _find_id_and_texts(
         text_columns = [_find_named(table, "--text_column", name) for name in data_args.text_column]
     else:
         text_columns = [_find_text(table, {id_column, *named_labels})]
+    if id_column is None:  # beside the text: data.id goes with data.text, and user.id does not
+        objects = {name.rpartition(".")[0] for name in text_columns if name in table.nested}
+        beside = [f"{above}.{name}".lower() for above in sorted(objects) for name in ID_NAMES if name]
+        id_column = _find_by_name(table, beside, (*named_labels, *text_columns))
     if len(set(text_columns)) < len(text_columns):
         raise UserError(f"--text_column {' '.join(text_columns)}: a column is named twice")
     for name in text_columns:

@@ -23,10 +23,9 @@ from utils.core.errors import UserError
 from utils.core.log import log
 from utils.core.processes import local_main_first
 from utils.core.progress import show_progress_of
-from utils.data import columns, label_cells, text
-from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts
+from utils.data import columns, label_cells, label_lists, label_rows, text
+from utils.data.columns import check_unique_ids, find_task, read_ids, read_texts, title_beside
 from utils.data.headers import Layout
-from utils.data.label_cells import read_labels, read_weights
 from utils.data.label_rows import (
     annotated_rows,
     describe_labels,
@@ -34,6 +33,8 @@ from utils.data.label_rows import (
     in_file,
     join_tasks,
     named_columns,
+    read_labels,
+    read_weights,
 )
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.tables import Table, read_hub_split, read_table
@@ -180,7 +181,7 @@ def read_examples(table: Table, task: Task) -> Examples:
             }
         ),
         fn_kwargs={"name": table.name, "first_row": table.first_row, "features": table.rows.features, "task": task},
-        new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, label_cells, text),
+        new_fingerprint=cache_key(rows._fingerprint, asdict(task), columns, label_cells, label_lists, label_rows, text),
         desc="reading",
     )
     return Examples(examples.with_format(None))
@@ -338,12 +339,15 @@ def _read_rows_of_files(data_args: DataArguments) -> tuple[Examples, Examples | 
         name = f"{name} and {table.name}"
     task.data_sha256 = content_hash(train) if validation is None else content_hash(train, validation)
     for table, one in zip(train_tables, found):
-        ignored = sorted(
-            set(table.rows.column_names) - {one.id_column, *one.text_columns, one.weight_column, *one.label_columns}
-        )
+        labels = map(table.find, one.label_columns)
+        ignored = sorted({*table.rows.column_names} - {one.id_column, *one.text_columns, one.weight_column, *labels})
         where = f"{table.name}: " if several else ""
         ids, texts = one.id_column or "row numbers", " and ".join(f'"{name}"' for name in one.text_columns)
         log(f"{where}text: column {texts}; ids: {ids}; ignored: {ignored or 'nothing'}")
+        title = None if data_args.text_column else title_beside(table, one)
+        if title:
+            joined = f"--text_column {title} {one.text_columns[0]}"
+            log(f'{where}"{title}" is not read: {joined} joins both (--text_column {one.text_columns[0]}: as it is)')
         missing = [label for label in task.labels if task.labels_are_columns and label not in one.labels]
         if missing:
             log(f"{table.name} has no column for {', '.join(missing)}: not annotated there")

@@ -17,6 +17,8 @@ TEXT_NAMES = (
     *("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body"),
     *("review", "utterance", "post", "question"),
 )
+# Columns of texts that people join to those of TEXT_NAMES.
+TITLE_NAMES = ("title", "subject", "headline", "heading", "summary")
 LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
 # Taken for a column of labels where nothing else is one; elsewhere such columns are often metadata.
 WEAK_LABEL_NAMES = ("sentiment", "category", "class", "target", "topic", "topics", "genre", "intent", "annotations")

@@ -437,8 +437,7 @@ def submission_frame(form: SubmissionFormat, task: Task, part: Part, cells: np.n
     values: dict[str, Any] = {label: cells[:, i] for i, label in enumerate(task.labels)}
     if not task.labels_are_columns:
         # As in training: numbers where it had numbers.
-        names = list(map(str, range(len(task.labels)))) if task.label_codes else task.labels
-        lists = [[name for name, yes in zip(names, row) if yes] for row in cells]
+        lists = [[name for name, yes in zip(task.names_in_cells, row) if yes] for row in cells]
         values[task.label_columns[0]] = [(task.label_delimiter or ",").join(row) for row in lists]
     by_lower = {name.strip().lower(): column for name, column in values.items()}
     values |= part.copied | {form.id_column: part.ids}
