@@ -218,7 +218,27 @@ def test_excel(tmp_path, capsys):
     check(*read(workbook(tmp_path / "d.xlsx", rows)))
     rows[1][2], rows[2][2], rows[3][2] = True, False, True
     check(*read(workbook(tmp_path / "d.xlsx", rows, more=["notes"])))
-    assert 'the first of its sheets is read, "Sheet"' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'the first of its sheets is read, "Sheet" (--excel_sheet names another: notes)' in said
+
+
+def test_a_sheet_can_be_named(tmp_path, capsys):
+    book = openpyxl.load_workbook(workbook(tmp_path / "d.xlsx", [["about"], ["these data"]]))
+    sheet = book.create_sheet("labelled")
+    for row in ROWS:
+        sheet.append(row)
+    book.create_sheet("empty")
+    book.save(tmp_path / "d.xlsx")
+    path = str(tmp_path / "d.xlsx")
+    for name in ("labelled", "Sheet"):  # one after the other: the cache tells them apart
+        table = read_table(path, Layout(sheet=name))
+        assert table.rows.column_names == (ROWS[0] if name == "labelled" else ["about"])
+    read_training_data(DataArguments(train_file=path, validation_file=path, excel_sheet="labelled"), 0)
+    assert "sheets" not in capsys.readouterr().err
+    with pytest.raises(UserError, match=r'has no sheet "notes" \(--excel_sheet\); it has: Sheet, labelled, empty'):
+        read_table(path, Layout(sheet="notes"))
+    with pytest.raises(UserError, match='no rows in its sheet "empty"'):
+        read_table(path, Layout(sheet="empty"))
 
 
 @pytest.mark.parametrize(

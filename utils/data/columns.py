@@ -14,7 +14,15 @@ import pyarrow.compute as pc
 
 from utils.core.errors import UserError
 from utils.core.shown import join_names, nearest, quote
-from utils.data.headers import ID_NAMES, LABEL_LIST_NAMES, TEXT_NAMES, TITLE_NAMES, WEAK_LABEL_NAMES
+from utils.data.headers import (
+    ID_NAMES,
+    KNOWN_NAMES,
+    LABEL_LIST_NAMES,
+    TEXT_NAMES,
+    TITLE_NAMES,
+    WEAK_LABEL_NAMES,
+    example_names,
+)
 from utils.data.label_cells import (
     ALL_BINARY_CELLS,
     YES_AND_NO,
@@ -367,6 +375,20 @@ def read_texts(table: Table, task: Task) -> list[str]:
     return texts
 
 
+def _hint_at_column_names(table: Table, task: Task) -> str | None:
+    """What to do if a table to predict has no header; None where it has one: a name that is known, or is training's."""
+    names = table.rows.column_names
+    if task.column_names is not None:
+        return "if it has no header, as the training file, name its columns by --column_names"
+    known = {*KNOWN_NAMES, *(name.lower() for name in (*task.text_columns, *task.labels, task.id_column or "id"))}
+    if table.first_row == 1 or {name.strip().lower() for name in names} & known:
+        return None
+    rows = [names, *zip(*(table.strings(name).slice(0, 100).to_pylist() for name in names))]
+    called = {"text": task.text_columns[0], "id": task.id_column or "id"}
+    given = [called.get(name, f"column{i}") for i, name in enumerate(example_names(rows), start=1)]
+    return f"if that is a row of data, the file has no header: pass --column_names {' '.join(map(quote, given))}"
+
+
 def check_test_columns(table: Table, task: Task) -> None:
     """Refuse a table to predict that has no text or id column, or some but not all of the label columns.
 
@@ -379,11 +401,10 @@ def check_test_columns(table: Table, task: Task) -> None:
         if task.id_column is not None:
             table.require(task.id_column, "id")
     except UserError as error:
-        if task.column_names is None:
+        hint = _hint_at_column_names(table, task)
+        if hint is None:
             raise
-        raise UserError(
-            f"{error} (if it has no header, as the training file, name its columns by --column_names)"
-        ) from error
+        raise UserError(f"{error} ({hint})") from error
     missing = [name for name in task.label_columns if table.find(name) is None]
     if missing and len(missing) < len(task.label_columns):
         raise UserError(

@@ -371,7 +371,8 @@ def _read_tables(data_args: DataArguments) -> tuple[list[Table], Table | None]:
 def layout_of(data_args: DataArguments) -> Layout:
     """What the flags say of how training and validation files are written."""
     names = data_args.column_names
-    return Layout(data_args.csv_quoting, data_args.csv_separator, tuple(names) if names else None)
+    given = tuple(names) if names else None
+    return Layout(data_args.csv_quoting, data_args.csv_separator, given, sheet=data_args.excel_sheet)
 
 
 def _hold_out_fold(rows: Examples, folds: int, fold: int | None, seed: int) -> tuple[Examples, Examples]:

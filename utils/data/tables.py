@@ -152,7 +152,7 @@ def _open(path: str | Path, layout: Layout) -> _File:
     source = open_source(path)
     if source.kind in SEPARATORS or source.kind == ".xlsx":
         table = Workbook(source, layout) if source.kind == ".xlsx" else DelimitedFile.open(source, layout)
-        columns = f"{table.header} {getattr(table, 'options', '')}"
+        columns = f"{table.header} {getattr(table, 'options', getattr(table, 'sheet', ''))}"
         file = _File(source, table.chunks, columns, table.header.first_row, table.remarks)
     else:
         chunks = _parquet_chunks if source.kind == ".parquet" else json_tables.json_chunks

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from utils.core.errors import UserError
 from utils.core.files import read_json_object, write_json
+from utils.core.shown import join_names
 
 TASK_FILE = "task.json"
 
@@ -92,10 +94,22 @@ class Task:
     def load(cls, folder: str | Path) -> Task:
         """Read `task.json` from `folder`.
 
+        What an earlier version of the project did not write has its default.
+
         Raises:
             ValueError, TypeError: for a file that describes no task.
+            UserError: for one with more in it than this version knows.
         """
-        task = cls(**read_json_object(Path(folder) / TASK_FILE))
+        content = read_json_object(Path(folder) / TASK_FILE)
+        if "text_column" in content and "text_columns" not in content:  # before several could be joined
+            content["text_columns"] = [content.pop("text_column")]
+        unknown = sorted(set(content) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UserError(
+                f"the run in {folder} was made by another version of this project, whose {TASK_FILE} says more "
+                f"({join_names(unknown)}): use that version, or train again"
+            )
+        task = cls(**content)
         names = [task.labels, task.label_columns, task.text_columns, task.column_names or []]
         texts = [task.text_separator, task.data_sha256]
         texts += [text for text in (task.id_column, task.label_delimiter, task.csv_quoting) if text]
