@@ -18,10 +18,12 @@ from conftest import training_flags
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.core.shown import nearest
-from utils.data.columns import find_task, read_ids, read_texts
-from utils.data.examples import layout_of, read_examples, read_training_data
+from utils.data.columns import read_ids, read_texts
+from utils.data.examples import read_examples
+from utils.data.find_task import find_task
 from utils.data.headers import Layout
 from utils.data.tables import read_chunks, read_table
+from utils.data.training_data import layout_of, read_training_data
 
 ROWS = [
     ["id", "text", "joy", "fear"],
@@ -428,6 +430,21 @@ def test_several_text_columns(tmp_path):
         read(path, text_column=["title", "body"])
     with pytest.raises(UserError, match="a column is named twice"):
         read(path, text_column=["title", "title"])
+
+
+def test_ids_under_a_name_of_their_own_are_told(tmp_path, capsys):
+    """A column that is another in each row may hold the ids, which a submission needs."""
+    rows = [
+        ["ticket", "text", "channel", "joy", "fear"],
+        *([f"T-{row[0]}", row[1], "mail", *row[2:]] for row in ROWS[1:]),
+    ]
+    (tmp_path / "d.csv").write_text(delimited(rows=rows))
+    files = {"train_file": str(tmp_path / "d.csv"), "validation_file": str(tmp_path / "d.csv")}
+    read_training_data(DataArguments(**files), 0)
+    assert '"ticket" is another in each row: --id_column ticket takes it for the ids' in capsys.readouterr().err
+    train, _, task = read_training_data(DataArguments(**files, id_column="ticket"), 0)
+    assert (task.id_column, train.ids) == ("ticket", ["T-007", "T-8", "T-9"])
+    assert "is another in each row" not in capsys.readouterr().err
 
 
 def test_titles_beside_the_text_are_told(refused, tmp_path, capsys):

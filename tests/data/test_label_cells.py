@@ -13,8 +13,8 @@ import run_classifier
 from conftest import training_flags
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
-from utils.data.columns import find_task
 from utils.data.examples import read_examples
+from utils.data.find_task import find_task
 from utils.data.label_lists import parse_names
 from utils.data.tables import read_table
 from utils.data.task import Task
