@@ -127,6 +127,27 @@ def test_names_of_several_words_are_not_divided(tmp_path, capsys, cells, is_told
     assert "WARNING" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("cells", "labels", "said"),
+    [
+        (["joy love", "joy", "love", "anger joy", "anger"], "3 labels: anger, joy, love", "blanks divide the labels"),
+        (["very happy", "happy", "sad", "very sad"], "4 labels: happy, sad, very happy, very sad", "WARNING: "),
+        ([{"joy": 1, "anger": 0}, {"joy": 0, "anger": 1}], "2 labels: joy, anger", 'text: column "data.text"'),
+    ],
+    ids=["blanks", "names of words", "objects"],
+)
+def test_what_a_training_says_of_labels(tiny, tmp_path, capsys, cells, labels, said):
+    """From the command line to the preflight."""
+    rows = [{"data": {"id": f"r{i}", "text": f"text number {i}"}, "labels": cells[i % len(cells)]} for i in range(40)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = {"train_file": tmp_path / "d.jsonl", "validation_file": None, "preflight_only": True}
+    run_classifier.main(training_flags(tiny("roberta"), tmp_path / "run", **flags))
+    shown = capsys.readouterr().err
+    assert labels in shown
+    assert said in shown
+    assert "ids: data.id; ignored: nothing" in shown
+
+
 def test_numbers_that_begin_with_one(tmp_path, capsys, names_file):
     cells = [",".join(str(NAMES.index(name) + 1) for name in names) for names in LISTS]
     examples, task = read(write(tmp_path / "d.csv", cells), label_names=names_file)
