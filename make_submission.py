@@ -29,6 +29,11 @@ class SubmissionArguments:
     )
     output_file: str = option(None, "submission file to write")
     sample_submission: str | None = option(None, "file whose columns, ids and order the submission takes over")
+    copy_columns: list[str] | None = option(
+        None,
+        "columns of --sample_submission that look like labels which the runs do not know, and are copied as they are; "
+        "left out: such a column is refused",
+    )
     probabilities_file: str | None = option(None, "also write the probabilities here, as .parquet or .csv")
     weights: list[str] | None = option(
         None,
@@ -58,6 +63,7 @@ class SubmissionArguments:
     csv_separator: str | None = option(
         None, "what stands between cells of the test file; left out: by its name, or what its rows agree on"
     )
+    excel_sheet: str | None = option(None, "sheet of the test file, if it is an Excel workbook; left out: the first")
     per_device_eval_batch_size: int = option(128, "rows predicted at a time by one process")
     max_test_samples: int | None = option(None, "predict the first so many rows only, for a dry run")
     chunk_rows: int = option(10_000, "rows read and predicted before the next; memory grows with it, not with the file")
@@ -76,6 +82,8 @@ class SubmissionArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value}: must be 1 or more")
+        if self.copy_columns and not self.sample_submission:
+            raise UserError("--copy_columns is for columns of --sample_submission: add it, or leave both out")
         if self.threshold_shrinkage is not None and not 0 <= self.threshold_shrinkage < float("inf"):
             raise UserError(f"--threshold_shrinkage {self.threshold_shrinkage}: must be 0 or more")
         self._check_weights()
@@ -145,7 +153,14 @@ def main(args: SubmissionArguments) -> None:
     as_probabilities = args.submission == "probabilities"
     if args.submission == "auto" and wants_probabilities(args.sample_submission, task):
         as_probabilities = True
-        log(f"{args.sample_submission} has cells with a decimal point: probabilities are written (--submission labels)")
+        log(
+            f"{args.sample_submission} has cells with a decimal point: probabilities are written, with a point "
+            "(--submission labels)"
+        )
+    if args.calibrate and task.single_label:
+        raise UserError(
+            f"--calibrate is for labels that stand alone: {folders[0]} gives each text one label: leave it out"
+        )
     if args.calibrate and not as_probabilities and not args.probabilities_file:
         raise UserError(
             "--calibrate changes probabilities alone: add --submission probabilities or --probabilities_file"
@@ -155,7 +170,7 @@ def main(args: SubmissionArguments) -> None:
 
     # Test rows
     names = tuple(args.column_names) if args.column_names else None
-    layout = Layout(args.csv_quoting, args.csv_separator, names).as_trained(task)
+    layout = Layout(args.csv_quoting, args.csv_separator, names, sheet=args.excel_sheet).as_trained(task)
 
     def chunks():
         return read_chunks(args.test_file, args.chunk_rows, layout, args.max_test_samples)
@@ -163,7 +178,8 @@ def main(args: SubmissionArguments) -> None:
     task = with_ids_of(next(chunks()), task, args.sample_submission)
     tasks = [task, *tasks[1:]]
     test = RowsToPredict(args.test_file, chunks, check_rows(chunks, tasks), whole=not args.max_test_samples)
-    form = submission_format(test, task, args.sample_submission, args.chunk_rows, as_probabilities)
+    copied = args.copy_columns or ()
+    form = submission_format(test, task, args.sample_submission, args.chunk_rows, as_probabilities, copied)
     if as_probabilities and not all(map(form.has_column, task.labels)):
         raise UserError("--submission probabilities: the sample has one column of labels: add --submission labels")
 

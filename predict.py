@@ -2,10 +2,12 @@
 
     python predict.py --model outputs/minilm "so happy for you 😂" "not again..."
     python predict.py --model outputs/minilm --file texts.txt --json > labels.jsonl
+    python predict.py --model outputs/minilm --file sample_data/test.csv --json > labels.jsonl
     python predict.py --model outputs/questions "why does she always win?" --labels envy pride
     grep happy texts.txt | python predict.py --model outputs/minilm
 
-Without a text or --file, lines are read from standard input; empty ones are skipped. Texts that begin with a dash come
+Without a text or --file, lines are read from standard input; empty ones are skipped. Of a table the column of texts is
+predicted that the run was trained on, and its ids stand before the texts. Texts that begin with a dash come
 last, after `--`. A label is given where its probability reaches the run's threshold for it; where each text has one
 label, the likeliest is.
 """
@@ -16,10 +18,10 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
+from utils.core.arguments import check_column_names
 from utils.core.errors import UserError
 from utils.core.parser import option, script
 from utils.core.shown import printable, quote
@@ -27,9 +29,11 @@ from utils.core.shown import printable, quote
 if TYPE_CHECKING:
     import numpy as np
 
+    from utils.data.task import Task
+    from utils.data.to_predict import TextsToPredict
+
 BAR = 24  # characters of a probability of 1
 SHOWN = 12  # labels shown of each text, besides those that are given to it
-LINES_AT_A_TIME = 1000
 FEWEST_COMPARED = 50  # texts that are compared with those of the training; fewer were chosen for a reason
 UNTRAINED = 0.5  # threshold of a label that no threshold was chosen for
 
@@ -40,7 +44,12 @@ class PredictArguments:
 
     texts: list[str] | None = option(None, "texts to predict; the flag itself may be left out")
     model: str = option(None, "folder of a finished run, or its name on the Hub")
-    file: str | None = option(None, "file with a text in every line")
+    file: str | None = option(
+        None, "file with a text in every line, or a table: .csv, .tsv, .jsonl, .parquet or .xlsx, packed or not"
+    )
+    text_column: list[str] | None = option(None, "column of the table's texts, or several; left out: as in training")
+    column_names: list[str] | None = option(None, "names of the table's columns, if it has no header")
+    excel_sheet: str | None = option(None, "sheet of an Excel workbook; left out: the first")
     json: bool = option(False, "a line of JSON for each text: text, labels, probabilities")
     labels: list[str] | None = option(
         None, "labels to ask for instead of the run's own, also untrained ones; for runs with --ask_labels"
@@ -64,8 +73,10 @@ class PredictArguments:
         for number, text in enumerate(self.texts, start=1):
             if not text.strip():
                 raise UserError(f"text {number} on the command line is empty: leave it out")
-        if self.labels and self.calibrate:
-            raise UserError("--calibrate has no curves of labels given by --labels: leave one of them out")
+        for name in ("text_column", "column_names", "excel_sheet"):
+            if getattr(self, name) and not self.file:
+                raise UserError(f"--{name} is for a table: give it by --file")
+        check_column_names(self.column_names)
         if self.labels and len(set(self.labels)) < len(self.labels):
             raise UserError("--labels names a label twice")
         if self.labels and self.calibrate:
@@ -139,7 +150,9 @@ def show(
     return "\n".join([printable(text), *lines, ""])
 
 
-def json_line(text: str, labels: list[str], probabilities: np.ndarray, given: np.ndarray) -> str:
+def json_line(
+    text: str, labels: list[str], probabilities: np.ndarray, given: np.ndarray, key: str | None = None
+) -> str:
     """A line of JSON with the labels of one text.
 
     Args:
@@ -147,9 +160,11 @@ def json_line(text: str, labels: list[str], probabilities: np.ndarray, given: np
         labels: their names, `[L]`.
         probabilities: `[L]`.
         given: which labels it is given, `[L]` of booleans.
+        key: its id, if it has one.
     """
     scores = {name: round(float(p), 6) for name, p in zip(labels, probabilities)}
-    row = {"text": text, "labels": [name for name, yes in zip(labels, given) if yes], "probabilities": scores}
+    row: dict[str, Any] = {} if key is None else {"id": key}
+    row |= {"text": text, "labels": [name for name, yes in zip(labels, given) if yes], "probabilities": scores}
     return printable(json.dumps(row, ensure_ascii=not _prints_unicode()))
 
 
@@ -157,57 +172,42 @@ def _prints_unicode() -> bool:
     return "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
 
 
-def read_lines(args: PredictArguments) -> Iterator[str]:
-    """The texts one by one: from the command line, the file or standard input.
+def texts_to_predict(args: PredictArguments, task: Task) -> Iterator[TextsToPredict]:
+    """The texts in parts: from the command line, a table, the lines of a file, or standard input.
 
-    Empty lines are skipped, and counted on stderr at the end.
+    Args:
+        args: what the command line says.
+        task: of the run.
 
     Raises:
-        UserError: for a file that cannot be read.
+        UserError: for a file that is not there, and a table without the column of texts.
     """
+    from utils.core.files import is_there
+    from utils.data.headers import Layout
+    from utils.data.to_predict import in_parts, is_table, read_lines, read_rows, table_task
+
     if args.texts:
-        yield from args.texts
-        return
-    if args.file:
-        name = args.file
-        try:
-            lines = open(args.file, encoding="utf-8-sig")  # noqa: SIM115 (read to its end below)
-        except OSError as error:
-            raise UserError(f"--file {args.file}: {error.strerror}") from error
-    else:
-        name = "standard input"
-        lines: Any = sys.stdin
-        if lines is None:
-            raise UserError("standard input is closed: give texts, or --file")
-        lines.reconfigure(encoding="utf-8-sig", errors="strict")  # -sig: without a byte order mark
-    empty = 0
-    try:
-        for line in lines:
-            text = line.rstrip("\r\n")
-            if text.strip():
-                yield text
-            else:
-                empty += 1
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8: {error}") from error
-    if empty:
-        print(f"{name}: {empty} empty {'line' if empty == 1 else 'lines'} skipped", file=sys.stderr)
+        return in_parts(args.texts)
+    if args.file and not is_there(args.file):
+        raise UserError(f"--file {quote(args.file)}: no such file")
+    if not args.file or not is_table(args.file, task):
+        return in_parts(read_lines(args.file))
+    names = tuple(args.column_names) if args.column_names else None
+    layout = Layout(column_names=names, sheet=args.excel_sheet).as_trained(task)
+    return read_rows(args.file, layout, table_task(task, args.file, layout, args.text_column))
 
 
 @script(__doc__, [PredictArguments], words="texts")
 def main(args: PredictArguments) -> None:
     """Load the run, predict, print."""
-    from utils.core.files import is_there
     from utils.hub.pull import local_folder
     from utils.runs.folder import load_arguments, load_task
 
     # Refuse what is not there
     folder = local_folder(args.model, args.skip_checks, args.check_weights)
-    load_task(folder)
+    parts = texts_to_predict(args, load_task(folder))
     if args.labels and not load_arguments(folder).get("ask_labels"):
         raise UserError("--labels is for runs that were trained with --ask_labels: leave it out")
-    if args.file and not is_there(args.file):
-        raise UserError(f"--file {quote(args.file)}: no such file")
 
     # Imported here because they load torch, and what is refused above should not.
     import numpy as np
@@ -232,6 +232,10 @@ def main(args: PredictArguments) -> None:
         thresholds = np.array([trained.get(label, untrained) for label in args.labels])
     task, calibrate, marks = run.task, np.asarray, thresholds
     if args.calibrate:
+        if task.single_label:
+            raise UserError(
+                f"--calibrate is for labels that stand alone: {args.model} gives each text one label: leave it out"
+            )
         if stored.calibration is None:
             raise UserError(f"--calibrate: {args.model} has no curves in its thresholds.json")
         calibrate = stored.calibration.apply
@@ -240,22 +244,23 @@ def main(args: PredictArguments) -> None:
     if not _prints_unicode():
         terminal.reconfigure(errors="replace")  # a question mark for each sign that it does not have
     columns = get_terminal_size().columns if terminal is not None and terminal.isatty() else None
-    lines, new = read_lines(args), NewRows()
-    while texts := list(islice(lines, LINES_AT_A_TIME)):
-        normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
+    new = NewRows()
+    for part in parts:
+        normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in part.texts]
         predicted = run.predict(normalized, args.batch_size).probabilities
         if not args.labels:
             new.add(normalized, stored.apply(predicted))
-        for text, probabilities in zip(texts, predicted):
+        for text, key, probabilities in zip(part.texts, part.ids or [None] * len(part.texts), predicted):
             if np.isnan(probabilities).any():
                 raise UserError(
                     f"{args.model} gives a probability that is NaN for {quote(text)}: its weights are broken"
                 )
             given, probabilities = given_labels(probabilities, thresholds), calibrate(probabilities)
             if args.json:
-                print(json_line(text, task.labels, probabilities, given))
+                print(json_line(text, task.labels, probabilities, given, key))
             else:
-                print(show(text, task.labels, probabilities, marks, given, columns))
+                shown = text if key is None else f"{key}: {text}"
+                print(show(shown, task.labels, probabilities, marks, given, columns))
     reference = None if args.labels else Reference.load(folder, task.labels)
     if reference is not None and new.rows >= FEWEST_COMPARED:
         findings = compare(reference, new, run.tokenizer)

@@ -64,7 +64,8 @@ def main(
 
     import datasets
 
-    from utils.data.examples import log_samples, read_training_data
+    from utils.data.examples import log_samples
+    from utils.data.training_data import read_training_data
 
     if trainer_args.disable_tqdm:
         datasets.disable_progress_bars()

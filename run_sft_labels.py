@@ -68,7 +68,7 @@ def main(
 
     import datasets
 
-    from utils.data.examples import read_evaluation_data, read_training_data
+    from utils.data.training_data import read_evaluation_data, read_training_data
 
     if trainer_args.disable_tqdm:
         datasets.disable_progress_bars()

@@ -26,7 +26,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, de
 from utils.core.arguments import DataArguments, ModelArguments
 from utils.core.files import write_json
 from utils.core.tables import format_table
-from utils.data.examples import read_training_data
+from utils.data.training_data import read_training_data
 from utils.models.classifier import Classifier
 from utils.models.encoding import longest_first
 from utils.models.precision import bf16_is_fast

@@ -198,7 +198,7 @@ def compare_devices(machine, folder, device):
 def sample_task(rows, labels=None):
     """`(texts, task)`: the first texts of the sample data, and its labels."""
     from utils.core.arguments import DataArguments
-    from utils.data.examples import read_training_data
+    from utils.data.training_data import read_training_data
 
     files = {"train_file": str(SAMPLE / "train.csv"), "validation_file": str(SAMPLE / "validation.csv")}
     train, _, task = read_training_data(DataArguments(**files, label_columns=labels), 42)

@@ -99,7 +99,7 @@ def classifier_trainer(words):
     """`(trainer, preflight)` as run_classifier.py has them for a command line."""
     import transformers
 
-    from utils.data.examples import read_training_data
+    from utils.data.training_data import read_training_data
     from utils.models.classifier import Classifier
     from utils.training.classifier import MultiLabelTrainer, make_loss
     from utils.training.preflight import Preflight
@@ -119,7 +119,7 @@ def generator_trainer(words):
     """`(trainer, preflight)` as run_sft_labels.py has them for a command line."""
     import transformers
 
-    from utils.data.examples import read_training_data
+    from utils.data.training_data import read_training_data
     from utils.models.generator.generator import LabelGenerator
     from utils.training.generator import LabelTrainer
     from utils.training.preflight import Preflight

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from utils.core.arguments import DataArguments, GenerationArguments
-from utils.data.examples import read_training_data
+from utils.data.training_data import read_training_data
 from utils.models.generator.answering import Generation, build_format
 from utils.models.generator.prompts import IGNORED, encode_conversations
 

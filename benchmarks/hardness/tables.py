@@ -201,9 +201,10 @@ def try_table(case: Case, folder: Path) -> tuple[str, str | None]:
     """
     from utils.core.arguments import DataArguments
     from utils.core.errors import UserError
-    from utils.data.columns import find_task, read_ids, read_texts
+    from utils.data.columns import read_ids, read_texts
     from utils.data.examples import read_examples
-    from utils.data.label_cells import read_labels
+    from utils.data.find_task import find_task
+    from utils.data.label_rows import read_labels
     from utils.data.tables import read_chunks, read_table
 
     folder.mkdir(parents=True, exist_ok=True)

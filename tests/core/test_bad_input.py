@@ -84,7 +84,7 @@ def test_columns_that_could_be_several_things(train_on):
     assert "say which are the labels" in train_on(ROWS | {"labels": ["joy", "fear", "joy", ""]})
     listed = {"id": ["a", "b"], "text": ["one", "two"]}
     assert "not the names of labels" in train_on(listed | {"labels": ["[0, 1]", "[1, 0]"]})
-    assert "is no list of labels" in train_on(listed | {"labels": ["['joy' 'love']", "['fear']"]})
+    assert "is no list of labels" in train_on(listed | {"labels": ["[joy love]", "['fear']"]})
     assert "is no list of labels" in train_on(listed | {"labels": ["[joy, love]", "['fear']"]})
     assert "--label_delimiter" in train_on(listed | {"labels": ["fear, mild;love", "joy"]})
     assert "has the name of the id column" in train_on(listed | {"labels": ["id, ego", "ego"]})
@@ -123,6 +123,8 @@ def test_flags(refused, tmp_path):
     assert "--learning_rate" in refused(run_classifier.main, *flags, "--learning_rte", "1")
     assert "invalid float value" in refused(run_classifier.main, *flags, "--learning_rate", "fast")
     assert "invalid choice" in refused(run_classifier.main, *flags, "--loss", "mse")
+    line = refused(run_classifier.main, *flags, "--loss", "bec")
+    assert "invalid choice: bec (choose from bce, focal, asl): did you mean bce?" in line
     assert "--pos_weight much" in refused(run_classifier.main, *flags, "--pos_weight", "much")
     assert "named twice" in refused(run_classifier.main, *flags, "--label_columns", "joy", "fear", "joy")
     assert "--train_file" in refused(run_classifier.main, "--model_name_or_path", "m", "--output_dir", "x")

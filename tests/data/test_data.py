@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
-from utils.data.columns import find_task, read_ids, read_texts
-from utils.data.examples import layout_of, read_examples, read_training_data
+from utils.data.columns import read_ids, read_texts
+from utils.data.examples import read_examples
+from utils.data.find_task import find_task
 from utils.data.tables import read_table
+from utils.data.training_data import layout_of, read_training_data
 
 FRAME = pd.DataFrame(
     {

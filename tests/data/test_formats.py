@@ -18,10 +18,12 @@ from conftest import training_flags
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.core.shown import nearest
-from utils.data.columns import find_task, read_ids, read_texts
-from utils.data.examples import layout_of, read_examples
+from utils.data.columns import read_ids, read_texts
+from utils.data.examples import read_examples
+from utils.data.find_task import find_task
 from utils.data.headers import Layout
 from utils.data.tables import read_chunks, read_table
+from utils.data.training_data import layout_of, read_training_data
 
 ROWS = [
     ["id", "text", "joy", "fear"],
@@ -218,7 +220,27 @@ def test_excel(tmp_path, capsys):
     check(*read(workbook(tmp_path / "d.xlsx", rows)))
     rows[1][2], rows[2][2], rows[3][2] = True, False, True
     check(*read(workbook(tmp_path / "d.xlsx", rows, more=["notes"])))
-    assert 'the first of its sheets is read, "Sheet"' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'the first of its sheets is read, "Sheet" (--excel_sheet names another: notes)' in said
+
+
+def test_a_sheet_can_be_named(tmp_path, capsys):
+    book = openpyxl.load_workbook(workbook(tmp_path / "d.xlsx", [["about"], ["these data"]]))
+    sheet = book.create_sheet("labelled")
+    for row in ROWS:
+        sheet.append(row)
+    book.create_sheet("empty")
+    book.save(tmp_path / "d.xlsx")
+    path = str(tmp_path / "d.xlsx")
+    for name in ("labelled", "Sheet"):  # one after the other: the cache tells them apart
+        table = read_table(path, Layout(sheet=name))
+        assert table.rows.column_names == (ROWS[0] if name == "labelled" else ["about"])
+    read_training_data(DataArguments(train_file=path, validation_file=path, excel_sheet="labelled"), 0)
+    assert "sheets" not in capsys.readouterr().err
+    with pytest.raises(UserError, match=r'has no sheet "notes" \(--excel_sheet\); it has: Sheet, labelled, empty'):
+        read_table(path, Layout(sheet="notes"))
+    with pytest.raises(UserError, match='no rows in its sheet "empty"'):
+        read_table(path, Layout(sheet="empty"))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +315,12 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsiz
         ("d.csv.gz", gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), "packed twice"),
         ("d.csv.gz", gzip.compress(POINTER, mtime=0), "Git LFS pointer"),
         ("d.csv.gz", gzip.compress(b"", mtime=0), "is empty"),
-        ("d.csv", "id,text,joy,fear\n1,caf\xe9,0,1\n".encode("latin-1"), "CSV UTF-8"),
+        (
+            "d.csv",
+            "id,text,joy,fear\n1,caf\xe9,0,1\n".encode("latin-1"),
+            'line 2 is not UTF-8: read as Latin-1 it holds "1,café,0,1"',
+        ),
+        ("d.jsonl", '{"id": 1}\n{"id": "caf\xe9"}\n'.encode("latin-1"), "line 2 is not UTF-8"),
     ],
 )
 def test_what_is_no_table_is_told(refused, tmp_path, name, content, words):
@@ -322,13 +349,57 @@ def test_objects_in_objects(tmp_path):
     for name, content in (("d.jsonl", "\n".join(map(json.dumps, rows))), ("d.json", json.dumps(rows))):
         (tmp_path / name).write_text(content)
         examples, task = read(tmp_path / name)
-        assert (task.text_columns, task.labels) == (["data.text"], ["labels.joy", "labels.fear"])
+        assert (task.text_columns, task.labels) == (["data.text"], ["joy", "fear"])
         assert examples.texts == [row[1] for row in ROWS[1:]]
         assert examples.labels.tolist() == [[1, 0], [0, 1], [1, 1]]
         assert read(tmp_path / name, text_column=["data.lang.code"])[0].texts == ["en"] * 3
     pd.DataFrame(rows).to_parquet(tmp_path / "d.parquet")
     examples, task = read(tmp_path / "d.parquet")
-    assert (task.text_columns, task.labels) == (["data.text"], ["labels.joy", "labels.fear"])
+    assert (task.text_columns, task.labels) == (["data.text"], ["joy", "fear"])
+
+
+def test_labels_and_ids_in_objects(tmp_path):
+    """Labels are called as a sample submission calls them; ids stand beside the text."""
+    rows = [
+        {"data": {"id": row[0], "text": row[1]}, "user": {"id": "7"}, "labels": {"joy": row[2], "fear": row[3]}}
+        for row in ROWS[1:]
+    ]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    examples, task = read(tmp_path / "d.jsonl")
+    check(examples, task)
+    assert (task.id_column, task.label_columns) == ("data.id", ["joy", "fear"])
+    assert read(tmp_path / "d.jsonl", label_columns=["fear"])[1].labels == ["fear"]
+    assert read(tmp_path / "d.jsonl", label_columns=["labels.joy", "labels.fear"])[1].labels == ["joy", "fear"]
+    # The same labels as columns of a flat file.
+    flat = [{"data.id": row[0], "data.text": row[1], "fear": row[3], "joy": row[2]} for row in ROWS[1:]]
+    pd.DataFrame(flat).to_csv(tmp_path / "flat.csv", index=False)
+    assert read_examples(read_table(tmp_path / "flat.csv"), task).labels.tolist() == examples.labels.tolist()
+    # Two labels of one name keep their paths.
+    for row in rows:
+        row["label"] = {"joy": "1"}
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read(tmp_path / "d.jsonl")[1].labels == ["labels.joy", "labels.fear", "label.joy"]
+
+
+def test_rows_within_an_object(tmp_path, capsys):
+    rows = [dict(zip(ROWS[0], row)) for row in ROWS[1:]]
+    for indent in (None, 2):
+        (tmp_path / "d.json").write_text(json.dumps({"version": "1.1", "data": rows}, indent=indent))
+        check(*read(tmp_path / "d.json"))
+        assert 'its rows are those of "data"' in capsys.readouterr().err
+    (tmp_path / "d.json").write_text(json.dumps({"train": rows, "test": rows}))
+    with pytest.raises(UserError, match="several lists of rows, train, test: save the one"):
+        read(tmp_path / "d.json")
+    for orient in ("columns", "dict of lists"):
+        columns = pd.DataFrame(rows).to_json() if orient == "columns" else pd.DataFrame(rows).to_dict("list")
+        (tmp_path / "d.json").write_text(columns if isinstance(columns, str) else json.dumps(columns))
+        with pytest.raises(UserError, match=r"holds columns, not rows, .*orient=.records., lines=True"):
+            read(tmp_path / "d.json")
+    (tmp_path / "d.jsonl").write_text(json.dumps(rows[0] | {"labels": [{"name": "joy"}]}))  # a single row
+    assert read(tmp_path / "d.jsonl", label_columns=["joy", "fear"])[0].ids == ["007"]
+    (tmp_path / "d.jsonl").write_text('{"text": "a",}\n{"text": "b"}\n')
+    with pytest.raises(UserError, match=r"d\.jsonl, row 1, is no JSON"):
+        read(tmp_path / "d.jsonl")
 
 
 def test_a_name_with_a_point_is_a_name(tmp_path):
@@ -359,6 +430,38 @@ def test_several_text_columns(tmp_path):
         read(path, text_column=["title", "body"])
     with pytest.raises(UserError, match="a column is named twice"):
         read(path, text_column=["title", "title"])
+
+
+def test_ids_under_a_name_of_their_own_are_told(tmp_path, capsys):
+    """A column that is another in each row may hold the ids, which a submission needs."""
+    rows = [
+        ["ticket", "text", "channel", "joy", "fear"],
+        *([f"T-{row[0]}", row[1], "mail", *row[2:]] for row in ROWS[1:]),
+    ]
+    (tmp_path / "d.csv").write_text(delimited(rows=rows))
+    files = {"train_file": str(tmp_path / "d.csv"), "validation_file": str(tmp_path / "d.csv")}
+    read_training_data(DataArguments(**files), 0)
+    assert '"ticket" is another in each row: --id_column ticket takes it for the ids' in capsys.readouterr().err
+    train, _, task = read_training_data(DataArguments(**files, id_column="ticket"), 0)
+    assert (task.id_column, train.ids) == ("ticket", ["T-007", "T-8", "T-9"])
+    assert "is another in each row" not in capsys.readouterr().err
+
+
+def test_titles_beside_the_text_are_told(refused, tmp_path, capsys):
+    """With the flag that joins them."""
+    rows = [["id", "title", "body", "joy", "fear"], ["1", "A", "b c", "1", "0"], ["2", "D", "d", "0", "1"]]
+    path = tmp_path / "d.csv"
+    path.write_text(delimited(rows=rows))
+    read_training_data(DataArguments(train_file=str(path), validation_file=str(path)), 0)
+    assert '"title" is not read: --text_column title body joins both' in capsys.readouterr().err
+    path.write_text(delimited(rows=[["id", "headline", "story", "joy", "fear"], *rows[1:]]))
+    assert "or join several: --text_column headline story" in refused(
+        run_classifier.main, *training_flags("no-such-model", tmp_path / "run", train_file=path)
+    )
+    nested = [{"data": {"title": row[1], "story": row[2]}, "joy": row[3], "fear": row[4]} for row in rows[1:]]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, nested)))
+    with pytest.raises(UserError, match=r"--text_column data\.title data\.story"):
+        read(tmp_path / "d.jsonl")
 
 
 @pytest.mark.parametrize("name", ["ID", "Id", "index", "Index"])

@@ -13,9 +13,9 @@ import run_classifier
 from conftest import training_flags
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
-from utils.data.columns import find_task
 from utils.data.examples import read_examples
-from utils.data.label_cells import parse_names
+from utils.data.find_task import find_task
+from utils.data.label_lists import parse_names
 from utils.data.tables import read_table
 from utils.data.task import Task
 from utils.runs.submission import Part, SubmissionFormat, submission_frame
@@ -57,8 +57,9 @@ def found(examples, task):
         repr,
         lambda names: "; ".join(names) + ";",
         lambda names: f" {' | '.join(names)} ",
+        lambda names: str(np.array(names)),
     ],
-    ids=["bar", "semicolon", "comma", "json", "python", "trailing", "blanks"],
+    ids=["bar", "semicolon", "comma", "json", "python", "trailing", "blanks", "numpy"],
 )
 @pytest.mark.parametrize("column", ["labels", "Label", "emotions", "sentiment"])
 def test_names_in_a_cell(tmp_path, join, column):
@@ -67,7 +68,17 @@ def test_names_in_a_cell(tmp_path, join, column):
     assert found(examples, task) == list(map(set, LISTS))
 
 
-@pytest.mark.parametrize("join", [",".join, ", ".join, "|".join, lambda codes: f"[{', '.join(codes)}]"])
+@pytest.mark.parametrize(
+    "join",
+    [
+        ",".join,
+        ", ".join,
+        "|".join,
+        " ".join,
+        lambda codes: f"[{' '.join(codes)}]",
+        lambda codes: f"[{', '.join(codes)}]",
+    ],
+)
 def test_numbers_of_labels(tmp_path, capsys, names_file, join):
     cells = [join([str(NAMES.index(name)) for name in names]) for names in LISTS]
     examples, task = read(write(tmp_path / "d.csv", cells), label_names=names_file)
@@ -77,6 +88,76 @@ def test_numbers_of_labels(tmp_path, capsys, names_file, join):
     examples, task = read(write(tmp_path / "d.csv", cells))
     assert task.labels == ["0", "1", "2"]
     assert "--label_names FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["joy love", "joy", "love", "anger joy", "anger"],
+        ["joy love", "love anger", "anger joy"],  # none alone, but in every place
+        ["#joy #love", "#joy", "#sad"],
+        ["0 3", "2", "3 1", ""],
+    ],
+)
+def test_blanks_between_labels(tmp_path, capsys, cells):
+    examples, task = read(write(tmp_path / "d.csv", cells))
+    assert found(examples, task) == [set(cell.split()) for cell in cells]
+    assert task.label_delimiter == " "
+    assert "blanks divide the labels" in capsys.readouterr().err
+    whole = read(write(tmp_path / "d.csv", cells), label_delimiter=",")[1]
+    assert whole.labels == sorted(set(filter(None, cells)), key=lambda cell: cell)
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_told"),
+    [
+        (["very happy", "sad", "quite angry"], False),
+        (["very happy", "happy", "sad", "very sad"], True),  # or labels `very`, `happy` and `sad`
+        (["card arrival", "card payment", "top up"], True),
+        (["joy", "joy love", "love"], True),  # that one pair may be a name
+    ],
+)
+def test_names_of_several_words_are_not_divided(tmp_path, capsys, cells, is_told):
+    examples, task = read(write(tmp_path / "d.csv", cells * 2))
+    assert task.labels == sorted(set(cells))
+    assert examples.labels.sum(axis=1).tolist() == [1] * len(examples)
+    assert ("pass --label_delimiter ' '" in capsys.readouterr().err) == is_told
+    divided = read(write(tmp_path / "d.csv", cells * 2), label_delimiter=" ")[1]
+    assert divided.labels == sorted({word for cell in cells for word in cell.split()})
+    assert "WARNING" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels", "said"),
+    [
+        (["joy love", "joy", "love", "anger joy", "anger"], "3 labels: anger, joy, love", "blanks divide the labels"),
+        (["very happy", "happy", "sad", "very sad"], "4 labels: happy, sad, very happy, very sad", "WARNING: "),
+        ([{"joy": 1, "anger": 0}, {"joy": 0, "anger": 1}], "2 labels: joy, anger", 'text: column "data.text"'),
+    ],
+    ids=["blanks", "names of words", "objects"],
+)
+def test_what_a_training_says_of_labels(tiny, tmp_path, capsys, cells, labels, said):
+    """From the command line to the preflight."""
+    rows = [{"data": {"id": f"r{i}", "text": f"text number {i}"}, "labels": cells[i % len(cells)]} for i in range(40)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = {"train_file": tmp_path / "d.jsonl", "validation_file": None, "preflight_only": True}
+    run_classifier.main(training_flags(tiny("roberta"), tmp_path / "run", **flags))
+    shown = capsys.readouterr().err
+    assert labels in shown
+    assert said in shown
+    assert "ids: data.id; ignored: nothing" in shown
+
+
+def test_numbers_that_begin_with_one(tmp_path, capsys, names_file):
+    cells = [",".join(str(NAMES.index(name) + 1) for name in names) for names in LISTS]
+    examples, task = read(write(tmp_path / "d.csv", cells), label_names=names_file)
+    assert found(examples, task) == list(map(set, LISTS))
+    assert 'the numbers begin with 1, which is "anger"' in capsys.readouterr().err
+    assert (task.first_code, task.names_in_cells) == (1, ["1", "2", "3"])
+    with pytest.raises(UserError, match=r"row 2.*: 0; write numbers from 1 to 3"):
+        read_examples(read_table(write(tmp_path / "other.csv", ["0", "1"])), task)
+    read(write(tmp_path / "d.csv", ["1", "2", "1"]), label_names=names_file)
+    assert 'no cell holds the number 0, which is "anger"' in capsys.readouterr().err
 
 
 def test_numbers_up_to_ten_are_in_order(tmp_path):
@@ -138,7 +219,8 @@ def test_what_is_refused(refused, tmp_path, names_file):
     assert "say which by --label_columns" in line(["0", "1", "1"], "what", label_names=names_file)
     assert "no such file" in line(["0", "1"], label_names=tmp_path / "none.txt").lower()
     assert "--label_delimiter" in line(["joy, mild; anger", "joy"])
-    assert 'row 2, column "labels" is no list of labels' in line(["['joy' 'anger']", "['joy']"])
+    assert 'row 2, column "labels" is no list of labels' in line(["[joy anger]", "['joy']"])
+    assert "lists 3 cells of 0 and 1 in each row, not the names" in line(["[0 1 0]", "[1 0 0]"])
     assert 'column "labels" is no list of labels' in line(['["joy", null]', '["joy"]'])
 
 

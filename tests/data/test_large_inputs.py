@@ -15,9 +15,10 @@ from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
 from utils.data.columns import check_unique_ids, read_ids, read_texts
-from utils.data.examples import content_hash, read_training_data
+from utils.data.examples import content_hash
 from utils.data.tables import read_chunks, read_table
 from utils.data.task import Task
+from utils.data.training_data import read_training_data
 from utils.models.encoding import encode, tokenize
 from utils.models.loading import load_tokenizer
 from utils.runs.inference import ProbabilityFile, load_run

@@ -9,7 +9,7 @@ import pytest
 import run_classifier
 from conftest import SAMPLE, training_flags
 from utils.core.arguments import DataArguments
-from utils.data.examples import read_training_data
+from utils.data.training_data import read_training_data
 from utils.runs.folder import load_task
 from utils.scoring.predictions import Predictions
 

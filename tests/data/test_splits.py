@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
-from utils.data.examples import read_training_data
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.text import near_duplicate_key, normalize
+from utils.data.training_data import read_training_data
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 80))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from conftest import scikit_learn
 from utils.doctor.baselines import (
@@ -15,10 +16,13 @@ from utils.doctor.baselines import (
     check_baselines,
     compare_with_baselines,
     frequent_labels,
+    linear_at_chance,
     predict_linearly,
     training_rows,
 )
+from utils.scoring.bootstrap import plain_scores
 from utils.scoring.predictions import Predictions
+from utils.scoring.scores import by_name
 from utils.scoring.thresholds import ThresholdRule
 
 WORDS = ["rain", "sun", "train", "bread", "match", "exam"]
@@ -87,6 +91,39 @@ def test_a_difference_that_the_rows_do_not_carry_is_no_finding():
     cell = rows[2]["f1_macro"]
     assert cell["low"] < 0 < cell["high"]
     assert check_baselines(rows).findings == []
+
+
+@pytest.mark.parametrize("best_by", ["f1_samples", "exact_match", "roc_auc_macro"])
+@pytest.mark.parametrize("model", [good, poor])
+def test_scores_that_a_run_may_be_chosen_by(best_by, model):
+    """Their values are the scores of the methods' own predictions, and a poor model is found by them too."""
+    train, validation = sentences(300, 0), sentences(200, 1)
+    predictions = Predictions(list("abc"), [str(i) for i in range(200)], validation[0], validation[1])
+    predictions.probabilities = model(validation[1], np.random.default_rng(5))
+    rule = ThresholdRule("calibrated", None, best_by)
+    rows = compare_with_baselines(predictions, predictions.decide(rule)["_tuned"], rule, *train)
+    linear = predict_linearly(*train, validation[0])
+    if best_by == "roc_auc_macro":
+        expected = [roc_auc_score(validation[1], some) for some in (predictions.probabilities, linear)]
+        assert [rows[0][best_by]["value"], rows[2][best_by]["value"]] == pytest.approx(expected)
+        assert rows[1][best_by]["value"] == 0.5
+    else:
+        answers = Predictions(predictions.labels, predictions.ids, truth=validation[1], probabilities=linear)
+        expected = plain_scores(validation[1], answers.decide(rule)["_tuned"])[best_by]
+        assert rows[2][best_by]["value"] == pytest.approx(expected, abs=0.03)  # other groups of near-duplicates
+        most = max(np.mean(score_rows(validation[1], train[1], best_by, number)) for number in (1, 2, 3))
+        assert rows[1][best_by]["value"] <= most + 1e-9
+    check = check_baselines(rows, best_by)
+    assert by_name(best_by).title in check.seen
+    assert [finding.kind for finding in check.findings] == ([] if model is good else ["below_baseline"])
+    assert linear_at_chance(rows) is False
+
+
+def score_rows(truth, train, name, number):
+    """The score of each row if it is given the most frequent labels."""
+    given = np.zeros(3, dtype=np.int8)
+    given[np.argsort(-train.sum(axis=0), kind="stable")[:number]] = 1
+    return by_name(name).of_rows(truth, np.tile(given, (len(truth), 1)))
 
 
 def test_the_linear_model_is_scikit_learns():

@@ -7,7 +7,14 @@ from sklearn.metrics import roc_auc_score
 
 from utils.doctor.bars import count_rows, rank
 from utils.doctor.mislabelled import check_mislabelled, find_suspects
-from utils.doctor.predicted import check_chance, check_given, check_spread, check_support, check_swapped
+from utils.doctor.predicted import (
+    beside_linear,
+    check_chance,
+    check_given,
+    check_spread,
+    check_support,
+    check_swapped,
+)
 from utils.scoring.thresholds import ThresholdRule, Thresholds
 
 LABELS = ["anger", "fear", "joy", "trust"]
@@ -130,6 +137,27 @@ def test_labels_with_few_rows():
     assert not check_support(
         LABELS[:3], truth[:, :3], None, np.zeros(3), rank(truth[:, :3], probabilities[:, :3])
     ).findings
+
+
+def test_a_label_with_nine_rows_whose_score_looks_good():
+    truth, probabilities = rows(number=400)
+    for number, expected in ((9, ["trust"]), (10, [])):
+        truth[:, 3] = 0
+        truth[:number, 3] = 1
+        check = check_support(LABELS, truth, None, np.full(4, 0.6), rank(truth, probabilities))
+        assert [label for finding in check.findings for label in finding.labels] == expected
+    truth[:, 3] = 0  # none at all: there is no score that could be noise
+    assert check_support(LABELS, truth, None, np.full(4, 0.6), rank(truth, probabilities)).findings == []
+
+
+def test_a_linear_model_says_whether_chance_is_the_rows():
+    truth, probabilities = rows()
+    check = check_chance(LABELS, rank(truth, np.random.default_rng(0).permutation(probabilities)), [])
+    for at_chance, words in ((True, "texts and labels do not belong together"), (False, "do belong together")):
+        [finding] = beside_linear(check, at_chance).findings
+        assert finding.what.endswith(words)
+        assert finding.figures["linear_at_chance"] == at_chance
+    assert beside_linear(check_chance(LABELS, rank(truth, probabilities), []), True).findings == []
 
 
 def test_wrong_labels():

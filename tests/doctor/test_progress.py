@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from utils.doctor.progress import check_learning, check_progress
+from utils.doctor.examine import Training, check_course
+from utils.doctor.progress import check_learning, check_progress, check_time_limit
 
 SCORE = "eval_f1_macro_tuned"
 
@@ -74,3 +75,23 @@ def test_tensors_that_did_not_change():
     [finding] = check_learning(2, 40).findings
     assert finding.severity == "problem"
     assert "2 of 40 trainable tensors" in finding.what
+
+
+def test_map_shows_on_few_rows_that_it_was_still_getting_better():
+    results = {f"{name}_{end}": value for name in (SCORE, "eval_map") for end, value in (("low", 0.4), ("high", 0.52))}
+
+    def course(*by_map):
+        history = [entry | {"eval_map": value} for entry, value in zip(log(0.48, 0.508), by_map)]
+        training = Training(None, np.ones(1), np.ones(1), 8, history)
+        return [finding.kind for finding in check_course(training, results, SCORE).findings]
+
+    assert course(0.449, 0.576) == ["still_learning"]
+    assert course(0.549, 0.576) == []
+    assert course(0.576, 0.449) == []
+
+
+def test_a_training_that_the_time_limit_ended():
+    assert check_time_limit({}).findings == ()
+    assert check_time_limit({"time_limit": 90.0, "steps": 95, "steps_planned": 100}).findings == ()
+    [finding] = check_time_limit({"time_limit": 90.0, "steps": 3, "steps_planned": 65}).findings
+    assert "--time_limit (1.5 min) ended the training at step 3 of 65" in finding.what

@@ -5,8 +5,17 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from utils.doctor.bars import ratio_interval
 from utils.doctor.drift import NewRows, Reference, compare, drift_text
-from utils.doctor.rows import check_cut, check_leaks, check_rates, check_texts, check_unknown, compare_texts
+from utils.doctor.rows import (
+    check_cut,
+    check_label_sets,
+    check_leaks,
+    check_rates,
+    check_texts,
+    check_unknown,
+    compare_texts,
+)
 from utils.doctor.texts import TextFigures, find_unknown, script_of, triples
 
 ENGLISH = [
@@ -183,3 +192,56 @@ def test_texts_are_kept_from_all_parts_of_a_long_file():
         rows = range(start, min(start + 3000, 20_000))
         new.add([str(i) for i in rows], np.zeros((len(rows), 2), dtype=np.int8))
     assert [int(text) for text in new.texts] == list(range(0, 20_000, 4))
+
+
+def test_rates_of_few_rows_that_were_drawn_by_label():
+    """The interval of the ratio tells what two intervals that overlap do not."""
+    rows = {"joy": (179, 45), "fear": (82, 6), "anger": (172, 14)}
+    train, validation = zip(*rows.values())
+    check = check_rates(list(rows), (np.array(train), np.full(3, 520)), (np.array(validation), np.full(3, 67)))
+    assert check.findings[0].labels == ["joy"]
+    low, high = ratio_interval((45, 67), (179, 520), 0.99)
+    assert low < (45 / 67) / (179 / 520) < high
+    inverse = ratio_interval((179, 520), (45, 67), 0.99)
+    assert inverse == pytest.approx((1 / high, 1 / low))
+    assert ratio_interval((4, 10), (100, 1000)) == (0.0, np.inf)
+
+
+def test_ratio_intervals_cover_the_ratio():
+    rng = np.random.default_rng(0)
+    here, there = rng.binomial(60, 0.4, 4000), rng.binomial(500, 0.3, 4000)
+    covered = [low <= 4 / 3 <= high for low, high in (ratio_interval((a, 60), (b, 500)) for a, b in zip(here, there))]
+    assert 0.98 < np.mean(covered) <= 1
+
+
+def label_sets(rng, rows):
+    """Six labels of which some go together."""
+    kind = rng.integers(3, size=rows)
+    rates = np.array([[0.8, 0.6, 0.3, 0, 0, 0.1], [0, 0, 0, 0.8, 0.5, 0], [0, 0.1, 0, 0, 0.1, 0.9]])[kind]
+    return (rng.random((rows, 6)) < rates).astype(np.int8)
+
+
+def test_labels_that_come_together_in_validation_alone():
+    wrong, named = [], 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        train, validation = label_sets(rng, 500), label_sets(rng, 124)
+        wrong += check_label_sets(np.arange(500), train, validation).findings
+        turned = np.where(rng.random(validation.shape) < 0.1, 1 - validation, validation)
+        named += [one.kind for one in check_label_sets(np.arange(500), train, turned).findings] == ["mislabelled"]
+    assert len(wrong) <= 1
+    assert named >= 38
+    # Rows of a label that was never seen are another finding, and unknown cells say nothing.
+    never = validation.copy()
+    train[:, 0], never[:, 0] = 0, 1
+    assert check_label_sets(np.arange(500), train, never).findings == ()
+    assert check_label_sets(np.arange(500), train, np.where(turned == 1, np.nan, 0.0)).findings == ()
+
+
+def test_copies_of_a_training_row_count_once():
+    rng = np.random.default_rng(3)
+    train, validation = label_sets(rng, 60), label_sets(rng, 300)
+    texts = np.arange(60)
+    seen = check_label_sets(texts, train, validation)
+    copied = check_label_sets(np.tile(texts, 5), np.tile(train, (5, 1)), validation)
+    assert (copied.seen, copied.findings) == (seen.seen, seen.findings)

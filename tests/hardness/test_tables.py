@@ -15,8 +15,9 @@ from conftest import SAMPLE
 from finished_runs import copy_run
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
-from utils.data.columns import find_task, read_ids
+from utils.data.columns import read_ids
 from utils.data.examples import read_examples
+from utils.data.find_task import find_task
 from utils.data.tables import read_chunks, read_table
 from utils.report.__main__ import main as report_main
 from utils.runs.folder import load_results

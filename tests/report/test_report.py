@@ -116,7 +116,10 @@ def test_report_of_a_run(run_page):
     findings, methods, scores, labels, mistakes, suspects, checks, arguments = page.tables
     diagnosis = Diagnosis.load(folder)
     assert page.paragraphs[1] == diagnosis.headline
-    assert findings[1:] == [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    assert findings[1:] == [
+        [". ".join(filter(None, (one.what, diagnosis.consequences(one)))), one.severity, one.remedy]
+        for one in diagnosis.findings
+    ]
     assert [row[0] for row in methods[1:]] == ["this model", "the frequent labels, always"]
     assert [row[0] for row in checks[1:]] == [check.title for check in diagnosis.checks]
     run = read_run(folder)

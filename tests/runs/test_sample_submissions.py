@@ -58,6 +58,23 @@ def test_ids_order_and_columns_of_the_sample(submit):
     assert list(submission["ID"]) == [value for value in fewer["ID"] if value in first]
 
 
+@pytest.mark.parametrize("cell", ["0", "0.5", "0,5", "", "False"])
+def test_a_label_that_the_runs_do_not_know_is_refused(submit, trained, tmp_path, refused, cell):
+    """Its cells would be handed in as they stand in the sample."""
+    sample = pd.read_csv(SAMPLE / "sample_submission.csv", dtype=str).assign(shame=cell, fold="7")
+    sample.to_csv(tmp_path / "sample.csv", index=False, sep=";")
+    words = ["--model", trained, "--test_file", TEST, "--output_file", tmp_path / "s.csv"]
+    words += ["--sample_submission", tmp_path / "sample.csv"]
+    line = refused(make_submission.main, *words)
+    assert "sample.csv: shame looks like a label that the runs do not know" in line
+    assert "--copy_columns shape" in refused(make_submission.main, *words, "--copy_columns", "shape")
+    assert not (tmp_path / "s.csv").exists()
+    if cell == "0":
+        submission, said = submit(sample, "--copy_columns", "shame")
+        assert (set(submission["shame"]), set(submission["fold"])) == ({cell}, {"7"})
+        assert "shame, fold is no label" in said
+
+
 def test_columns_of_the_test_file_in_other_case(submit, tmp_path):
     test = pd.read_csv(TEST, dtype=str).rename(columns={"ID": "Id", "Tweet": "tweet "})
     test.to_csv(tmp_path / "test.csv", index=False, sep=";")

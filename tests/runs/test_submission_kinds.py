@@ -52,12 +52,18 @@ def test_cells_of_the_sample_say_that_probabilities_are_wanted(trained, tmp_path
     sample = sample_of(tmp_path, labels.columns[1:], "0.5")
     make_submission.main(flags(tmp_path, "--sample_submission", sample, runs=[trained]))
     said = capsys.readouterr()
-    assert "sample.csv has cells with a decimal point: probabilities are written (--submission labels)" in said.err
+    assert "sample.csv has cells with a decimal point: probabilities are written, with a point" in said.err
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s.csv"), probabilities[labels.columns])
     results = read_json(trained / "all_results.json")
     for title, name in (("macro ROC-AUC", "roc_auc_macro"), ("mAP", "map"), ("macro-F1 tuned", "f1_macro_tuned")):
         value, low, high = (results[f"eval_{name}{end}"] for end in ("", "_low", "_high"))
         assert f"{title} {value:.3f} [{low:.3f}, {high:.3f}]" in scores_shown(said.out)
+
+    with_comma = pd.read_csv(sample, dtype=str).replace("0.5", "0,5")  # as Excel writes it in much of Europe
+    with_comma.to_csv(tmp_path / "comma.csv", sep=";", index=False)
+    make_submission.main(flags(tmp_path, "--sample_submission", tmp_path / "comma.csv", runs=[trained]))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s.csv"), probabilities[labels.columns])
+    capsys.readouterr()
 
     make_submission.main(flags(tmp_path, "--sample_submission", sample, "--submission", "labels", runs=[trained]))
     assert "decimal point" not in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import make_submission
 import predict
 from conftest import ROOT, SAMPLE
 from utils.runs.folder import load_task
@@ -90,6 +91,61 @@ def test_empty_lines_and_a_byte_order_mark_are_left_out(trained, monkeypatch, tm
     assert notes == ["standard input: 3 empty lines skipped", f"{tmp_path}/texts.txt: 3 empty lines skipped"]
 
 
+def write_table(rows, path):
+    """Rows as the format of a name asks for them."""
+    if path.name.endswith(".xlsx"):
+        rows.to_excel(path, index=False)
+    elif path.name.endswith(".jsonl"):
+        rows.to_json(path, orient="records", lines=True)
+    elif path.name.endswith(".parquet"):
+        rows.to_parquet(path, index=False)
+    else:
+        rows.to_csv(path, index=False, sep="\t" if path.name.endswith(".txt") else ";")
+    return path
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.txt", "t.jsonl", "t.parquet", "t.xlsx"])
+def test_tables(trained, tmp_path, capsys, name):
+    """Their text column is predicted as lines are, and ids are carried through."""
+    rows = pd.DataFrame({"Id": [f"r{i}" for i in range(3)], "when": "2018", "tweet": TEXTS[:3]})
+    predict.main(["--model", str(trained), "--json", "--", *TEXTS[:3]])
+    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    flags = ["--model", str(trained), "--file", str(write_table(rows, tmp_path / name))]
+    predict.main([*flags, "--json"])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found == [{"id": f"r{i}"} | row for i, row in enumerate(expected)]
+    if name == "t.csv":
+        predict.main(flags)
+        assert f"r1: {TEXTS[1]}" in capsys.readouterr().out
+
+
+def test_tables_with_other_columns(trained, tmp_path, refused, capsys):
+    rows = pd.DataFrame({"message": TEXTS[:2], "day": ["Monday", "Tuesday"]})
+    flags = ["--model", trained, "--json", "--file", write_table(rows, tmp_path / "t.csv")]
+    line = refused(predict.main, *flags)
+    assert 'has no column "Tweet", the text column in training; it has: message, day' in line
+    assert "Name it by --text_column" in line
+    predict.main([*map(str, flags), "--text_column", "message"])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["id"], row["text"]) for row in found] == [("0", TEXTS[0]), ("1", TEXTS[1])]  # numbers of the rows
+    assert 'has no column "mesage"; it has: message, day' in refused(predict.main, *flags, "--text_column", "mesage")
+    assert "--text_column is for a table" in refused(predict.main, "--model", trained, "--text_column", "a", "a text")
+
+
+def test_a_table_without_a_header(trained, tmp_path, refused, capsys):
+    """Its first row is not taken for names in silence: the message has the flag, and the flag works."""
+    rows = pd.DataFrame({"id": [f"e{i}" for i in range(4)], "text": TEXTS[:4]})
+    rows.to_csv(tmp_path / "t.csv", index=False, header=False)
+    flags = ["--model", trained, "--file", tmp_path / "t.csv", "--json"]
+    assert "pass --column_names id Tweet" in refused(predict.main, *flags)
+    test = ["--model", trained, "--test_file", tmp_path / "t.csv", "--output_file", tmp_path / "s.csv"]
+    assert "pass --column_names ID Tweet" in refused(make_submission.main, *test)
+    predict.main([*map(str, flags), "--column_names", "ID", "Tweet"])
+    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == list(rows["id"])
+    make_submission.main([*map(str, test), "--column_names", "ID", "Tweet"])
+    assert list(pd.read_csv(tmp_path / "s.csv")["ID"]) == list(rows["id"])
+
+
 def test_texts_that_begin_with_a_dash(trained, refused, capsys):
     assert "after --" in refused(predict.main, "--model", trained, "-_-")
     flags = ["--json", "--model", str(trained)]
@@ -118,7 +174,7 @@ def test_mistakes(trained, tmp_path, refused, monkeypatch):
     assert "not both" in refused(predict.main, "--model", trained, "--file", "x", "a")
     assert "--model" in refused(predict.main, "a")
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
-    assert "not UTF-8" in refused(predict.main, "--model", trained, "--file", tmp_path / "latin.txt")
+    assert "line 1 is not UTF-8" in refused(predict.main, "--model", trained, "--file", tmp_path / "latin.txt")
     monkeypatch.setattr(sys, "stdin", None)
     assert "standard input is closed" in refused(predict.main, "--model", trained)
 

@@ -14,8 +14,8 @@ from conftest import SAMPLE, free_port
 from demo_server import served_demo
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
-from utils.data.examples import read_training_data
 from utils.data.task import Task
+from utils.data.training_data import read_training_data
 from utils.runs.folder import load_task
 from utils.scoring.predictions import Predictions
 from utils.scoring.thresholds import ThresholdRule, Thresholds

@@ -7,6 +7,7 @@ import run_classifier
 from conftest import training_flags
 from finished_runs import copy_run, guesses
 from utils.core.files import read_json
+from utils.doctor.finding import Diagnosis
 from utils.report.page import write_run_report
 from utils.runs.finished import read_run
 from utils.runs.manifest import write_manifest
@@ -49,6 +50,11 @@ def test_what_is_shown_follows(for_jaccard, tmp_path):
     assert "95 % interval of Jaccard over the rows" in page
 
 
+def score_name(best_by):
+    """Under which name the results have the score that a run was chosen by."""
+    return f"eval_{best_by}" + ("" if best_by == "roc_auc_macro" else "_tuned")
+
+
 def test_the_log_shows_the_score_first_with_half_of_its_interval(tiny, tmp_path, capsys):
     common = {"max_train_samples": 64, "num_train_epochs": 1, "save_strategy": "no", "load_best_model_at_end": False}
     for best_by, title in (
@@ -58,6 +64,10 @@ def test_the_log_shows_the_score_first_with_half_of_its_interval(tiny, tmp_path,
     ):
         run_classifier.main(training_flags(tiny("roberta"), tmp_path / best_by, best_by=best_by, **common))
         said = capsys.readouterr().out
+        rows = Diagnosis.load(tmp_path / best_by).baselines
+        value = read_json(tmp_path / best_by / "all_results.json")[score_name(best_by)]
+        assert rows[0][best_by]["value"] == pytest.approx(value)
+        assert all(row[best_by]["low"] <= row[best_by]["difference"] <= row[best_by]["high"] for row in rows[1:])
         line = next(line for line in said.splitlines() if line.startswith("epoch 1.00: validation loss"))
         results = read_json(tmp_path / best_by / "all_results.json")
         assert f", {title} {results[f'eval_{best_by}']:.3f} ± " in line

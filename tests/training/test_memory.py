@@ -11,7 +11,7 @@ import run_classifier
 from benchmarks.memory import SHAPES, WAYS, MemoryArguments, compare
 from conftest import training_flags
 from utils.core.arguments import DataArguments, ModelArguments, ThresholdArguments
-from utils.data.examples import read_training_data
+from utils.data.training_data import read_training_data
 from utils.models.classifier import Classifier
 from utils.models.encoding import Collator
 from utils.models.precision import bf16_is_fast

@@ -192,6 +192,18 @@ def test_submission_prediction_and_comparison(single, written, data, tmp_path, c
     assert records["jaccard_tuned"].iloc[0] == pytest.approx((submitted["one"]["label"] == "joy").mean())
 
 
+@pytest.mark.parametrize("more", [[], ["--submission", "probabilities"], ["--probabilities_file", "p.csv"]])
+def test_calibration_is_not_for_them(single, tmp_path, refused, more):
+    """That is what is said, whatever else is missing."""
+    words = ["--model", single, "--test_file", SAMPLE / "test.csv", "--output_file", tmp_path / "s.csv", "--calibrate"]
+    for line in (
+        refused(make_submission.main, *words, *more),
+        refused(predict.main, "--model", single, "a text", "--calibrate"),
+    ):
+        assert line.startswith("error: --calibrate is for labels that stand alone")
+        assert "gives each text one label: leave it out" in line
+
+
 def test_doctor_and_page_know_no_thresholds(single):
     from utils.serving.predictor import Predictor
     from utils.serving.shown import answer_html

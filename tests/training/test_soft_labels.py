@@ -11,7 +11,7 @@ import run_classifier
 import run_sft_labels
 from conftest import SAMPLE, assert_trains_as, training_flags, undivided_flags
 from utils.core.arguments import DataArguments
-from utils.data.examples import read_training_data
+from utils.data.training_data import read_training_data
 from utils.runs.folder import load_task
 from utils.scoring.predictions import Predictions
 from utils.training.losses import MultiLabelLoss, class_weights, positive_weights

@@ -19,6 +19,7 @@ from utils.core.files import read_json
 from utils.core.log import libraries_speak, log, say
 from utils.core.noise import LibraryNoise, keep_noise_in
 from utils.core.progress import Progress, show_progress_of
+from utils.doctor.finding import Diagnosis
 from utils.training.log import LEVELS, MOST_POINTS, sparkline, training_curves
 from utils.training.time_limit import MARGIN, TimeLimit
 
@@ -195,6 +196,13 @@ def test_a_training_ends_in_time_with_its_best_checkpoint(tiny, tmp_path, capsys
     taken = time.monotonic() - begun
     shown = capsys.readouterr()
     results = check_ended(folder, shown.err + shown.out, 34000)
+    diagnosis = Diagnosis.load(folder)
+    kinds = [finding.kind for finding in diagnosis.findings]
+    assert kinds.count("time_limit") == 1
+    assert sum(finding.severity == "problem" for finding in diagnosis.findings) <= 1
+    assert not {"not_trained", "still_learning", "same_for_every_text", "chance", "below_baseline"} & set(kinds)
+    said = f"--time_limit (18 s) ended the training at step {results['steps']:,} of 34,000"
+    assert shown.out.count(said) == 1
     state = read_json(folder / "trainer_state.json")
     scores = [entry["eval_map"] for entry in state["log_history"] if "eval_map" in entry]
     assert results["eval_map"] == pytest.approx(max(scores, default=results["eval_map"]))

@@ -154,6 +154,7 @@ class DataArguments:
     csv_separator: str | None = option(
         None, "what stands between cells, tab for a tab; left out: by the file's name, or what its rows agree on"
     )
+    excel_sheet: str | None = option(None, "sheet of Excel workbooks; left out: the first")
     normalize_users: bool = option(False, "replace mentions by @user (as the Twitter-RoBERTa models were trained)")
     normalize_urls: bool = option(False, "replace links by http")
     task: str = option(

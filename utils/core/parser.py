@@ -154,6 +154,15 @@ class ArgumentParser(TrlParser):
         """Raise what argparse would print."""
         raise UserError(message)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what is none of the choices, with the nearest of them."""
+        if action.choices is None or value in action.choices:
+            return
+        names = list(map(str, action.choices))
+        near = nearest(str(value), names, cutoff=0.6)
+        hint = f": did you mean {near}?" if near else ""
+        raise argparse.ArgumentError(action, f"invalid choice: {quote(value)} (choose from {', '.join(names)}){hint}")
+
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse does, with the words that belong to no flag in their field."""
         namespace, words = super().parse_known_args(args, namespace)

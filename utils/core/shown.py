@@ -40,10 +40,16 @@ def join_names(names: Any, most: int = 20) -> str:
     return ", ".join(quote(name) for name in names[:most]) + more
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be, or is the beginning of, ignoring case; None for none."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
+    """The known name that `name` was probably meant to be, or is the beginning of, ignoring case; None for none.
+
+    Args:
+        name: that was written.
+        known: names that there are.
+        cutoff: how like it must be, up to 1.
+    """
     by_lower = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     if not near and len(name) > 2:
         near = [other for other in by_lower if other.startswith(name.lower())]
     return by_lower[near[0]] if near else None

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from utils.core.errors import UserError
 from utils.data.headers import Header, Layout, check_names, find_header
-from utils.data.sources import Source
+from utils.data.sources import Source, not_utf8
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 OTHER_SEPARATORS = (",", ";", "\t", "|")
@@ -97,7 +97,7 @@ class DelimitedFile:
         except pd.errors.EmptyDataError as error:
             raise UserError(f"{name} has no rows below its header: add rows") from error
         except UNREADABLE as error:
-            raise UserError(reading_problem(name, error)) from error
+            raise UserError(reading_problem(self.source, error)) from error
         check_names(name, as_written)
         if first.shape[1] > len(header):
             raise UserError(
@@ -125,7 +125,7 @@ class DelimitedFile:
                     yield rows
                     start += len(rows)
         except UNREADABLE as error:
-            raise UserError(reading_problem(self.source.name, error)) from error
+            raise UserError(reading_problem(self.source, error)) from error
 
     def _where(self, row: int, column: str) -> str:
         return f'{self.source.name}, row {row + self.header.first_row}, column "{column}"'
@@ -286,17 +286,11 @@ def _agree(widths: Sequence[int], wanted: int | None) -> bool:
     return len(set(widths)) == 1 and (widths[0] > 1 if wanted is None else widths[0] == wanted)
 
 
-def reading_problem(name: str, error: BaseException) -> str:
-    """What is wrong with a file that a parser refuses.
-
-    Args:
-        name: of the file.
-        error: of the parser.
-    """
+def reading_problem(source: Source, error: BaseException) -> str:
+    """What is wrong with a file that a parser refuses, given what the parser says."""
+    name = source.name
     if isinstance(error, UnicodeDecodeError):
-        return (
-            f"{name} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8 (Excel calls it CSV UTF-8)"
-        )
+        return not_utf8(name, source.path)
     unbalanced = re.search(r"EOF inside string starting at row (\d+)", str(error))
     if unbalanced:  # pandas counts from 0
         return (

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from utils.core.errors import UserError
-from utils.core.shown import quote
+from utils.core.shown import join_names, quote
 from utils.data.headers import Header, Layout, check_names, find_header
 from utils.data.sources import Source
 
@@ -20,22 +20,23 @@ ROUNDED = 10**15  # Excel keeps 15 digits of a number
 
 
 class Workbook:
-    """The first sheet of an Excel workbook; its columns are found out at once.
+    """A sheet of an Excel workbook; its columns are found out at once.
 
     Args:
         source: the file.
         layout: what the user says of it.
 
     Raises:
-        UserError: where openpyxl is missing, and for a file that is no workbook, or has no rows.
+        UserError: where openpyxl is missing, and for a file that is no workbook, or has no such sheet, or an empty one.
     """
 
     def __init__(self, source: Source, layout: Layout):
-        self.source = source
+        self.source, self.sheet = source, layout.sheet
         self.sheets: list[str] = []
         sample = [cells for _, cells in islice(self._rows(), SAMPLE_ROWS)]
         if not sample:
-            raise UserError(f"{source.name} has no rows in its first sheet: add rows, or move the sheet to the front")
+            which = "first sheet" if self.sheet is None else f'sheet "{quote(self.sheet)}"'
+            raise UserError(f"{source.name} has no rows in its {which}: add rows, or name another by --excel_sheet")
         self.header: Header = find_header(source.name, sample, layout)
         check_names(source.name, self.header.names)
 
@@ -68,8 +69,13 @@ class Workbook:
             ) from error
         try:
             book = openpyxl.load_workbook(self.source.path, read_only=True, data_only=True)
-            sheet: Any = book.worksheets[0]
-            self.sheets = book.sheetnames
+            self.sheets = [sheet.title for sheet in book.worksheets]
+            if self.sheet is not None and self.sheet not in self.sheets:
+                raise UserError(
+                    f'{self.source.name} has no sheet "{quote(self.sheet)}" (--excel_sheet); it has: '
+                    f"{join_names(self.sheets)}"
+                )
+            sheet: Any = book[self.sheet or self.sheets[0]]
             for number, row in enumerate(sheet.iter_rows(), start=1):
                 cells = [self._text(cell) for cell in row]
                 while cells and not cells[-1]:
@@ -82,9 +88,13 @@ class Workbook:
     @property
     def remarks(self) -> list[str]:
         """What to say of how the file is read."""
-        if len(self.sheets) == 1:
+        if len(self.sheets) == 1 or self.sheet is not None:
             return []
-        return [f'{self.source.name}: the first of its sheets is read, "{quote(self.sheets[0])}"']
+        others = join_names(self.sheets[1:])
+        return [
+            f'{self.source.name}: the first of its sheets is read, "{quote(self.sheets[0])}" '
+            f"(--excel_sheet names another: {others})"
+        ]
 
     def _text(self, cell: Any) -> str:
         """A cell as a text: whole numbers without a point, dates as in ISO 8601."""

@@ -17,6 +17,8 @@ TEXT_NAMES = (
     *("text", "tweet", "sentence", "comment_text", "comment", "content", "message", "document", "body"),
     *("review", "utterance", "post", "question"),
 )
+# Columns of texts that people join to those of TEXT_NAMES.
+TITLE_NAMES = ("title", "subject", "headline", "heading", "summary")
 LABEL_LIST_NAMES = ("labels", "label", "emotions", "emotion", "tags", "categories", "genres", "classes")
 # Taken for a column of labels where nothing else is one; elsewhere such columns are often metadata.
 WEAK_LABEL_NAMES = ("sentiment", "category", "class", "target", "topic", "topics", "genre", "intent", "annotations")
@@ -37,12 +39,14 @@ class Layout:
         separator: between the cells of a delimited file; None: by its name, or what its rows agree on.
         column_names: of a file without a header; None where the first row has them.
         optional_names: whether a file with a header, or with another number of columns, is read without them.
+        sheet: of an Excel workbook; None for the first.
     """
 
     quoting: str | None = None
     separator: str | None = None
     column_names: tuple[str, ...] | None = None
     optional_names: bool = False
+    sheet: str | None = None
 
     def as_trained(self, task: Task) -> Layout:
         """The layout of rows to predict: what is left out is as in training, as far as it fits the file."""
@@ -96,7 +100,7 @@ def find_header(name: str, rows: Sequence[Sequence[str]], layout: Layout) -> Hea
     if _is_data(first, [[cell.strip() for cell in row] for row in rows[1:]]):
         raise UserError(
             f"{name} seems to have no header: its first row, {join_names(first, 5)}, is like the rows below. Name the "
-            f"columns, for instance --column_names {' '.join(_example_names(rows))}; if that row holds their names, "
+            f"columns, for instance --column_names {' '.join(example_names(rows))}; if that row holds their names, "
             "repeat those"
         )
     return Header(list(rows[0]) if rows else [], in_file=True)
@@ -114,7 +118,7 @@ def _is_data(first: list[str], below: list[list[str]]) -> bool:
     return False
 
 
-def _example_names(rows: Sequence[Sequence[str]]) -> list[str]:
+def example_names(rows: Sequence[Sequence[str]]) -> list[str]:
     """Names that the columns may be given: the longest cells are texts, different ones ids, others labels."""
     columns = [[row[i] for row in rows if i < len(row)] for i in range(len(rows[0]))]
     text = max(range(len(columns)), key=lambda i: sum(map(len, columns[i])))

@@ -9,15 +9,16 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from utils.core.errors import UserError
-from utils.core.shown import quote
-from utils.data.headers import NESTED, check_names
-from utils.data.sources import Source
+from utils.core.log import log
+from utils.core.shown import join_names, quote
+from utils.data.headers import NESTED, TEXT_NAMES, check_names
+from utils.data.sources import Source, not_utf8
 
 Path: TypeAlias = tuple[str, ...]  # of a value in objects in objects
 MOST_PARTS = 200  # of an object that becomes columns; one with more names is a table of its own
@@ -82,21 +83,73 @@ def _rows(source: Source) -> Iterator[dict[str, Any]]:
             first = next((character for character in iter(lambda: file.read(1), "") if not character.isspace()), "")
             file.seek(0)
             if first == "[":
-                content = _parse(source, file.read(), "")
-                for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
-                    yield _object(source, row, number)
+                yield from _objects(source, _parse(source, file.read(), ""))
                 return
-            number = 0
-            for line in file:
-                if line.strip():
-                    number += 1
-                    yield _object(source, _parse(source, line, f", row {number},"), number)
+            lines = (line for line in file if line.strip())
+            start = list(islice(lines, 2))
+            if len(start) < 2 or not _is_json(start[0]):  # one object in all, in a line of its own or in several
+                yield from _objects(source, _unwrapped(source, "".join([*start, *lines])))
+                return
+            for number, line in enumerate(chain(start, lines), start=1):
+                yield _object(source, _parse(source, line, f", row {number},"), number)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source.name} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from error
+        raise UserError(not_utf8(source.name, source.path)) from error
     except OSError as error:
         raise UserError(f"{source.name} cannot be read: {error.strerror}") from error
+
+
+def _objects(source: Source, content: Any) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
+        yield _object(source, row, number)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return bool(json.loads(line))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _unwrapped(source: Source, text: str) -> Any:
+    """The rows of a file that is one object: those of the only list in it, `{"data": [...]}`; the object itself without
+    any.
+
+    Raises:
+        UserError: for columns in place of rows, as pandas writes them unless told otherwise, and for several lists.
+    """
+    first = text.lstrip().partition("\n")[0].rstrip()
+    if first.endswith("}"):  # a line that should be an object
+        _parse(source, first, ", row 1,")
+    content = _parse(source, text, "")
+    if not isinstance(content, dict):
+        return content
+    lists = [name for name, value in content.items() if _is_list_of_rows(value)]
+    is_row = bool({name.lower() for name in content} & {*TEXT_NAMES})
+    if len(lists) == 1 and not is_row:
+        log(f'{source.name}: its rows are those of "{quote(lists[0])}"')
+        return content[lists[0]]
+    if lists and not is_row:
+        raise UserError(
+            f"{source.name} holds several lists of rows, {join_names(lists)}: save the one that is meant as a file"
+        )
+    shapes = {_shape_of_column(value) for value in content.values()}
+    if len(shapes) == 1 and shapes != {None}:
+        raise UserError(
+            f"{source.name} holds columns, not rows, as pandas writes them if it is not told otherwise: save it by "
+            'to_json(..., orient="records", lines=True)'
+        )
+    return content
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _shape_of_column(value: Any) -> tuple[str, ...] | None:
+    """The numbers of the rows where a value is a column of several, `{"0": "text", "1": "text"}`; None elsewhere."""
+    if isinstance(value, dict) and len(value) > 1 and all(name.isdecimal() for name in value):
+        return tuple(value)
+    return tuple(map(str, range(len(value)))) if isinstance(value, list) and len(value) > 1 else None
 
 
 def _parse(source: Source, text: str, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the labels of rows mean together: one or any number for each text, known or not, in one file or several."""
+"""The labels of rows, and what they mean together: one or any number for a text, known or not, in one file or more."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from utils.core.errors import UserError
 from utils.core.log import log
-from utils.core.shown import quote
+from utils.core.shown import join_names, quote
+from utils.data.label_cells import UNKNOWN_CELLS, cell_values, is_plain
+from utils.data.label_lists import label_lists
+from utils.data.tables import Table
 from utils.data.task import Task
 
 if TYPE_CHECKING:
     from utils.core.arguments import DataArguments
     from utils.data.examples import Examples
-    from utils.data.tables import Table
 
 # Rows with exactly one label each from which on that is taken for a rule. Where 95 % of the texts of a multi-label file
 # have one label, 100 in a row do in 0.6 % of cases.
@@ -111,7 +116,7 @@ def named_columns(table: Table, data_args: DataArguments) -> DataArguments:
         table: of the file.
         data_args: for all files.
     """
-    there = [name for name in data_args.label_columns or [] if name in table.rows.column_names]
+    there = [name for name in data_args.label_columns or [] if table.find(name)]
     return replace(data_args, label_columns=there) if there else data_args
 
 
@@ -166,4 +171,78 @@ def in_file(task: Task, found: Task) -> Task:
         label_columns=columns,
         label_delimiter=found.label_delimiter,
         label_codes=found.label_codes,
+        first_code=found.first_code,
     )
+
+
+def read_labels(table: Table, task: Task) -> np.ndarray:
+    """Labels of the rows, `[N, L]` in the task's order: 0 and 1; shares and NaN (unknown) where a table may have such.
+
+    Raises:
+        UserError: for a missing column, a cell that is not 0 or 1, or a listed label that training does not know.
+    """
+    if not task.labels_are_columns:
+        return _read_label_lists(table, table.require(task.label_columns[0], "label"), task)
+    columns: list[str | None] = [table.find(name) for name in task.labels]
+    # Where cells may be unknown, so may all of a column, but not all of all columns.
+    if not table.unknown_labels or not any(columns):
+        columns = [table.require(name, "label") for name in task.labels]
+    return _read_label_columns(table, columns)
+
+
+def _read_label_columns(table: Table, columns: list[str | None]) -> np.ndarray:
+    """`read_labels` from one 0/1 column for each label, None for one that is not annotated in this table."""
+    unknown = np.full(len(table.rows), np.nan, dtype=np.float32)
+    values = np.column_stack([unknown if name is None else cell_values(table, name) for name in columns])
+    bad = np.argwhere(values < 0)
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        name = str(columns[column])
+        value = table.column(name)[row].as_py()
+        shown = "is empty" if value in (None, "") else f'is "{quote(value)}"'
+        cell, hint = table.strings(name)[row].as_py().lower(), ""
+        if not table.unknown_labels and cell in UNKNOWN_CELLS:
+            hint = "; if such cells are not annotated, pass --unknown_labels"
+        elif not table.soft_labels and cell_values(replace(table, soft_labels=True), name)[row] >= 0:
+            hint = "; if such cells are shares, pass --soft_labels"
+        must = "a share from 0 to 1" if table.soft_labels else "0 or 1"
+        raise UserError(f"{table.where(row, name)} {shown}: a label cell must be {must} ({len(bad)} such cells){hint}")
+    return values.astype(np.int8) if ((values == 0) | (values == 1)).all() else values
+
+
+def _read_label_lists(table: Table, column: str, task: Task) -> np.ndarray:
+    """`read_labels` from a column of label lists."""
+    index = {name: i for i, name in enumerate(task.labels)}
+    labels = np.zeros((len(table.rows), len(index)), dtype=np.int8)
+    if table.unknown_labels and is_plain(table.column(column).type):
+        empty = pc.is_in(pc.utf8_lower(table.strings(column)), value_set=pa.array(UNKNOWN_CELLS)).to_numpy()
+        if empty.any():
+            labels = np.where(empty[:, None], np.nan, labels.astype(np.float32))
+    names = task.labels if task.label_codes else None
+    for row, found in enumerate(label_lists(table, column, task.label_delimiter, names, task.first_code)):
+        for name in found if not np.isnan(labels[row, 0]) else ():
+            if name not in index:
+                raise UserError(
+                    f'{table.where(row, column)}: unknown label "{quote(name)}"; training has: '
+                    f"{join_names(task.labels)}"
+                )
+            labels[row, index[name]] = 1
+    return labels
+
+
+def read_weights(table: Table, task: Task) -> np.ndarray:
+    """Weights of the rows, float32 array `[N]`; 1 for all in a table that lacks their column, as validation rows may.
+
+    Raises:
+        UserError: for a cell that is no number from 0 on.
+    """
+    name = task.weight_column
+    if name is None or name not in table.rows.column_names:
+        return np.ones(len(table.rows), dtype=np.float32)
+    weights = pd.to_numeric(table.strings(name).to_pandas(), errors="coerce").to_numpy(dtype=np.float32)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        row = int(bad[0])
+        cell = quote(table.strings(name)[row].as_py())
+        raise UserError(f'{table.where(row, name)} is "{cell}": a weight must be a number of 0 or more')
+    return weights

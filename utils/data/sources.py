@@ -14,7 +14,7 @@ import datasets
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path
-from utils.core.shown import join_names
+from utils.core.shown import join_names, quote
 
 KINDS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx")
 # First bytes of what is no table, and what to say of it.
@@ -89,6 +89,27 @@ def _examined(source: Source, unpacked: bool = False) -> Source:
         raise UserError(f"{name} cannot be unpacked, perhaps it was copied in part: {error}") from error
     _refuse_others(source, head)
     return source
+
+
+def not_utf8(name: str, path: str | Path) -> str:
+    """What is wrong with a file that is not UTF-8: where, and what to do.
+
+    Args:
+        name: what the user calls it.
+        path: of the file.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                at = len(line[: error.start].decode("utf-8"))
+                around = line.decode("latin-1")[max(0, at - 20) : at + 20].strip()
+                return (
+                    f'{name}, line {number} is not UTF-8: read as Latin-1 it holds "{quote(around)}"; save the file as '
+                    "UTF-8 (Excel calls it CSV UTF-8)"
+                )
+    return f"{name} is not UTF-8: save it as UTF-8"
 
 
 def _refuse_others(source: Source, head: bytes) -> None:

@@ -71,9 +71,13 @@ class Table:
         return [field.name for field in self.rows.data.schema if NESTED.items() <= (field.metadata or {}).items()]
 
     def find(self, name: str) -> str | None:
-        """The column called `name`, or the only one that differs from it in case or blanks alone; None for none."""
-        names = self.rows.column_names
-        alike = [name] if name in names else [other for other in names if other.strip().lower() == name.strip().lower()]
+        """The column called `name`, or the only one that differs from it in case or blanks alone, or else the only
+        part of an object that is called so, as `joy` in `labels.joy`; None for none."""
+        names, wanted = self.rows.column_names, name.strip().lower()
+        if name in names:
+            return name
+        alike = [other for other in names if other.strip().lower() == wanted]
+        alike = alike or [other for other in self.nested if other.rsplit(".", 1)[-1].strip().lower() == wanted]
         return alike[0] if len(alike) == 1 else None
 
     def require(self, name: str, role: str) -> str:
@@ -148,7 +152,7 @@ def _open(path: str | Path, layout: Layout) -> _File:
     source = open_source(path)
     if source.kind in SEPARATORS or source.kind == ".xlsx":
         table = Workbook(source, layout) if source.kind == ".xlsx" else DelimitedFile.open(source, layout)
-        columns = f"{table.header} {getattr(table, 'options', '')}"
+        columns = f"{table.header} {getattr(table, 'options', getattr(table, 'sheet', ''))}"
         file = _File(source, table.chunks, columns, table.header.first_row, table.remarks)
     else:
         chunks = _parquet_chunks if source.kind == ".parquet" else json_tables.json_chunks

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from utils.core.errors import UserError
 from utils.core.files import read_json_object, write_json
+from utils.core.shown import join_names
 
 TASK_FILE = "task.json"
 
@@ -20,7 +22,8 @@ class Task:
         label_columns: the 0/1 columns, named like `labels`; or the one column that lists the labels of each row.
         id_column: column of the ids; None where rows are known by their number.
         label_delimiter: what separates the names in a column of label lists; None where the file format has lists.
-        label_codes: whether such a column holds the numbers of the labels, from 0, in place of their names.
+        label_codes: whether such a column holds the numbers of the labels in place of their names.
+        first_code: number of the first label there, 0 or 1.
         text_separator: between the joined cells.
         column_names: of files without a header; None where they have one.
         csv_quoting: whether quotes enclose cells, where the user said so.
@@ -47,6 +50,7 @@ class Task:
     id_column: str | None = None
     label_delimiter: str | None = None
     label_codes: bool = False
+    first_code: int = 0
     text_separator: str = "\n"
     column_names: list[str] | None = None
     csv_quoting: str | None = None
@@ -71,6 +75,12 @@ class Task:
         return self.label_columns == self.labels
 
     @property
+    def names_in_cells(self) -> list[str]:
+        """How a column of label lists writes the labels: their names, or their numbers, `[L]`."""
+        codes = range(self.first_code, self.first_code + len(self.labels))
+        return list(map(str, codes)) if self.label_codes else self.labels
+
+    @property
     def train_rates(self) -> list[float]:
         """Share of the training rows with each label, among those in which it is known: `[L]`; empty without any."""
         annotated = self.train_annotated or [self.train_rows] * len(self.labels)
@@ -84,10 +94,22 @@ class Task:
     def load(cls, folder: str | Path) -> Task:
         """Read `task.json` from `folder`.
 
+        What an earlier version of the project did not write has its default.
+
         Raises:
             ValueError, TypeError: for a file that describes no task.
+            UserError: for one with more in it than this version knows.
         """
-        task = cls(**read_json_object(Path(folder) / TASK_FILE))
+        content = read_json_object(Path(folder) / TASK_FILE)
+        if "text_column" in content and "text_columns" not in content:  # before several could be joined
+            content["text_columns"] = [content.pop("text_column")]
+        unknown = sorted(set(content) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UserError(
+                f"the run in {folder} was made by another version of this project, whose {TASK_FILE} says more "
+                f"({join_names(unknown)}): use that version, or train again"
+            )
+        task = cls(**content)
         names = [task.labels, task.label_columns, task.text_columns, task.column_names or []]
         texts = [task.text_separator, task.data_sha256]
         texts += [text for text in (task.id_column, task.label_delimiter, task.csv_quoting) if text]
@@ -97,7 +119,14 @@ class Task:
             raise ValueError("there must be labels, two or more where each text has one, with names of their own")
         if task.label_columns != task.labels and len(task.label_columns) != 1:
             raise ValueError("label_columns are neither the labels nor one column of lists")
-        counts = [task.max_length, task.window_overlap, task.train_rows, *task.train_positives, *task.train_annotated]
+        counts = [
+            task.max_length,
+            task.window_overlap,
+            task.first_code,
+            task.train_rows,
+            *task.train_positives,
+            *task.train_annotated,
+        ]
         if not all(type(count) is int and count >= 0 for count in counts) or task.max_length < 1:
             raise ValueError("numbers of rows and tokens must be whole")
         if task.long_texts not in ("cut", "middle", "windows") or task.window_pooling not in ("mean", "max"):

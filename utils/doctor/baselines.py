@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 
 from utils.core.tables import format_table
-from utils.doctor.bars import SEED, count_rows, some_rows
+from utils.doctor.bars import SEED, count_rows, rank, some_rows
 from utils.doctor.finding import PROBLEM, Check, Finding
 from utils.scoring import bootstrap
-from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample
+from utils.scoring.bootstrap import LEVEL, interval, plain_scores, resample, resample_probabilities
 from utils.scoring.predictions import Predictions
 from utils.scoring.scores import AT_HALF, TUNED, by_name, known_cells, with_interval
 from utils.scoring.thresholds import ThresholdRule
 
 FREQUENT, LINEAR = "the frequent labels, always", "TF-IDF, logistic regression"
+AT_CHANCE = "ranks_at_chance"
 SCORES = {"f1_macro": "macro-F1", "f1_micro": "micro-F1", "jaccard": "Jaccard"}
+# Compared too where a run was chosen by them.
+MORE_SCORES = ("f1_samples", "exact_match")
 # The linear model takes a few seconds whatever the data: 20,000 rows of 28 labels 5 s, 7,000 tweets of 11 labels 1 s.
 MOST_TRAINING_ROWS, MOST_CELLS, MOST_LETTERS = 20_000, 300_000, 2_000_000
 LETTERS_OF_A_TEXT = 2000
@@ -69,7 +72,7 @@ def frequent_labels(train_labels: np.ndarray, score: str, only_one: bool = False
 
     Args:
         train_labels: `[M, L]`, 0, 1 or NaN.
-        score: one of SCORES.
+        score: one of SCORES or MORE_SCORES.
         only_one: whether a text has one label.
     """
     true, annotated = count_rows(train_labels)
@@ -84,6 +87,10 @@ def frequent_labels(train_labels: np.ndarray, score: str, only_one: bool = False
             value = (2 * true[among] / np.maximum(annotated[among] + true[among], 1)).sum() / len(true)
         elif score == "f1_micro":
             value = 2 * true[among].sum() / max(1, annotated[among].sum() + true.sum())
+        elif score == "f1_samples":
+            value = np.where(sizes + given > 0, 2 * hits / np.maximum(sizes + given, 1), 1.0).mean()
+        elif score == "exact_match":
+            value = ((hits == sizes) & (hits == given)).mean()
         else:
             union = sizes + given - hits
             value = np.where(union > 0, hits / np.maximum(union, 1), 1.0).mean()
@@ -116,31 +123,38 @@ def compare_with_baselines(
         itself.
     """
     truth, groups = predictions.truth, predictions.near_duplicates
-    frequent = {name: frequent_labels(train_labels, name, rule.gives_one_label) for name in SCORES}
+    names = [*SCORES, *(name for name in MORE_SCORES if name == rule.best_by)]
+    frequent = {name: frequent_labels(train_labels, name, rule.gives_one_label) for name in names}
     methods: dict[str, Any] = {FREQUENT: {name: np.tile(row, (len(truth), 1)) for name, row in frequent.items()}}
+    ranked, at_chance = {FREQUENT: np.full(truth.shape, 0.5)}, {}  # which ranks no text above another
     if train_texts is not None:
         probabilities = predict_linearly(train_texts, train_labels, predictions.texts)
         answers = Predictions(
             predictions.labels, predictions.ids, truth=truth, probabilities=probabilities, groups=groups
         )
         decisions = answers.decide(rule)
-        methods[LINEAR] = dict.fromkeys(SCORES, decisions[AT_HALF if rule.is_fixed else TUNED])
+        methods[LINEAR] = dict.fromkeys(names, decisions[AT_HALF if rule.is_fixed else TUNED])
+        ranking = rank(truth, probabilities)
+        ranked[LINEAR] = probabilities
+        at_chance[LINEAR] = bool(len(ranking.judged) and ranking.auc.mean() <= ranking.mean_by_chance)
 
     draws = (bootstrap.RESAMPLES, bootstrap.SEED, groups)  # those of the run's own intervals
     own, drawn = plain_scores(truth, decided), resample(truth, decided, *draws)
     rows: list[dict[str, Any]] = [
-        {"name": "this model", **{name: _with_ends(own[name], drawn[name]) for name in SCORES}}
+        {"name": "this model", **{name: _with_ends(own[name], drawn[name]) for name in names}}
     ]
     for method, answers in methods.items():
-        row: dict[str, Any] = {"name": method}
-        sets = {id(answers[name]): answers[name] for name in SCORES}
+        row: dict[str, Any] = {"name": method} | ({AT_CHANCE: at_chance[method]} if method in at_chance else {})
+        sets = {id(answers[name]): answers[name] for name in names}
         resampled = {key: resample(truth, one, *draws) for key, one in sets.items()}
-        for name in SCORES:
+        for name in names:
             value = plain_scores(truth, answers[name])[name]
             other = resampled[id(answers[name])][name]
             low, high = _interval_of_difference(drawn[name] - other, own[name] - value)
             row[name] = _with_ends(value, other) | {"difference": own[name] - value, "low": low, "high": high}
         rows.append(row)
+    if by_name(rule.best_by).of_probabilities:
+        _add_ranking_score(rows, rule.best_by, predictions, ranked)
     return rows
 
 
@@ -148,6 +162,36 @@ def _with_ends(value: float, drawn: np.ndarray) -> dict[str, float]:
     """A score and the ends of its interval, from its resamples `[B]`."""
     low, high = interval(drawn, value)
     return {"value": value, "value_low": low, "value_high": high}
+
+
+def _add_ranking_score(
+    rows: list[dict[str, Any]], name: str, predictions: Predictions, ranked: dict[str, np.ndarray]
+) -> None:
+    """Put a score of probabilities into the rows of `compare_with_baselines`.
+
+    Args:
+        rows: that of the model first.
+        name: of the score.
+        predictions: of the model.
+        ranked: probabilities of the simple methods, `[N, L]` each.
+    """
+    truth, groups, score = predictions.truth, predictions.near_duplicates, by_name(name)
+    everything = {rows[0]["name"]: predictions.probabilities} | ranked
+    values = {method: float(score.compute(truth, some)) for method, some in everything.items()}
+    draws = (bootstrap.RESAMPLES, bootstrap.SEED, groups)
+    drawn = {method: resample_probabilities(truth, some, *draws)[name] for method, some in everything.items()}
+    model = rows[0]["name"]
+    rows[0][name] = _with_ends(values[model], drawn[model])
+    for row in rows[1:]:
+        method = row["name"]
+        difference = values[model] - values[method]
+        low, high = _interval_of_difference(drawn[model] - drawn[method], difference)
+        row[name] = _with_ends(values[method], drawn[method]) | {"difference": difference, "low": low, "high": high}
+
+
+def linear_at_chance(rows: Sequence[dict[str, Any]]) -> bool | None:
+    """Whether the linear model ranks texts no better than chance, given `compare_with_baselines`; None without it."""
+    return next((row[AT_CHANCE] for row in rows if AT_CHANCE in row), None)
 
 
 def _interval_of_difference(values: np.ndarray, difference: float) -> tuple[float, float]:
@@ -161,13 +205,11 @@ def check_baselines(rows: list[dict[str, Any]], name: str = "f1_macro") -> Check
 
     Args:
         rows: of `compare_with_baselines`.
-        name: of the score that the run was chosen by; nothing is found by one that is none of SCORES.
+        name: of the score that the run was chosen by.
     """
-    title = "against simple methods"
-    if name not in SCORES:
-        return Check(title, f"not compared by {by_name(name).title}, which the run was chosen by")
+    title, score = "against simple methods", by_name(name).title
     model, others = rows[0], rows[1:]
-    seen = f"{SCORES[name]} {with_interval(model[name], 'value')}; " + "; ".join(
+    seen = f"{score} {with_interval(model[name], 'value')}; " + "; ".join(
         f"{row['name']} {with_interval(row[name], 'value')}" for row in others
     )
     findings = []
@@ -175,7 +217,7 @@ def check_baselines(rows: list[dict[str, Any]], name: str = "f1_macro") -> Check
     if below:
         best = max(below, key=lambda row: row[name]["value"])
         cell = best[name]
-        what = f"{best['name']} scores {with_interval(cell, 'value')} of {SCORES[name]} on the same rows, this model "
+        what = f"{best['name']} scores {with_interval(cell, 'value')} of {score} on the same rows, this model "
         what += f"{with_interval(model[name], 'value')}: "
         below_by = f"it lies {-cell['difference']:.3f} below (95 % interval {-cell['high']:.3f} to {-cell['low']:.3f})"
         what += below_by if cell["difference"] <= -0.0005 else "the training has bought nothing"

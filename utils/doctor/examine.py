@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.doctor.bars import count_rows, rank, some_rows
-from utils.doctor.baselines import check_baselines, compare_with_baselines, training_rows
+from utils.doctor.baselines import check_baselines, compare_with_baselines, linear_at_chance, training_rows
+from utils.doctor.causes import name_causes
 from utils.doctor.finding import Check, Diagnosis
 from utils.doctor.mislabelled import check_mislabelled
-from utils.doctor.predicted import check_chance, check_given, check_spread, check_support, check_swapped
-from utils.doctor.progress import check_learning, check_progress
-from utils.doctor.rows import check_cut, check_leaks, check_rates, check_texts, check_unknown
+from utils.doctor.predicted import (
+    beside_linear,
+    check_chance,
+    check_given,
+    check_spread,
+    check_support,
+    check_swapped,
+)
+from utils.doctor.progress import check_learning, check_progress, check_time_limit
+from utils.doctor.rows import check_cut, check_label_sets, check_leaks, check_rates, check_texts, check_unknown
 from utils.doctor.texts import MOST_TEXTS, TextFigures, Unknown, find_unknown
 from utils.scoring.scores import AT_HALF, TUNED, by_name, half_width_of, on_known_cells
 
@@ -108,9 +116,12 @@ def examine(
         main = by_name(thresholds.rule.best_by)
         score = f"eval_{main.name}" + ("" if main.of_probabilities else kind)
         checks.append(check_baselines(baselines, main.name))
-        half = _half_width(results, score)
+        at_chance = linear_at_chance(baselines)
+        if at_chance is not None:
+            checks = [beside_linear(check, at_chance) for check in checks]
+        checks.append(check_time_limit(training.metrics))
         checks.append(check_learning(int(training.metrics.get("unchanged_tensors", 0)), None))
-        checks.append(check_progress(training.log_history, score, half, training.best_is_kept))
+        checks.append(check_course(training, results, score))
     checks += check_given(labels, truth, probabilities, thresholds, same)
     low = np.array([results.get(f"eval_f1_low/{label}", 0.0) for label in labels])
     checks.append(check_support(labels, truth, None if counted is None else counted[0], low, ranking))
@@ -129,7 +140,7 @@ def examine(
         checks += more
         reference["texts"] = asdict(figures)
     checks.append(check_mislabelled(labels, truth, probabilities))
-    return Diagnosis(checks, baselines, reference)
+    return Diagnosis(name_causes(checks), baselines, reference)
 
 
 def _check_rows(
@@ -159,9 +170,11 @@ def _check_rows(
     unknown = find_unknown(predictions.texts, tokenizer).rows if figures.unknown_rows else []
     has_unknown = np.isin(np.arange(len(predictions)), unknown)
     described = Unknown(np.arange(0), figures.unknown_signs).describe()
+    hashes = np.fromiter(map(hash, rows.iter_texts()), dtype=np.int64, count=len(rows))
     number = int(everything.figures.get("leaked_rows", 0))
     return figures, [
         check_rates(predictions.labels, count_rows(train_labels), count_rows(everything.truth)),
+        check_label_sets(hashes, train_labels, predictions.truth),
         check_texts(figures, validation),
         check_leaks(leaked, number, len(everything), right),
         check_cut(training.lengths, training.full_lengths, training.max_length),
@@ -181,6 +194,17 @@ def _jaccard(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
     true, given = on_known_cells(truth, decided)
     both, either = (true & given).sum(axis=1), (true | given).sum(axis=1)
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def check_course(training: Training, results: Mapping[str, Any], score: str) -> Check:
+    """The course of a training by the score that the run was chosen by, and by mAP, which shows on fewer rows that it
+    was still getting better, as no thresholds play a part in it."""
+    check, by_map = (
+        check_progress(training.log_history, name, _half_width(results, name), training.best_is_kept)
+        for name in (score, "eval_map")
+    )
+    still_learning = [finding.kind for finding in by_map.findings] == ["still_learning"]
+    return by_map if still_learning and not check.findings else check
 
 
 def _half_width(results: Mapping[str, Any], name: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Finding:
         severity: PROBLEM or WARNING.
         figures: the figures by name.
         labels: that it is about; none: it is about the run.
+        because: kind of the finding that this one follows from; empty where it stands for itself.
     """
 
     kind: str
@@ -33,6 +35,12 @@ class Finding:
     severity: str = WARNING
     figures: dict[str, float] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
+    because: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The first clause of `what`, without what stands in brackets."""
+        return re.sub(r" \([^()]*\)", "", self.what).split(": ")[0]
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,18 @@ class Diagnosis:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is wrong, problems first."""
-        found = [finding for check in self.checks for finding in check.findings]
+        """What is wrong, problems first; without what only follows from it."""
+        found = [finding for finding in self._all if not finding.because]
         return sorted(found, key=lambda finding: finding.severity != PROBLEM)
+
+    @property
+    def _all(self) -> list[Finding]:
+        return [finding for check in self.checks for finding in check.findings]
+
+    def consequences(self, finding: Finding) -> str:
+        """What probably follows from a finding, in a sentence; empty where nothing does."""
+        following = [one.brief for one in self._all if one.because == finding.kind]
+        return f"Probably because of it: {'; '.join(following)}" if following else ""
 
     @property
     def headline(self) -> str:
@@ -79,12 +96,12 @@ class Diagnosis:
 
     def text(self) -> str:
         """The findings for the terminal."""
-        return "\n".join([self.headline, *finding_lines(self.findings)])
+        return "\n".join([self.headline, *finding_lines(self.findings, self.consequences)])
 
     def save(self, folder: str | Path) -> None:
         """Write `doctor.json`; it quotes no text of the data but single signs."""
         content = {
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [asdict(finding) for finding in (*self.findings, *(one for one in self._all if one.because))],
             "checks": [asdict(check) for check in self.checks],
             "baselines": self.baselines,
             "reference": self.reference,
@@ -116,11 +133,19 @@ class Diagnosis:
         return read_part(folder, DOCTOR_FILE, read)
 
 
-def finding_lines(findings: Iterable[Finding]) -> list[str]:
-    """Two lines for each finding: what is wrong, and what to do."""
+def finding_lines(findings: Iterable[Finding], consequences: Callable[[Finding], str] | None = None) -> list[str]:
+    """Lines for each finding: what is wrong, what follows from it, and what to do.
+
+    Args:
+        findings: to show.
+        consequences: says what follows from one.
+    """
     lines = []
     for finding in findings:
-        lines += [f"  {finding.severity.upper()}: {finding.what}", f"    What to do: {finding.remedy}"]
+        lines.append(f"  {finding.severity.upper()}: {finding.what}")
+        if consequences is not None and (following := consequences(finding)):
+            lines.append(f"    {following}")
+        lines.append(f"    What to do: {finding.remedy}")
     return lines
 
 

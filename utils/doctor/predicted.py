@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from utils.doctor.bars import Ranking, count_rows, each_of, rates_differ, share_interval
@@ -13,6 +15,7 @@ from utils.scoring.thresholds import Thresholds
 OF_USE = 0.7
 # A threshold nearer than this to 0 or 1 lies at the edge; moved by as much, it must not change what is predicted.
 EDGE = 0.01
+FEW = 10  # validation rows of a label
 SWAPS = 200  # resamples of the rows
 
 
@@ -93,6 +96,20 @@ def check_chance(labels: list[str], ranking: Ranking, left_out: list[str], half_
     figures = {f"roc_auc/{name}": float(ranking.auc[k]) for k, name in zip(poor, names)}
     what_to_do = "look at some of its rows in both files: it may mean another thing there, or not be in the text at all"
     return Check(title, seen, [Finding("chance_for_labels", what, what_to_do, WARNING, figures, names)])
+
+
+def beside_linear(check: Check, at_chance: bool) -> Check:
+    """What `check_chance` says, with whether a linear model on the words of the same rows does better than chance."""
+
+    def told(finding: Finding) -> Finding:
+        if finding.kind != "chance":
+            return finding
+        what = f"{finding.what}; a linear model on words does better, so that texts and labels do belong together"
+        if at_chance:
+            what = f"{finding.what}; nor is a linear model on words: texts and labels do not belong together"
+        return replace(finding, what=what, figures={**finding.figures, "linear_at_chance": float(at_chance)})
+
+    return replace(check, findings=[told(finding) for finding in check.findings])
 
 
 def check_swapped(labels: list[str], truth: np.ndarray, probabilities: np.ndarray) -> Check:
@@ -235,8 +252,8 @@ def check_support(
 ) -> Check:
     """Whether labels have so few rows that their score is noise, or cannot be learnt at all.
 
-    The bar: the interval of the label's F1 reaches down to what giving the label to every row would score, and chance
-    alone could rank its rows well.
+    The bar: fewer than FEW validation rows, each of which moves recall by more than 10 points; or the interval of the
+    label's F1 reaches down to what giving the label to every row would score, and chance alone could rank its rows so.
 
     Args:
         labels: names of the labels, `[L]`.
@@ -249,7 +266,8 @@ def check_support(
     always = 2 * true / np.maximum(known + true, 1)
     chance = np.ones(len(labels))
     chance[ranking.judged] = ranking.each_by_chance()
-    noisy = [i for i in range(len(labels)) if low[i] <= always[i] and chance[i] >= OF_USE]
+    few = (true > 0) & (true < FEW)
+    noisy = [i for i in range(len(labels)) if few[i] or (low[i] <= always[i] and chance[i] >= OF_USE)]
     rarest = int(true.argmin())
     seen = f"the rarest: {labels[rarest]}, {true[rarest]:,} validation rows"
     findings = []
@@ -264,7 +282,12 @@ def check_support(
         names = [labels[i] for i in noisy]
         examples = "; ".join(f"{labels[i]} {true[i]:,}" for i in noisy[:6])
         what = f"validation rows of {name_labels(names, len(labels))} are so few ({examples}) that the score is noise: "
-        what += "its interval holds what giving the label to every text would score"
+        at_chance = all(low[i] <= always[i] for i in noisy)
+        what += (
+            "its interval holds what giving the label to every text would score"
+            if at_chance
+            else f"one row more that is right raises recall by more than {100 // FEW} points"
+        )
         remedy = "validate on more rows, or over folds (--num_folds); do not choose between runs by these labels"
         figures = {f"rows/{labels[i]}": float(true[i]) for i in noisy}
         findings.append(Finding("few_rows", what, remedy, WARNING, figures, names))

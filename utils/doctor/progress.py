@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from utils.core.tables import format_seconds
 from utils.doctor.bars import LEVEL
 from utils.doctor.finding import PROBLEM, WARNING, Check, Finding
 from utils.scoring.scores import TUNED, by_name, with_half_width
 
 # Whether it was still getting better is seen in its last part, from here on.
 LAST_PART = 0.8
+# Share of the planned steps below which a training that the time limit has ended was ended early.
+NEARLY_ALL = 0.9
 # Points of the training loss in the second half of a single epoch that a slope is read off.
 FEWEST_LOSSES = 4
 
@@ -82,6 +85,21 @@ def check_progress(
         finding = Finding("overfitted", what, remedy, severity, {"best_epoch": float(epochs[best]), "drop": drop})
         return Check("course of the training", seen, [finding])
     return Check("course of the training", seen)
+
+
+def check_time_limit(metrics: Mapping[str, Any]) -> Check:
+    """Whether `--time_limit` ended the training early, given Trainer's metrics with those of the limit."""
+    title = "time limit"
+    if "time_limit" not in metrics:
+        return Check(title, "ended nothing")
+    steps, planned = int(metrics["steps"]), int(metrics["steps_planned"])
+    limit = format_seconds(float(metrics["time_limit"]))
+    seen = f"--time_limit ({limit}) ended the training at step {steps:,} of {planned:,}"
+    if steps >= NEARLY_ALL * planned:
+        return Check(title, seen)
+    remedy = "give it more time, or plan fewer steps: fewer --num_train_epochs, whose learning rate falls to its end"
+    finding = Finding("time_limit", seen, remedy, WARNING, {"steps": float(steps), "steps_planned": float(planned)})
+    return Check(title, seen, [finding])
 
 
 def _falls(epochs: np.ndarray, values: np.ndarray) -> bool:

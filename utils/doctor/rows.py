@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
+import pandas as pd
 
 from utils.core.tables import format_share
-from utils.doctor.bars import Mean, each_of, more_than, rates_differ
+from utils.doctor.bars import Mean, each_of, more_than, rates_differ, ratio_interval
 from utils.doctor.finding import PROBLEM, Check, Finding, name_labels
 from utils.doctor.texts import TextFigures
+from utils.scoring.scores import known_cells
 
 # What does not matter, however sure it is: see `utils.doctor.bars`.
 RATE_FACTOR = 1.25
@@ -18,6 +22,8 @@ SCRIPT_POINTS = 0.05
 FAMILIAR_LOST = 0.2
 MANY = 0.05
 LEAKED = 0.01
+# How much more often labels may come together in validation that no training row has together.
+UNSEEN_FACTOR = 1.5
 
 
 def check_rates(
@@ -32,11 +38,12 @@ def check_rates(
     """
     here, there = (counts / np.maximum(rows, 1) for counts, rows in (train, validation))
     level = each_of(len(labels))
-    apart = [
-        i
-        for i, (a, of_a, b, of_b) in enumerate(zip(*train, *validation))
-        if rates_differ((int(a), int(of_a)), (int(b), int(of_b)), level, RATE_FACTOR)
-    ]
+    apart = []
+    for i, (a, of_a, b, of_b) in enumerate(zip(*train, *validation)):
+        counts = (int(b), int(of_b)), (int(a), int(of_a))
+        low, high = ratio_interval(*counts, level)
+        if low > RATE_FACTOR or high < 1 / RATE_FACTOR or rates_differ(*counts, level, RATE_FACTOR):
+            apart.append(i)
     both = [i for i in range(len(labels)) if here[i] > 0 and there[i] > 0]
     seen = "no label is in both"
     if both:
@@ -58,6 +65,35 @@ def check_rates(
         labels=names,
     )
     return Check("rates of the labels", seen, [finding])
+
+
+def check_label_sets(train_texts: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Check:
+    """Whether validation rows have labels together that no training row has, more often than a training row has that no
+    other one has: cells that were set by mistake, or by other rules, make such rows.
+
+    Args:
+        train_texts: hashes of the texts, `[M]`; one that stands twice with the same labels counts once.
+        train: `[M, L]`, 0, 1 or NaN; rows with unknown cells are left out.
+        validation: `[N, L]`, likewise, and rows with a label that no training row has.
+    """
+    title = "labels that come together"
+    rows = pd.DataFrame(train).assign(text=train_texts).dropna().drop_duplicates()
+    counts = Counter(map(tuple, rows.drop(columns="text").to_numpy(dtype=np.int8).tolist()))
+    alone = sum(count for count in counts.values() if count == 1)
+    never_seen = ~(train == 1).any(axis=0)
+    known = known_cells(validation).all(axis=1) & ~(validation[:, never_seen] == 1).any(axis=1)
+    known = validation[known].astype(np.int8)
+    unseen = sum(tuple(row) not in counts for row in known.tolist())
+    here, there = (unseen, len(known)), (alone, len(rows))
+    seen = f"{unseen:,} of {len(known):,} validation rows have labels together that no training row has"
+    if not rates_differ(here, there, factor=UNSEEN_FACTOR) or unseen * len(rows) <= alone * len(known):
+        return Check(title, seen)
+    what = f"{seen} ({format_share(unseen / len(known))}); of the training rows {format_share(alone / len(rows))} have "
+    what += "labels together that no other one has: labels of the validation rows look like mistakes, or follow other "
+    what += "rules"
+    remedy = "read such rows: compare how both files were labelled, and the order of their label columns"
+    figures = {"unseen": float(unseen), "rows": float(len(known)), "alone": alone / len(rows)}
+    return Check(title, seen, [Finding("mislabelled", what, remedy, figures=figures)])
 
 
 def compare_texts(reference: TextFigures, texts: TextFigures, here: str, there: str) -> dict[str, str]:
@@ -163,7 +199,11 @@ def check_cut(lengths: np.ndarray, full_lengths: np.ndarray, limit: int) -> Chec
     enough = int(np.ceil(np.quantile(full_lengths, 0.99)))
     what = f"{seen} ({format_share(cut.mean())}): the model does not see {format_share(float(lost))} of their tokens"
     remedy = f"raise --max_length: {enough} holds 99 % of the texts, as far as the model takes that many"
-    return Check("texts cut", seen, [Finding("texts_cut", what, remedy, figures={"share": float(cut.mean())})])
+    return Check(
+        "texts cut",
+        seen,
+        [Finding("texts_cut", what, remedy, figures={"share": float(lost), "texts": float(cut.mean())})],
+    )
 
 
 def check_unknown(train: TextFigures, described: str, unknown: np.ndarray, right: np.ndarray) -> Check:

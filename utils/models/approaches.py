@@ -141,7 +141,8 @@ def finished_model_args(
         `(model arguments, whether the folder holds an adapter)`; the arguments name the base model for an adapter and
         for a model that was scored as it is, else the folder.
     """
-    model_args = kind(**{field.name: arguments[field.name] for field in fields(kind) if field.init})
+    # A run of an earlier version lacks what there was not then; the defaults do as was done before.
+    model_args = kind(**{f.name: arguments[f.name] for f in fields(kind) if f.init and f.name in arguments})
     if "/" in str(model_args.attn_implementation):  # a kernel of the Hub is code, which no run chooses
         model_args.attn_implementation = None
     adapted = (Path(folder) / ADAPTER_FILE).exists()

@@ -267,7 +267,10 @@ def _mistakes_section(run: FinishedRun) -> Section:
 
 def _doctor_sections(diagnosis: Diagnosis) -> list[Section]:
     """What the doctor says of a run, and how it compares with simple methods."""
-    findings = [[one.what, one.severity, one.remedy] for one in diagnosis.findings]
+    findings = [
+        [". ".join(filter(None, (one.what, diagnosis.consequences(one)))), one.severity, one.remedy]
+        for one in diagnosis.findings
+    ]
     header = ["what is wrong", "how bad", "what to do"]
     sections = [Section("What the doctor says", [diagnosis.headline], header, findings, kind="prose")]
     if diagnosis.baselines:

@@ -107,16 +107,14 @@ def combine_runs(folders: list[str], labels: list[str], wanted: Wanted) -> Combi
 
 
 def _check_one_label(folder: str, wanted: Wanted) -> None:
-    """Refuse flags that a run cannot follow whose texts have one label each.
+    """Refuse thresholds for a run whose texts have one label each.
 
     Raises:
-        UserError: for thresholds, and for curves of single labels, after which probabilities do not add up to 1.
+        UserError: for flags of thresholds.
     """
     for flag, given in {"threshold_strategy": wanted.strategy, "threshold_shrinkage": wanted.shrinkage}.items():
         if given is not None:
             raise UserError(f"--{flag}: {folder} gives each text its likeliest label, without thresholds: leave it out")
-    if wanted.calibrate:
-        raise UserError(f"--calibrate is for labels that stand alone: {folder} gives each text one label: leave it out")
 
 
 def _how(rule: ThresholdRule) -> str:

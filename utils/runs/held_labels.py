@@ -9,7 +9,8 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.data.columns import check_test_columns, check_unique_ids, read_ids
 from utils.data.headers import ID_NAMES, Layout
-from utils.data.label_cells import looks_binary, read_labels
+from utils.data.label_cells import looks_binary
+from utils.data.label_rows import read_labels
 from utils.data.tables import Table, read_table
 from utils.data.task import Task
 from utils.runs.comparison import Entry, Scored, make_entry

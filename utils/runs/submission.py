@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_path, unwritable_as_user_error
 from utils.core.log import log
 from utils.core.progress import Progress
-from utils.core.shown import join_names
+from utils.core.shown import join_names, quote
 from utils.core.tables import format_table
 from utils.data.columns import check_test_columns, check_unique_ids, hash_ids, read_ids, read_texts
 from utils.data.headers import ID_NAMES
+from utils.data.label_cells import ALL_BINARY_CELLS
 from utils.data.tables import Table, read_chunks
 from utils.data.task import Task
 from utils.doctor.drift import NewRows, Reference, compare, drift_text
@@ -29,7 +31,7 @@ from utils.runs.folder import load_task
 
 # Rows of a sample submission whose cells say whether it asks for probabilities, and how these are written.
 SAMPLE_ROWS = 1000
-LOOKS_LIKE_FLOAT = re.compile(r"\d*\.\d+([eE][+-]?\d+)?|\d+\.\d*|\d+[eE][+-]?\d+")
+LOOKS_LIKE_FLOAT = re.compile(r"\d*[.,]\d+([eE][+-]?\d+)?|\d+[.,]\d*|\d+[eE][+-]?\d+")
 
 if TYPE_CHECKING:  # loading it takes torch
     from utils.runs.inference import ProbabilityFile
@@ -192,7 +194,12 @@ def with_ids_of(table: Table, task: Task, sample_file: str | None) -> Task:
 
 
 def submission_format(
-    test: RowsToPredict, task: Task, sample_file: str | None, chunk_rows: int, as_probabilities: bool = False
+    test: RowsToPredict,
+    task: Task,
+    sample_file: str | None,
+    chunk_rows: int,
+    as_probabilities: bool = False,
+    copy_columns: Sequence[str] = (),
 ) -> SubmissionFormat:
     """Columns, ids and order of the submission: the sample file's where given, else the id and one column a label, or
     the one column of training where that names the one label of each text.
@@ -203,9 +210,11 @@ def submission_format(
         sample_file: sample submission, or None.
         chunk_rows: rows of it to read at a time.
         as_probabilities: whether there must be a column for each label.
+        copy_columns: of the sample file that are taken over although they look like labels.
 
     Raises:
-        UserError: where the sample file lacks the ids or a label, or has ids that the test file has not.
+        UserError: where the sample file lacks the ids or a label, has ids that the test file has not, or a label that
+            the runs do not know.
     """
     id_name = task.id_column or "id"
     if sample_file is None:
@@ -229,6 +238,18 @@ def submission_format(
             f"and labels of the runs ({id_name}, {join_names(task.label_columns)})"
         )
     copied = [name for name in names if name not in {id_column, *wanted.values()}]
+    for name in copy_columns:
+        if name not in copied:
+            raise UserError(
+                f"--copy_columns {name}: {sample.name} has no such column beside ids and labels: leave it out"
+            )
+    unknown = [name for name in copied if name not in copy_columns and _looks_like_a_label(sample_chunks, name)]
+    if unknown:
+        raise UserError(
+            f"{sample.name}: {join_names(unknown)} looks like a label that the runs do not know, and the sample's own "
+            "cells would be handed in: train with it, take it out of the sample, or pass --copy_columns "
+            f"{' '.join(map(quote, unknown))} if it is to be copied"
+        )
     if copied:
         log(f"{sample.name}: {join_names(copied)} is no label of the runs: its cells are copied as they are")
     form = SubmissionFormat(names, id_column, copied, sample_chunks)
@@ -243,8 +264,21 @@ def submission_format(
     return form
 
 
+def _looks_like_a_label(chunks: Callable[[], Iterator[Table]], name: str) -> bool:
+    """Whether a column of a sample file stands for a label: its cells are all blank, 0 or 1, or probabilities."""
+    return all(
+        all(_may_be_predicted(cell) for cell in pc.unique(chunk.strings(name)).to_pylist()) for chunk in chunks()
+    )
+
+
+def _may_be_predicted(cell: str) -> bool:
+    if cell == "" or cell.lower() in ALL_BINARY_CELLS:
+        return True
+    return bool(LOOKS_LIKE_FLOAT.fullmatch(cell)) and 0 <= float(cell.replace(",", ".")) <= 1
+
+
 def wants_probabilities(sample_file: str | None, task: Task) -> bool:
-    """Whether a sample submission asks for probabilities: a cell of a label is written with a decimal point."""
+    """Whether a sample submission asks for probabilities: a cell of a label has a decimal point or comma."""
     if sample_file is None:
         return False
     sample = next(read_chunks(sample_file, SAMPLE_ROWS))
@@ -437,8 +471,7 @@ def submission_frame(form: SubmissionFormat, task: Task, part: Part, cells: np.n
     values: dict[str, Any] = {label: cells[:, i] for i, label in enumerate(task.labels)}
     if not task.labels_are_columns:
         # As in training: numbers where it had numbers.
-        names = list(map(str, range(len(task.labels)))) if task.label_codes else task.labels
-        lists = [[name for name, yes in zip(names, row) if yes] for row in cells]
+        lists = [[name for name, yes in zip(task.names_in_cells, row) if yes] for row in cells]
         values[task.label_columns[0]] = [(task.label_delimiter or ",").join(row) for row in lists]
     by_lower = {name.strip().lower(): column for name, column in values.items()}
     values |= part.copied | {form.id_column: part.ids}

@@ -69,7 +69,7 @@ class Corrections:
         if task.labels_are_columns:
             cells = [str(int(label in labels)) for label in task.labels]
         else:
-            names = map(str, range(len(task.labels))) if task.label_codes else task.labels
+            names = task.names_in_cells
             cells = [(task.label_delimiter or ",").join(n for n, label in zip(names, task.labels) if label in labels)]
         more = [""] * (len(task.text_columns) - 1)  # the whole text stands in the first of several columns
         with self._lock:

@@ -77,7 +77,7 @@ def train_to_the_end(trainer: LengthGroupedBatches, checkpoint: str | None, run_
     if checkpoint:
         metrics |= _speeds_of_all_parts(metrics, trainer) | _loss_of_all_parts(metrics, trainer, resumed_at)
     unchanged = change.unchanged if trainer.state.global_step > resumed_at else []
-    if unchanged:
+    if unchanged and not (time_limit is not None and time_limit.stopped):  # which has said why
         log(
             f"WARNING: training did not change {len(unchanged)} of {change.tensors} trainable tensors, or not in all "
             f"processes, the first of them {unchanged[0]}: they have learnt nothing"
