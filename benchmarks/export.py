@@ -24,7 +24,7 @@ from utils.core.errors import UserError
 from utils.core.files import write_json
 from utils.core.log import say
 from utils.core.parser import option, script
-from utils.core.tables import format_bytes, format_table
+from utils.core.tables import format_table
 
 RESULTS = "benchmarks/results/export.json"
 
@@ -83,28 +83,30 @@ def measure(folder: str, file: str, rounds: int) -> list[dict[str, Any]]:
     return measured
 
 
+def table_of(measured: list[dict[str, Any]], markdown: bool = False) -> str:
+    """What was measured, a line for each run and each form that it was exported in."""
+    header = ["run", "as", "size", "farthest probability", "macro-F1", "points", "rows/CPU s", "of torch's"]
+    table = []
+    for row in measured:
+        if not row["int8"]:
+            known = ["-", f"{row['run_f1_macro']:.4f}", "-", f"{row['run_rate']:.0f}", "1.0"]
+            table.append([f"{row['model']}, {row['approach']}", "torch", _mib(row["run_size"]), *known])
+        points = 100 * (row["f1_macro"] - row["run_f1_macro"])
+        cells = [_mib(row["size"]), f"{row['farthest']:.1e}", f"{row['f1_macro']:.4f}", f"{points:+.2f}"]
+        speed = [f"{row['rate']:.0f}", f"{row['rate'] / row['run_rate']:.1f}"]
+        table.append(["", "int8" if row["int8"] else "fp32", *cells, *speed])
+    return format_table(header, table, markdown)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
 @script(__doc__, [ExportBenchmarkArguments], quiet=True)
 def main(args: ExportBenchmarkArguments) -> None:
     """Measure, show, keep."""
     measured = [row for folder in args.models for row in measure(folder, args.file, args.rounds)]
-    header = ["run", "", "size", "farthest", "macro-F1", "points", "rows/CPU s", "of torch's"]
-    table = []
-    for row in measured:
-        if not row["int8"]:
-            cells = [
-                format_bytes(row["run_size"]),
-                "-",
-                f"{row['run_f1_macro']:.4f}",
-                "-",
-                f"{row['run_rate']:.0f}",
-                "1.0",
-            ]
-            table.append([f"{row['model']}, {row['approach']}", "torch", *cells])
-        points = 100 * (row["f1_macro"] - row["run_f1_macro"])
-        cells = [format_bytes(row["size"]), f"{row['farthest']:.1e}", f"{row['f1_macro']:.4f}", f"{points:+.2f}"]
-        speed = [f"{row['rate']:.0f}", f"{row['rate'] / row['run_rate']:.1f}"]
-        table.append(["", "int8" if row["int8"] else "fp32", *cells, *speed])
-    say(format_table(header, table))
+    say(table_of(measured))
     results = stored(RESULTS)
     command = f"python -m benchmarks.export {command_line(args.models)}"
     how = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import SAMPLE, run_script, training_flags
+from conftest import ROOT, SAMPLE, run_script, training_flags
 from finished_runs import load_predictions
 from utils.core.files import read_json, write_json
 from utils.data.text import normalize
@@ -155,3 +155,11 @@ def test_a_generator_is_refused_with_the_reason(trained, tmp_path, refused):
     write_manifest(copy)
     line = refused(export.main, "--model", copy, "--output_dir", tmp_path / "onnx")
     assert "search over valid answers" in line
+
+
+def test_the_documented_table_is_the_measured_one():
+    from benchmarks.export import table_of
+
+    (measured,) = read_json(ROOT / "benchmarks" / "results" / "export.json")["results"].values()
+    assert table_of(measured["models"], markdown=True) in (ROOT / "docs" / "trying-and-serving.md").read_text()
+    assert all(row["farthest"] < 1e-3 for row in measured["models"] if not row["int8"])
