@@ -99,6 +99,7 @@ def build_page(
                 [result, asked, words, boxes, explained, saved],
                 batch=True,
                 max_batch_size=limits.together,
+                show_progress_on=result,
                 **TEXTS,
                 **PRIVATE,
             )
@@ -107,7 +108,13 @@ def build_page(
 
 
 def answer_each(predictor: Predictor, limits: Limits, texts: list[Any]) -> list[Answer | str]:
-    """What a predictor says of each of several requests' texts, or in words for a person why it does not."""
+    """What a predictor says of the texts of several requests, of each or in words for a person why it does not.
+
+    Args:
+        predictor: that is asked.
+        limits: of requests.
+        texts: one of each request, as it came.
+    """
     wrong = [check_text(text, limits) for text in texts]
     answers = iter(predictor.predict([text for text, fault in zip(texts, wrong) if fault is None]))
     return [next(answers) if fault is None else fault for fault in wrong]
