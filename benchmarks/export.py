@@ -72,7 +72,7 @@ def measure(folder: str, file: str, rounds: int) -> list[dict[str, Any]]:
             timed = [compare(run, exported, folder, rows, clock=time.process_time) for _ in range(rounds)]
             scored = compare(run, exported, folder, rows_to_compare(folder, run.task.labels))
         rates = {name: float(np.median([getattr(check, name) for check in timed])) for name in ("rate", "run_rate")}
-        known = {name: getattr(scored, name) for name in ("scored_rows", "f1_macro", "run_f1_macro")}
+        known = {name: getattr(scored, name) for name in ("scored_rows", "f1_macro", "run_f1_macro", "intervals")}
         measured.append(
             {"model": model_name(arguments), "approach": describe_approach(arguments), "int8": int8}
             | asdict(timed[0])
