@@ -26,6 +26,9 @@ class DemoArguments:
     model: list[str] = option(None, "folder of a finished run, or its name on the Hub; several are shown side by side")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine, for everyone who reaches it")
     port: int = option(7860, "port to listen on")
+    known_as: list[str] | None = option(
+        None, "further names of this server, as of a proxy before it; under others it answers this machine alone"
+    )
     share: bool = option(False, "also give the page a public address through Gradio's servers")
     corrections_file: str = option("corrections.csv", "where right labels of wrong answers go")
     max_characters: int = option(10_000, "longest text")
@@ -56,9 +59,10 @@ class DemoArguments:
             raise UserError("a Space holds one run: name one --model")
 
 
-@script(__doc__, [DemoArguments])
+@script(__doc__, [DemoArguments], quiet=True)
 def main(args: DemoArguments) -> None:
     """Check the runs, then serve them or make a Space."""
+    from utils.core.noise import end_noise
     from utils.hub.pull import local_folder
     from utils.hub.space import check_push_space
     from utils.runs.folder import load_task
@@ -95,11 +99,12 @@ def main(args: DemoArguments) -> None:
 
     # Serve
     transformers.utils.logging.disable_progress_bar()
-    predictor = Predictor.load(folders, args.trust_remote_code)
+    predictor = Predictor.load(folders, args.model, args.trust_remote_code)
     limits = Limits(args.max_characters, args.max_rows, args.max_waiting)
     with own_temporary_folder():
-        page = build_page(predictor, limits, example_texts(folders[0]), about(folders), corrections)
-        serve(page, args.host, args.port, args.share)
+        page = build_page(predictor, limits, example_texts(folders[0]), about(folders, predictor.names), corrections)
+        end_noise()  # what goes wrong from now on is for the person at the terminal
+        serve(page, args.host, args.port, args.share, args.known_as or ())
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class ExportArguments:
                 raise UserError(f"--{name} is missing")
 
 
-@script(__doc__, [ExportArguments])
+@script(__doc__, [ExportArguments], quiet=True)
 def main(args: ExportArguments) -> None:
     """Load the run, write it as ONNX, compare both."""
     from utils.hub.pull import local_folder

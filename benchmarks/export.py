@@ -3,13 +3,15 @@
     python -m benchmarks.export --models outputs/minilm outputs/minilm-lora --file sample_data/train.csv
 
 Probabilities are compared on the first 500 rows of the file, and all its rows are timed: torch (fp32) and the exported
-model in turn, on as many threads. Macro-F1 is that of the validation rows, at the run's thresholds.
+model in turn, on as many threads. Rates are of CPU seconds, which other work on the machine changes less than wall
+time. Macro-F1 is that of the validation rows, at the run's thresholds.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -20,8 +22,9 @@ import numpy as np
 from benchmarks.figures import command_line, stored
 from utils.core.errors import UserError
 from utils.core.files import write_json
+from utils.core.log import say
 from utils.core.parser import option, script
-from utils.core.tables import format_bytes, format_table
+from utils.core.tables import format_table
 
 RESULTS = "benchmarks/results/export.json"
 
@@ -66,10 +69,10 @@ def measure(folder: str, file: str, rounds: int) -> list[dict[str, Any]]:
     for int8 in (False, True):
         with tempfile.TemporaryDirectory() as target:
             exported = export_run(run, folder, Path(target), int8)
-            timed = [compare(run, exported, folder, rows) for _ in range(rounds)]
+            timed = [compare(run, exported, folder, rows, clock=time.process_time) for _ in range(rounds)]
             scored = compare(run, exported, folder, rows_to_compare(folder, run.task.labels))
         rates = {name: float(np.median([getattr(check, name) for check in timed])) for name in ("rate", "run_rate")}
-        known = {name: getattr(scored, name) for name in ("scored_rows", "f1_macro", "run_f1_macro")}
+        known = {name: getattr(scored, name) for name in ("scored_rows", "f1_macro", "run_f1_macro", "intervals")}
         measured.append(
             {"model": model_name(arguments), "approach": describe_approach(arguments), "int8": int8}
             | asdict(timed[0])
@@ -80,28 +83,30 @@ def measure(folder: str, file: str, rounds: int) -> list[dict[str, Any]]:
     return measured
 
 
-@script(__doc__, [ExportBenchmarkArguments])
-def main(args: ExportBenchmarkArguments) -> None:
-    """Measure, show, keep."""
-    measured = [row for folder in args.models for row in measure(folder, args.file, args.rounds)]
-    header = ["run", "", "size", "farthest", "macro-F1", "points", "rows/s", "of torch's"]
+def table_of(measured: list[dict[str, Any]], markdown: bool = False) -> str:
+    """What was measured, a line for each run and each form that it was exported in."""
+    header = ["run", "as", "size", "farthest probability", "macro-F1", "points", "rows/CPU s", "of torch's"]
     table = []
     for row in measured:
         if not row["int8"]:
-            cells = [
-                format_bytes(row["run_size"]),
-                "-",
-                f"{row['run_f1_macro']:.4f}",
-                "-",
-                f"{row['run_rate']:.0f}",
-                "1.0",
-            ]
-            table.append([f"{row['model']}, {row['approach']}", "torch", *cells])
+            known = ["-", f"{row['run_f1_macro']:.4f}", "-", f"{row['run_rate']:.0f}", "1.0"]
+            table.append([f"{row['model']}, {row['approach']}", "torch", _mib(row["run_size"]), *known])
         points = 100 * (row["f1_macro"] - row["run_f1_macro"])
-        cells = [format_bytes(row["size"]), f"{row['farthest']:.1e}", f"{row['f1_macro']:.4f}", f"{points:+.2f}"]
+        cells = [_mib(row["size"]), f"{row['farthest']:.1e}", f"{row['f1_macro']:.4f}", f"{points:+.2f}"]
         speed = [f"{row['rate']:.0f}", f"{row['rate'] / row['run_rate']:.1f}"]
         table.append(["", "int8" if row["int8"] else "fp32", *cells, *speed])
-    print(format_table(header, table))
+    return format_table(header, table, markdown)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+@script(__doc__, [ExportBenchmarkArguments], quiet=True)
+def main(args: ExportBenchmarkArguments) -> None:
+    """Measure, show, keep."""
+    measured = [row for folder in args.models for row in measure(folder, args.file, args.rounds)]
+    say(table_of(measured))
     results = stored(RESULTS)
     command = f"python -m benchmarks.export {command_line(args.models)}"
     how = {

@@ -60,21 +60,26 @@ class Served:
         self.output.seek(0)
         return self.output.read()
 
-    def call(self, name, *values, timeout=120):
-        """`(status, answer)` of a function of the page, by the two requests that Gradio's interface takes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        body = json.dumps({"data": values})
-        connection.request("POST", f"/gradio_api/call/{name}", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        said = json.loads(response.read())
-        if response.status != 200:
-            return response.status, said["detail"]
-        connection.request("GET", f"/gradio_api/call/{name}/{said['event_id']}")
-        lines = connection.getresponse().read().decode().splitlines()
-        connection.close()
-        data = [json.loads(line.partition(":")[2]) for line in lines if line.startswith("data:")][-1]
-        return (200, data[0]) if "event: complete" in lines else (500, data["error"])
+    def call(self, name, *values):
+        """`(status, answer)` of a function of the page."""
+        return call(self.port, name, *values)
 
     def stop(self):
         self.process.terminate()
         self.process.wait(120)  # on a busy machine
+
+
+def call(port, name, *values, timeout=120, **headers):
+    """`(status, answer)` of a function of a page on this machine, by the two requests that Gradio's interface takes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    body = json.dumps({"data": values})
+    connection.request("POST", f"/gradio_api/call/{name}", body, {"Content-Type": "application/json"} | headers)
+    response = connection.getresponse()
+    said = json.loads(response.read())
+    if response.status != 200:
+        return response.status, said["detail"]
+    connection.request("GET", f"/gradio_api/call/{name}/{said['event_id']}", headers=headers)
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    data = [json.loads(line.partition(":")[2]) for line in lines if line.startswith("data:")][-1]
+    return (200, data[0]) if "event: complete" in lines else (500, data["error"])

@@ -1,5 +1,7 @@
 """A submission takes over the sample file's ids, their order, and its columns."""
 
+import csv
+
 import pandas as pd
 import pytest
 
@@ -81,3 +83,13 @@ def test_columns_of_the_test_file_in_other_case(submit, tmp_path):
     submission, said = submit(None, test_file=tmp_path / "test.csv")
     assert "separated by a semicolon" in said
     assert submission.equals(submit(None)[0])
+
+
+def test_carriage_returns_come_back(submit, tmp_path):
+    test = pd.read_csv(TEST, dtype=str).head(60)
+    test["ID"] = [f"a\r{number}" for number in test["ID"]]
+    test.to_csv(tmp_path / "test.csv", index=False, quoting=csv.QUOTE_ALL)
+    probabilities = tmp_path / "p.csv"
+    submission, _ = submit(None, "--probabilities_file", probabilities, test_file=tmp_path / "test.csv")
+    assert list(submission["ID"]) == list(test["ID"])
+    assert list(pd.read_csv(probabilities)["ID"]) == list(test["ID"])

@@ -76,7 +76,8 @@ def open_part(page, name):
 def test_a_text_is_typed_explained_and_corrected(page, server, trained):
     labels = load_task(trained).labels
     before = len(pd.read_csv(server.corrections)) if server.corrections.exists() else 0
-    ask(page, NASTY)
+    text = f"{NASTY} {page.viewport_size['width']}"  # of its own, as the file has each text once
+    ask(page, text)
     bars = page.locator("#result .scored")
     expect(bars).to_have_count(len(labels), **LATE)
     given = page.locator("#result .chip").all_inner_texts()
@@ -85,7 +86,7 @@ def test_a_text_is_typed_explained_and_corrected(page, server, trained):
     page.click("#ask-words")
     words = page.locator("#words .carried")
     expect(words).to_contain_text("so happy", **LATE)
-    assert " ".join(words.inner_text().split()) == NASTY  # shown as text, to the letter
+    assert " ".join(words.inner_text().split()) == text  # shown as text, to the letter
     open_part(page, "wrong-part")
     boxes = page.locator("#right-labels input[type=checkbox]")
     expect(boxes).to_have_count(len(labels), **LATE)
@@ -94,8 +95,18 @@ def test_a_text_is_typed_explained_and_corrected(page, server, trained):
         box.set_checked(label in ("joy", "trust"))
     page.click("#save")
     expect(page.locator("#saved")).to_contain_text(f"row {before + 1} of", **LATE)
-    last = pd.read_csv(server.corrections).iloc[-1]
-    assert last["Tweet"] == NASTY
+    page.click("#save")
+    expect(page.locator("#saved")).to_contain_text(f"Saved already with joy, trust: row {before + 1} of", **LATE)
+    page.fill("#text textarea", "something else")
+    page.click("#save")
+    expect(page.locator("#saved")).to_contain_text("The text has changed since its labels were shown", **LATE)
+    ask(page, " ")
+    expect(page.locator("#result")).to_contain_text("There is no text: type one.", **LATE)
+    expect(page.locator("#words .carried, #saved .notice")).to_have_count(0, **LATE)  # they were of the text before
+    rows = pd.read_csv(server.corrections)
+    assert len(rows) == before + 1
+    last = rows.iloc[-1]
+    assert last["Tweet"] == text
     assert [label for label in labels if last[label]] == ["joy", "trust"]
 
 

@@ -1,6 +1,7 @@
 """The demo page: what it computes and keeps, and its HTTP interface in a process of its own."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,55 +12,23 @@ from hypothesis import strategies as st
 
 import demo
 from conftest import SAMPLE, free_port
+from counting import counting
 from demo_server import served_demo
+from finished_runs import copy_run
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
+from utils.core.files import read_json, write_json
 from utils.data.task import Task
 from utils.data.training_data import read_training_data
 from utils.runs.folder import load_task
-from utils.scoring.predictions import Predictions
-from utils.scoring.thresholds import ThresholdRule, Thresholds
-from utils.serving.corrections import Corrections
-from utils.serving.predictor import Predictor, as_json, split_parts
-from utils.serving.predictor import Served as ServedRun
+from utils.serving.corrections import CHANGED, KNOWN, NEW, Corrections
+from utils.serving.examples import about
+from utils.serving.predictor import UNEXPECTED, as_json, short_names, split_parts
 from utils.serving.shown import answer_html, words_html
 
 pytest.importorskip("gradio", reason="the extra is not installed: requirements-demo.txt")
 
 WAITING, MOST_ROWS = 8, 150
-
-
-class CountsWords:
-    """An approach without a model: the probability of a label grows with how often its name is in the text."""
-
-    max_length = 1000
-
-    def __init__(self, task, gives=()):
-        self.task, self.gives = task, gives
-
-    def predict(self, texts, batch_size):
-        found = np.array([[1 - 0.5 ** (1 + text.count(label)) for label in self.task.labels] for text in texts])
-        decoded = np.array([[label in self.gives for label in self.task.labels]] * len(texts)) if self.gives else None
-        return Predictions(self.task.labels, list(map(str, range(len(texts)))), probabilities=found, decoded=decoded)
-
-    def is_cut(self, text):
-        return len(text.split()) > self.max_length
-
-
-def counting(*labels, thresholds=(0.6,), **task):
-    """A `Predictor` of one run for each threshold; the last one answers with the first label."""
-    task = Task(list(labels), ["text"], list(labels), **task)
-    runs = [
-        ServedRun(f"run{i}", CountsWords(task, labels[:1] if i == len(thresholds) - 1 else ()), rule_of(value, task))
-        for i, value in enumerate(thresholds)
-    ]
-    return Predictor(runs, task.labels)
-
-
-def rule_of(value, task):
-    if task.single_label:
-        return Thresholds(np.full(len(task.labels), np.nan), ThresholdRule("argmax"))
-    return Thresholds(np.full(len(task.labels), value), ThresholdRule("per_label"))
 
 
 @given(st.text("ab \n\té😂", max_size=300), st.integers(1, 50))
@@ -101,6 +70,49 @@ def test_several_runs_and_a_generator():
     assert "1 of 3" in shown
 
 
+def test_a_text_that_fails_does_not_keep_those_predicted_with_it(capsys):
+    predictor = counting("joy", "fear", thresholds=(0.6, 0.9))
+    texts = ["joy", "joy (NaN)", "fear fear", "joy (crash)", ""]
+    answers = predictor.predict(texts)
+    assert [isinstance(answer, str) for answer in answers] == [False, True, False, True, False]
+    assert "run0 gives a probability that is NaN" in answers[1]
+    assert answers[3] == UNEXPECTED
+    assert "a fault of a library" in capsys.readouterr().err
+    for text, answer in zip(texts, answers):
+        if not isinstance(answer, str):
+            assert as_json(predictor, answer) == as_json(predictor, *predictor.predict([text]))
+
+
+def test_one_text_passes_a_list():
+    predictor = counting("joy", "fear")
+    (model,) = (run.approach for run in predictor.runs)
+    model.pause = 0.05
+    with ThreadPoolExecutor(1) as pool:
+        listed = pool.submit(predictor.predict, [f"a list {'x' * i}" for i in range(20 * predictor.batch_size)])
+        while not model.seen:
+            time.sleep(0.01)
+        predictor.predict(["one text"])
+        answers = listed.result()
+    assert ["one text"] in model.seen[:-1]
+    assert len(model.seen) == 21
+    assert [answer.text.count("x") for answer in answers] == list(range(len(answers)))
+
+
+def test_each_run_is_named_with_its_own_scores(trained, tmp_path):
+    other = copy_run(trained, tmp_path / "other")
+    results = read_json(other / "all_results.json") | {"eval_samples": 77, "eval_f1_macro_tuned": 0.123}
+    write_json(other / "all_results.json", results)
+    assert short_names([str(trained), f"{other}/", "me/model"]) == ["trained", "other", "model"]
+    assert short_names(["me/model", "you/model"]) == ["me/model", "you/model"]
+    first, second, brackets = about([str(trained), str(other)], ["trained", "other"])
+    assert "95 % interval" in brackets
+    assert first.startswith("trained: ")
+    assert "on 124 validation rows" in first
+    assert second.startswith("other: ")
+    assert re.search(r"macro-F1 0\.123 \[.+\] on 77 validation rows", second)
+    assert not about([str(trained)], ["trained"])[0].startswith("trained")
+
+
 def test_texts_with_one_label():
     predictor = counting("joy", "fear", single_label=True)
     (answer,) = predictor.predict(["fear"])
@@ -127,8 +139,11 @@ def test_corrections_are_training_rows(trained, tmp_path):
     task = load_task(trained)
     rows = [('He said "no", \n=SUM(A1) <b>', ["anger", "fear"]), ("fine by me", [])]
     corrections = Corrections(tmp_path / "corrections.csv", task)
-    assert [corrections.add(text, labels) for text, labels in rows] == [1, 2]
-    assert Corrections(tmp_path / "corrections.csv", task).add("again " * 3, ["joy"]) == 3
+    assert [corrections.add(text, labels) for text, labels in rows] == [(1, NEW), (2, NEW)]
+    assert corrections.add("fine by me", []) == (2, KNOWN)
+    again = Corrections(tmp_path / "corrections.csv", task)
+    assert again.add("again\r" * 3, ["fear"]) == (3, NEW)
+    assert again.add("again\r" * 3, ["joy"]) == (3, CHANGED)
     files = {"train_file": str(tmp_path / "corrections.csv"), "validation_file": str(SAMPLE / "validation.csv")}
     train, _, found = read_training_data(DataArguments(**files), seed=0)
     assert found.labels == task.labels
@@ -142,8 +157,8 @@ def test_corrections_are_training_rows(trained, tmp_path):
 def test_corrections_in_a_column_of_lists(tmp_path):
     task = Task(["joy", "fear"], ["text"], ["emotions"], label_delimiter=";")
     corrections = Corrections(tmp_path / "corrections.csv", task)
-    for labels in (["fear", "joy"], ["joy"], []):
-        corrections.add("some text", labels)
+    for number, labels in enumerate((["fear", "joy"], ["joy"], [])):
+        corrections.add(f"text {number}", labels)
     assert list(pd.read_csv(tmp_path / "corrections.csv", keep_default_na=False)["emotions"]) == ["joy;fear", "joy", ""]
     one = Corrections(tmp_path / "one.csv", Task(["joy", "fear"], ["text"], ["emotion"], single_label=True))
     with pytest.raises(UserError, match="one label"):

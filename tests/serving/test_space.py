@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,10 @@ def check_answers(server, trained):
     thresholds = read_json(trained / "thresholds.json")["thresholds"]
     for row in rows:
         assert row["labels"] == [x for x, p in row["probabilities"].items() if p >= thresholds[x]]
+    end = time.monotonic() + 60  # Gradio answers before it is done with its start
+    while not server.said() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert server.said() == f"page and HTTP interface: {server.url} (Ctrl-C ends it)\n"
 
 
 @pytest.mark.processes

@@ -99,6 +99,8 @@ def test_model_learns_the_sample_data(tiny, tmp_path):
 
 def test_snippet_of_the_card_works(trained, tmp_path):
     card = (trained / "README.md").read_text(encoding="utf-8")
+    assert "`text-embeddings-router --model-id FOLDER`" in card
+    assert "the sigmoid of each is its label's probability" in card
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
     done = subprocess.run([WARM_PYTHON, "-c", snippet], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import glob
+import itertools
 import json
 import os
 import platform
@@ -11,10 +13,13 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.errors import UserError
 from utils.core.shown import quote
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Bytes of a part of a path and of a whole one, with room for what is written below it.
 LONGEST_NAME, LONGEST_PATH = 255, 3900
@@ -199,6 +204,15 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def quoting_for(frame: pd.DataFrame) -> int:
+    """How pandas' `to_csv` must quote a table: all of its text where a cell or name holds a carriage return.
+
+    That ends a row for whoever reads the file, and pandas does not see it.
+    """
+    cells = itertools.chain(frame.columns, *(column for _, column in frame.items() if column.dtype.kind not in "biuf"))
+    return csv.QUOTE_NONNUMERIC if any("\r" in str(cell) for cell in cells) else csv.QUOTE_MINIMAL
 
 
 def write_json(path: str | Path, value: Any) -> None:

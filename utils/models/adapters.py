@@ -106,9 +106,13 @@ def check_adapter(folder: str | Path) -> None:
 
 
 def to_merge(model_args: ModelArguments, dtype: str) -> ModelArguments:
-    """How to load the base for `merge_adapter`: in the dtype of the result, so that there is one copy of that size."""
+    """How to load the base for `merge_adapter`: in the dtype of the result, so that there is one copy of that size.
+
+    For a result in fp32 in that of the training: its weights are those that the adapter was trained on, also where the
+    checkpoint has more digits.
+    """
     changed = copy(model_args)
-    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+    if dtype != "float32" and not (model_args.load_in_4bit or model_args.load_in_8bit):
         changed.dtype = dtype
     return changed
 
@@ -146,6 +150,8 @@ def merge_adapter(
     merged_dtype = getattr(torch, dtype)
     if getattr(base, "is_quantized", False):
         base = base.dequantize(dtype=merged_dtype)
+    elif merged_dtype == torch.float32:
+        base = base.float()
     adapted: Any = PeftModel.from_pretrained(base, adapter_folder, torch_device="cpu")
     adapted.merge_and_unload().to(merged_dtype).save_pretrained(merged_folder)
     tokenizer.save_pretrained(merged_folder)

@@ -54,13 +54,23 @@ def suit_this_machine(model: torch.nn.Module) -> None:
     device: Any = this_process().device
     if bf16_is_fast(device.type == "cuda"):
         return
+    _change_dtypes(model, (torch.bfloat16,), torch.float16 if device.type == "cuda" else torch.float32)
+
+
+def compute_in_fp32(model: torch.nn.Module) -> None:
+    """Let a model compute in fp32, with 16-bit and quantised weights of the values that they have."""
+    _change_dtypes(model, (torch.bfloat16, torch.float16), torch.float32)
+
+
+def _change_dtypes(model: torch.nn.Module, widened: tuple[torch.dtype, ...], products: torch.dtype) -> None:
+    """Turn weights of the dtypes `widened` into fp32, and compute products of quantised ones in that of `products`."""
     modules: Any = model.modules()
     for module in modules:
         if hasattr(module, "compute_dtype") and type(module).__module__.startswith("bitsandbytes"):
-            module.compute_dtype = torch.float16 if device.type == "cuda" else torch.float32
+            module.compute_dtype = products
             module.compute_type_is_set = True
         for parameter in module.parameters(recurse=False):
-            if parameter.dtype == torch.bfloat16 and type(parameter) is torch.nn.Parameter:
+            if parameter.dtype in widened and type(parameter) is torch.nn.Parameter:
                 parameter.data = parameter.data.float()
 
 

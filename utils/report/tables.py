@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.core.files import atomic_path
+from utils.core.files import atomic_path, quoting_for
 from utils.core.shown import escape_markdown, printable
 from utils.core.tables import format_bytes, format_seconds, format_share, format_table
 from utils.runs.comparison import Board
@@ -238,4 +238,5 @@ def csv_records(boards: list[Board]) -> list[dict[str, Any]]:
 def write_csv(path: str, boards: list[Board]) -> None:
     """Write the figures of a comparison, unrounded, to a CSV file."""
     with atomic_path(path) as temporary:
-        pd.DataFrame(csv_records(boards)).to_csv(temporary, index=False)
+        frame = pd.DataFrame(csv_records(boards))
+        frame.to_csv(temporary, index=False, quoting=quoting_for(frame))

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from utils.core.errors import UserError
-from utils.core.files import atomic_path, unwritable_as_user_error
+from utils.core.files import atomic_path, quoting_for, unwritable_as_user_error
 from utils.core.log import log
 from utils.core.progress import Progress
 from utils.core.shown import join_names, quote
@@ -397,11 +397,12 @@ class SubmissionWriter:
         # To the end of the file; the header above the first chunk only.
         appending: dict[str, Any] = {"mode": "a", "header": self.rows == 0, "index": False}
         cells = probabilities if self.as_probabilities else predictions
-        submission_frame(self.form, self.task, part, cells).to_csv(self.files["submission"], **appending)
+        frame = submission_frame(self.form, self.task, part, cells)
+        frame.to_csv(self.files["submission"], quoting=quoting_for(frame), **appending)
         if "probabilities" in self.files:
             frame = pd.DataFrame({self.form.id_column: part.ids} | dict(zip(self.task.labels, probabilities.T)))
             if self.paths["probabilities"].endswith(".csv"):
-                frame.to_csv(self.files["probabilities"], **appending)
+                frame.to_csv(self.files["probabilities"], quoting=quoting_for(frame), **appending)
             else:
                 self._add_parquet(frame)
         self.rows += len(part.ids)

@@ -13,6 +13,9 @@ from utils.core.errors import UserError
 from utils.core.files import check_length, write_text
 from utils.data.task import Task
 
+# What becomes of a correction, before its labels.
+NEW, CHANGED, KNOWN = "Saved with", "Changed to", "Saved already with"
+
 
 class Corrections:
     """A .csv file with the columns of a run's training data, to which rows are added.
@@ -53,12 +56,15 @@ class Corrections:
             )
         return rows
 
-    def add(self, text: str, labels: list[str]) -> int:
-        """Write a text with its labels as another row; returns how many rows there are now.
+    def add(self, text: str, labels: list[str]) -> tuple[int, str]:
+        """Write a text with its labels: as another row, or over the labels of the row that has the text already.
 
         Args:
             text: as it was given.
             labels: names of those that are right; none is an answer too.
+
+        Returns:
+            `(number of its row, NEW or CHANGED or KNOWN)`.
 
         Raises:
             UserError: where each text has one label, for several or none.
@@ -74,8 +80,12 @@ class Corrections:
         more = [""] * (len(task.text_columns) - 1)  # the whole text stands in the first of several columns
         with self._lock:
             rows = self.read()
+            same = rows.index[rows[task.text_columns[0]] == text]
+            number, done = (int(same[-1]), CHANGED) if len(same) else (len(rows), NEW)
+            if len(same) and rows.loc[number, task.label_columns].tolist() == cells:
+                return number + 1, KNOWN
             name = f"correction-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-            rows.loc[len(rows)] = [name, text, *more, *cells]
+            rows.loc[number] = [name, text, *more, *cells]
             # In quotes, as pandas does not see that a carriage return ends a row.
             write_text(self.path, rows.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL))
-            return len(rows)
+            return number + 1, done

@@ -29,13 +29,20 @@ def example_texts(folder: str) -> list[str]:
     return [rows.texts[i] for i in chosen[:EXAMPLES]]
 
 
-def about(folders: list[str]) -> str:
-    """A line on the runs: their models and how well they do."""
-    parts = []
-    for folder in folders:
+def about(folders: list[str], names: list[str]) -> list[str]:
+    """A line on each run: its model and how well it does on its validation rows; of several, its name too.
+
+    One more says what the brackets are.
+
+    Args:
+        folders: of the runs.
+        names: that the page gives them.
+    """
+    lines = []
+    for folder, name in zip(folders, names):
         arguments, results = load_arguments(folder), load_results(folder)
-        name = "eval_f1_macro_tuned" if "eval_f1_macro_tuned" in results else "eval_f1_macro"
-        score = format_cell(with_interval(results, name))
-        parts.append(f"{model_name(arguments)} ({describe_approach(arguments)}), macro-F1 {score}")
-    rows = load_results(folders[0])["eval_samples"]
-    return f"{'; '.join(parts)}, on {rows:,} validation rows (in brackets: 95 % interval over the rows)."
+        score = "eval_f1_macro_tuned" if "eval_f1_macro_tuned" in results else "eval_f1_macro"
+        rows = f"macro-F1 {format_cell(with_interval(results, score))} on {results['eval_samples']:,} validation rows"
+        of = f"{name}: " if len(names) > 1 else ""
+        lines.append(f"{of}{model_name(arguments)} ({describe_approach(arguments)}), {rows}.")
+    return [*lines, "In brackets: 95 % interval over the rows."]

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from utils.hub.push import without_paths
 from utils.models import predict_onnx
 from utils.models.approaches import ADAPTER_FILE, Approach
 from utils.models.onnx import MODEL_FILE, TOKENIZER_FILE
+from utils.models.precision import compute_in_fp32
 from utils.runs.folder import ARGUMENTS_FILE, RESULTS_FILE, load_arguments
 from utils.runs.inference import load_run
 from utils.runs.manifest import write_manifest
@@ -145,7 +146,7 @@ def export_run(run: Any, folder: str, target: Path, int8: bool) -> Approach:
     with tempfile.TemporaryDirectory(dir=target, ignore_cleanup_errors=True) as temporary:
         plain = run
         if (Path(folder) / ADAPTER_FILE).exists():
-            write_plain_run(run, folder, Path(temporary))
+            write_plain_run(run, folder, Path(temporary), in_fp32=True)
             plain = load_run(temporary)
         write_onnx(plain, target / MODEL_FILE)
     if int8:
@@ -236,10 +237,17 @@ def rows_to_compare(folder: str, labels: list[str]) -> Predictions:
     return Predictions(labels, list(map(str, range(len(SAMPLE_TEXTS)))), list(SAMPLE_TEXTS))
 
 
-def compare(run: Any, exported: Approach, folder: str, rows: Predictions, batch_size: int = 32) -> Check:
+def compare(
+    run: Any,
+    exported: Approach,
+    folder: str,
+    rows: Predictions,
+    batch_size: int = 32,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Check:
     """Predict the same rows with a run and with what it was exported to, one after the other.
 
-    The run computes in fp32, as the exported model does.
+    The run computes in fp32 from now on, as the exported model does.
 
     Args:
         run: loaded from `folder`.
@@ -247,14 +255,16 @@ def compare(run: Any, exported: Approach, folder: str, rows: Predictions, batch_
         folder: of the run, whose thresholds count.
         rows: of `rows_to_compare`.
         batch_size: rows predicted at a time.
+        clock: gives the seconds that rates are of.
     """
     run.compute_dtype = torch.float32
+    compute_in_fp32(run.model)
     found, rates = [], []
     for approach in (run, exported):
         approach.predict(rows.texts[:batch_size], batch_size)  # whatever is set up at the first batch
-        start = time.perf_counter()
+        start = clock()
         found.append(approach.predict(rows.texts, batch_size).probabilities)
-        rates.append(len(rows) / (time.perf_counter() - start))
+        rates.append(len(rows) / (clock() - start))
     compared = slice(0, ROWS_COMPARED)
     farthest = float(np.abs(found[0][compared] - found[1][compared]).max())
     weights = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))

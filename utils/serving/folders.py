@@ -38,22 +38,23 @@ def new_folder(folder: str | Path) -> Generator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_plain_run(run: Approach, folder: str | Path, target: Path) -> None:
+def write_plain_run(run: Approach, folder: str | Path, target: Path, in_fp32: bool = False) -> None:
     """Write a finished run with all that a prediction needs and nothing else: an adapter is merged in.
 
     It quotes no texts and knows no folders of this machine. Weights are those of the run; an adapter on a model that is
-    not quantised is merged in fp32, one on a quantised model in 16 bit, as that was computed.
+    not quantised is merged in fp32, one on a quantised model in 16 bit, which takes half the space.
 
     Args:
         run: loaded from `folder`.
         folder: of the finished run.
         target: an empty folder.
+        in_fp32: whether one on a quantised model is merged in fp32 too.
     """
     arguments = load_arguments(folder)
     quantised = arguments.get("load_in_4bit") or arguments.get("load_in_8bit")
     adapted = (Path(folder) / ADAPTER_FILE).exists()
     if adapted:
-        run.merge(folder, target, dtype=None if quantised else "float32")
+        run.merge(folder, target, dtype=None if quantised and not in_fp32 else "float32")
     for name in run_files(folder):
         if matches(name, NEEDED) and not name.startswith("adapter_"):
             shutil.copy(Path(folder, name), target / name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.data.text import normalize
 from utils.models.approaches import Approach
+from utils.models.encoding import longest_first
 from utils.runs.inference import load_run
 from utils.runs.submission import load_tasks
 from utils.scoring.predictions import Predictions
@@ -20,6 +22,7 @@ from utils.scoring.thresholds import Thresholds, likeliest
 
 # Parts of a text that are left out in turn: words, or in long texts groups of them.
 MOST_PARTS = 40
+UNEXPECTED = "This text could not be predicted, by a fault of the server: its terminal says more."
 
 
 @dataclass
@@ -57,7 +60,8 @@ class Answer:
 class Predictor:
     """Runs with the same labels, one or several, that predict texts together.
 
-    One thread at a time predicts: others wait for it.
+    One thread predicts, a batch after the other in the order in which they were asked for: who asks for one text waits
+    for a batch of somebody's thousand texts, and not for all of them.
 
     Args:
         runs: whose labels are the same.
@@ -68,33 +72,56 @@ class Predictor:
     def __init__(self, runs: list[Served], labels: list[str], batch_size: int = 32):
         self.runs, self.labels, self.batch_size = runs, labels, batch_size
         self.task = runs[0].approach.task
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1)
 
     @classmethod
-    def load(cls, folders: list[str], trust_remote_code: bool = False) -> Predictor:
+    def load(cls, folders: list[str], named: list[str] | None = None, trust_remote_code: bool = False) -> Predictor:
         """Load finished runs.
 
         Args:
             folders: of the runs.
+            named: as their user has named them, on the Hub for example; None: by their folders.
             trust_remote_code: whether the code of an adapter's base model may run.
 
         Raises:
             UserError: for runs that cannot be loaded, or have different labels.
         """
         labels = load_tasks(folders)[0].labels
-        names = _short_names(folders)
+        names = short_names(named or folders)
         runs = [
             Served(name, load_run(folder, trust_remote_code), Thresholds.load(folder, labels))
             for name, folder in zip(names, folders)
         ]
         return cls(runs, labels)
 
-    def predict(self, texts: list[str]) -> list[Answer]:
-        """What the runs say of texts.
+    @property
+    def names(self) -> list[str]:
+        """The names of the runs."""
+        return [run.name for run in self.runs]
 
-        Raises:
-            UserError: for a run that gives a probability that is not a number.
-        """
+    def predict(self, texts: list[str]) -> list[Answer | str]:
+        """What the runs say of texts, in their order; of one that cannot be predicted, why, in words for a person."""
+        answers: list[Any] = [None] * len(texts)
+        order = longest_first([len(text) for text in texts])  # so that a batch has texts of one length
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            for row, answer in zip(rows, self._predict_batch([texts[row] for row in rows])):
+                answers[row] = answer
+        return answers
+
+    def _predict_batch(self, texts: list[str]) -> list[Answer | str]:
+        """As `predict`. Texts that fail together, as by one whose probability is NaN, are predicted one by one."""
+        try:
+            return list(self._answers(texts))
+        except Exception as error:
+            if len(texts) > 1:
+                return [self._predict_batch([text])[0] for text in texts]
+            if isinstance(error, UserError):
+                return [str(error)]
+            traceback.print_exc()
+            return [UNEXPECTED]
+
+    def _answers(self, texts: list[str]) -> list[Answer]:
         predictions = [self._ask(run, texts) for run in self.runs]
         given = [run.thresholds.apply(p.probabilities).astype(bool) for run, p in zip(self.runs, predictions)]
         answers = []
@@ -105,10 +132,14 @@ class Predictor:
         return answers
 
     def _ask(self, run: Served, texts: list[str]) -> Predictions:
+        """What a run says of texts.
+
+        Raises:
+            UserError: where it gives a probability that is not a number.
+        """
         task = run.approach.task
         normalized = [normalize(text, task.normalize_users, task.normalize_urls) for text in texts]
-        with self._lock:
-            found = run.approach.predict(normalized, self.batch_size).in_order(self.labels)
+        found = self._thread.submit(run.approach.predict, normalized, self.batch_size).result().in_order(self.labels)
         if len(found.broken_rows):
             raise UserError(f"{run.name} gives a probability that is NaN: its weights are broken, train it again")
         return found
@@ -125,8 +156,8 @@ class Predictor:
 
     def names_of_cut(self, text: str) -> list[str]:
         """Names of the runs that do not read a text to its end."""
-        with self._lock:
-            return [run.name for run in self.runs if run.approach.is_cut(text)]
+        cut = [self._thread.submit(run.approach.is_cut, text) for run in self.runs]
+        return [run.name for run, found in zip(self.runs, cut) if found.result()]
 
     def leave_out(self, text: str, run: int, label: str) -> list[tuple[str, float]]:
         """How much each part of a text carries a label: its probability in the whole text less that without the part.
@@ -152,14 +183,14 @@ class Predictor:
         return [(part, whole - next(rest) if less.strip() else 0.0) for part, less in zip(parts, shorter)]
 
 
-def _short_names(folders: list[str]) -> list[str]:
-    """The last part of each folder's path, or as many parts as tell them apart."""
-    paths = [Path(folder).resolve().parts for folder in folders]
+def short_names(named: list[str]) -> list[str]:
+    """The last part of the path of each folder or Hub name, or as many parts as tell them apart."""
+    paths = [Path(name).resolve().parts if Path(name).exists() else Path(name).parts for name in named]
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-length:]) for parts in paths]
         if len(set(names)) == len(names):
             return names
-    return list(folders)
+    return named
 
 
 def split_parts(text: str, most: int = MOST_PARTS) -> list[str]:

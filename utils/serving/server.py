@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,14 +21,17 @@ def own_temporary_folder() -> Generator[None]:
         yield
 
 
-def serve(page: Any, host: str, port: int, share: bool) -> None:
-    """Serve a page until Ctrl-C or SIGTERM.
+def serve(
+    page: Any, host: str | None = None, port: int | None = None, share: bool = False, known_as: Collection[str] = ()
+) -> None:
+    """Serve a page until Ctrl-C or SIGTERM, and say where.
 
     Args:
         page: of `build_page`.
-        host: address to listen on.
+        host: address to listen on; None: that of Gradio's environment variable, else this machine's own.
         port: likewise.
         share: whether Gradio gives it a public address too.
+        known_as: further names of this server, as a proxy's before it.
 
     Raises:
         UserError: for an address that is taken, or not of this machine.
@@ -40,8 +43,8 @@ def serve(page: Any, host: str, port: int, share: bool) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        _, local, public = launch(page, server_name=host, server_port=port, share=share, prevent_thread_lock=True)
+        _, local, public = launch(page, host, port, share, known_as)
     except OSError as error:
-        raise UserError(f"--host {host} --port {port}: cannot listen there: choose another port") from error
+        raise UserError(f"{error}: cannot listen there: choose another --host or --port") from error
     say(f"page and HTTP interface: {local}{f', {public}' if public else ''} (Ctrl-C ends it)", flush=True)
     page.block_thread()

@@ -2,14 +2,27 @@
 
 from pathlib import Path
 
+import transformers
+
+from utils.core.errors import exit_on_user_error
 from utils.runs.manifest import check_files
 from utils.serving.examples import about, example_texts
-from utils.serving.page import Limits, build_page, launch
+from utils.serving.page import Limits, build_page
 from utils.serving.predictor import Predictor
+from utils.serving.server import own_temporary_folder, serve
 
 RUN = str(Path(__file__).parent / "run")
 
-if __name__ == "__main__":
+
+@exit_on_user_error
+def main() -> None:
+    """Check the run, load it, serve the page."""
     check_files(RUN)
-    page = build_page(Predictor.load([RUN]), Limits(), example_texts(RUN), about([RUN]))
-    launch(page, share=False)
+    transformers.utils.logging.disable_progress_bar()
+    predictor = Predictor.load([RUN])
+    with own_temporary_folder():
+        serve(build_page(predictor, Limits(), example_texts(RUN), about([RUN], predictor.names)))
+
+
+if __name__ == "__main__":
+    main()

@@ -53,7 +53,7 @@ def predict_file(
         task = _check_rows(predictor.task, path, layout, most_rows, most_characters)
         done = 0
         for chunk in read_chunks(path, ROWS_AT_A_TIME, layout):
-            frame = _predict_rows(predictor, chunk, task)
+            frame = _predict_rows(predictor, path, chunk, task)
             # In quotes, as pandas does not see that a carriage return ends a row.
             mode = "w" if done == 0 else "a"
             frame.to_csv(target, mode=mode, header=done == 0, index=False, quoting=csv.QUOTE_NONNUMERIC)
@@ -97,13 +97,20 @@ def _check_rows(task: Task, path: str, layout: Layout, most_rows: int, most_char
     return task
 
 
-def _predict_rows(predictor: Predictor, chunk: Table, task: Task) -> pd.DataFrame:
-    """Id, text, labels and probabilities of some rows."""
+def _predict_rows(predictor: Predictor, path: str, chunk: Table, task: Task) -> pd.DataFrame:
+    """Id, text, labels and probabilities of some rows of the file at `path`.
+
+    Raises:
+        UserError: for a row that cannot be predicted.
+    """
     raw = replace(task, normalize_users=False, normalize_urls=False)  # what comes back is what was sent
-    texts = read_texts(chunk, raw)
-    answers = predictor.predict(texts)
-    probabilities, given = zip(*(predictor.together(answer) for answer in answers))
-    columns = {task.id_column or "id": read_ids(chunk, raw), task.text_columns[0]: texts}
+    texts, ids, together = read_texts(chunk, raw), read_ids(chunk, raw), []
+    for name, answer in zip(ids, predictor.predict(texts)):
+        if isinstance(answer, str):
+            raise UserError(f'{path}, the row with id "{name}": {answer}')
+        together.append(predictor.together(answer))
+    probabilities, given = zip(*together)
+    columns = {task.id_column or "id": ids, task.text_columns[0]: texts}
     columns["labels"] = [", ".join(x for x, yes in zip(predictor.labels, row) if yes) for row in given]
     for i, label in enumerate(predictor.labels):
         columns[f"probability/{label}"] = [round(float(row[i]), 6) for row in probabilities]
