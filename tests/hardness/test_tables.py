@@ -68,6 +68,17 @@ def test_a_quote_that_swallows_rows(tmp_path, rows):
     (tmp_path / "t.csv").write_text(HEADER + '1,a,1,0\n2,"b,1,0\n3,c,0,1\n')
     with pytest.raises(UserError, match="row 3: a cell begins with a quote that is never closed"):
         read(tmp_path / "t.csv")
+    # The quote that closes the first one's text is the one that began the last one's.
+    for sign in ("\t", ","):
+        rows = [
+            ["id", "text", "a", "b"],
+            ["1", '"so', "1", "1"],
+            ["2", "so 0", "1", "1"],
+            ["3", '"@user ""x"""', "1", "0"],
+        ]
+        (tmp_path / "t.tsv").write_text("".join(sign.join(row) + "\n" for row in rows))
+        with pytest.raises(UserError, match="row 2: words stand behind the quote that closes a cell of several lines"):
+            read(tmp_path / "t.tsv")
     # Lines within a text are a text.
     (tmp_path / "t.csv").write_text(HEADER + '1,"well, yes, no\nand so, on",1,0\n2,b,0,1\n3,c,0,1\n')
     assert read(tmp_path / "t.csv")[0].texts[0] == "well, yes, no\nand so, on"

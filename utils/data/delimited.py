@@ -38,6 +38,7 @@ class DelimitedFile:
         header: names of the columns.
         remarks: what to say of how the file is read.
         known: what is known of the cells of columns, as far as it was asked for.
+        closed: whether each quote that closes a cell is known to be followed by the next one.
     """
 
     source: Source
@@ -47,6 +48,7 @@ class DelimitedFile:
     header: Header
     remarks: list[str] = field(default_factory=list)
     known: dict[tuple[int, str], tuple[set[str], bool]] = field(default_factory=dict)
+    closed: bool = False
 
     @classmethod
     def open(cls, source: Source, layout: Layout) -> DelimitedFile:
@@ -174,6 +176,7 @@ class DelimitedFile:
             cells = rows.column(name)
             suspects = pc.and_(pc.match_substring_regex(cells, "[\r\n]"), pc.match_substring(cells, self.separator))
             for row in np.flatnonzero(suspects.to_numpy()):
+                self._check_closing_quotes()
                 swallowed = self._swallowed_cells(cells[int(row)].as_py(), column, len(names))
                 fits = [self._fit(rows, start, names[i], text) for i, text in swallowed]
                 if all(fits) and "surely" in fits:
@@ -182,6 +185,29 @@ class DelimitedFile:
                         "quote: pass --csv_quoting none if quotes are ordinary characters in this file, otherwise "
                         "--csv_quoting standard"
                     )
+
+    def _check_closing_quotes(self) -> None:
+        """Refuse words behind the quote that closes a cell, which no program writes, where cells have several lines.
+
+        Raises:
+            UserError: for the first such cell of the whole file, which is read once.
+        """
+        if self.closed:
+            return
+        csv.field_size_limit(2**31 - 1)
+        with open(self.source.path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=self.separator, strict=True)
+            number = 0
+            try:
+                for row in reader:
+                    number += bool(row)
+            except csv.Error:
+                raise UserError(
+                    f"{self.source.name}, row {number + 1}: words stand behind the quote that closes a cell of several "
+                    "lines, which may have swallowed rows: pass --csv_quoting none if quotes are ordinary characters "
+                    "in this file, otherwise --csv_quoting standard"
+                ) from None
+        self.closed = True
 
     def _swallowed_cells(self, cell: str, column: int, columns: int) -> list[tuple[int, str]]:
         """What stands in a cell with line breaks where, if it had swallowed rows, the end of its own row and the

@@ -87,10 +87,12 @@ def _rows(source: Source) -> Iterator[dict[str, Any]]:
                 return
             lines = (line for line in file if line.strip())
             start = list(islice(lines, 2))
-            if len(start) < 2 or not _is_json(start[0]):  # one object in all, in a line of its own or in several
+            row = _if_json(source, start[0]) if len(start) == 2 else None
+            if row is None:  # one object in all, in a line of its own or in several
                 yield from _objects(source, _unwrapped(source, "".join([*start, *lines])))
                 return
-            for number, line in enumerate(chain(start, lines), start=1):
+            yield _object(source, row, 1)
+            for number, line in enumerate(chain(start[1:], lines), start=2):
                 yield _object(source, _parse(source, line, f", row {number},"), number)
     except UnicodeDecodeError as error:
         raise UserError(not_utf8(source.name, source.path)) from error
@@ -103,11 +105,12 @@ def _objects(source: Source, content: Any) -> Iterator[dict[str, Any]]:
         yield _object(source, row, number)
 
 
-def _is_json(line: str) -> bool:
+def _if_json(source: Source, line: str) -> Any:
+    """What a line holds, if it is JSON by itself; else None."""
     try:
-        return bool(json.loads(line))
-    except (ValueError, RecursionError):
-        return False
+        return _parse(source, line, "")
+    except UserError:
+        return None
 
 
 def _unwrapped(source: Source, text: str) -> Any:
