@@ -69,8 +69,11 @@ def main(args: DemoArguments) -> None:
     from utils.serving.checks import SPACE_MARK, check_for_space, check_installed, check_new_folder, check_port
 
     # Refuse what cannot work
-    if args.export_space:
-        check_new_folder("export_space", args.export_space, SPACE_MARK, args.overwrite)
+    def check_space() -> None:
+        if args.export_space:
+            check_new_folder("export_space", args.export_space, SPACE_MARK, args.overwrite)
+
+    check_space()
     if args.push_space:
         check_push_space(args.push_space)
     if not args.for_space:
@@ -83,7 +86,7 @@ def main(args: DemoArguments) -> None:
         from utils.serving.space import make_space
 
         private, code = args.hub_private_repo, args.trust_remote_code
-        return make_space(folders[0], args.export_space, args.push_space, private, code)
+        return make_space(folders[0], args.export_space, args.push_space, private, check_space, code)
 
     from utils.serving.corrections import Corrections
 

@@ -11,6 +11,7 @@ Label generators are not exported: docs/trying-and-serving.md says what serves t
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from utils.core.errors import UserError
@@ -48,7 +49,8 @@ def main(args: ExportArguments) -> None:
 
     # Refuse what cannot work
     check_installed("requirements-export.txt")
-    check_new_folder("output_dir", args.output_dir, "export.json", args.overwrite)
+    check = partial(check_new_folder, "output_dir", args.output_dir, "export.json", args.overwrite)
+    check()
     folder = local_folder(args.model, args.skip_checks, args.check_weights)
     task = load_task(folder)
     check_exportable(folder)
@@ -67,12 +69,12 @@ def main(args: ExportArguments) -> None:
     run = load_run(folder, args.trust_remote_code)
 
     # Export, compare, publish
-    with new_folder(args.output_dir) as target:
+    with new_folder(args.output_dir, check) as target:
         exported = export_run(run, folder, target, args.int8)
-        check = compare(run, exported, folder, rows)
-        check.refuse_if_far(args.int8)
-        write_exported_card(target, Path(args.output_dir).name, check, args.int8)
-    say("\n".join(["", check.table(), "", *check.notes()]))
+        comparison = compare(run, exported, folder, rows)
+        comparison.refuse_if_far(args.int8)
+        write_exported_card(target, Path(args.output_dir).name, comparison, args.int8)
+    say("\n".join(["", comparison.table(), "", *comparison.notes()]))
     say(f"exported to {args.output_dir}: python {args.output_dir}/predict_onnx.py TEXT ...")
 
 

@@ -214,7 +214,7 @@ def test_fitted_weights_are_taken_where_they_are_better(trained, tmp_path, capsy
     equal, fitted = (float(rows[f"together, {how}"].split("  ")[-1].split(" [")[0]) for how in ("equal", "fitted"))
     assert fitted > equal
     assert "Weights: fitted, as fitted ones (" in shown
-    assert "no more than noise" not in shown
+    assert "not more by more than noise" not in shown
     assert float(rows["good"].split()[1]) > 0.5
 
 

@@ -132,6 +132,13 @@ def test_seeds_and_rows_that_show_a_gap_do_show_it():
     assert comparison.rows_needed(0, 1, 1e-5, 400) is None  # the luck of three seeds is larger
     assert comparison.seeds_needed(0, 1, gap) <= 4
     assert (comparison.seeds_needed(0, 1, gap / 2) or 1e9) > comparison.seeds_needed(0, 1, gap)
+    of_seeds = one.seed_variance + other.seed_variance
+    for share in (0.5, 0.6, 0.7, 0.8, 0.9):
+        rows = comparison.rows_needed(0, 1, share * gap, 400)
+        if rows is not None:  # by the comparison's own formula it is seen on so many, and not on one fewer
+            variances = [(comparison.errors[0, 1] ** 2 - of_seeds) * 400 / n + of_seeds for n in (rows, rows - 1)]
+            seen = [comparison._seen(each, comparison._freedom(0, 1, each), 0.8) for each in variances]
+            assert seen[0] <= share * gap * (1 + 1e-6) < seen[1] * (1 + 2e-6)
     single = Comparison([contender(rng, truth, logits) for _ in range(2)])
     assert single.rows_needed(0, 1, single.visible(0, 1) / 2, 400) == pytest.approx(1600, abs=1)
     assert single.seeds_needed(0, 1, single.visible(0, 1) / 2) == 4  # if the luck of the seed is all there is

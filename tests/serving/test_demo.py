@@ -154,6 +154,24 @@ def test_corrections_are_training_rows(trained, tmp_path):
         Corrections(tmp_path / "other.csv", task)
 
 
+def test_corrections_of_several_pages_in_one_file(tmp_path):
+    task = Task(["joy", "fear"], ["text"], ["joy", "fear"])
+
+    def add(page):
+        corrections = Corrections(tmp_path / "corrections.csv", task)
+        return [corrections.add(f"{page} says {number}", ["joy"]) for number in range(20)]
+
+    with ThreadPoolExecutor(4) as pages:
+        said = [number for numbers in pages.map(add, range(4)) for number, _ in numbers]
+    assert sorted(said) == list(range(1, 81))
+    assert len(pd.read_csv(tmp_path / "corrections.csv")) == 80
+
+
+@pytest.mark.parametrize("host", ["é" * 300, "no.such.host.invalid", "a\0b", ""])
+def test_hosts_that_are_none(refused, trained, host):
+    assert "--host" in refused(demo.main, "--model", trained, "--host", host)
+
+
 def test_corrections_in_a_column_of_lists(tmp_path):
     task = Task(["joy", "fear"], ["text"], ["emotions"], label_delimiter=";")
     corrections = Corrections(tmp_path / "corrections.csv", task)

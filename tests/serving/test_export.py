@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, SAMPLE, run_script, training_flags
 from finished_runs import load_predictions
+from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.data.text import normalize
 from utils.runs.folder import load_task
@@ -22,6 +24,8 @@ import export
 import make_submission
 from run_classifier import main as train
 from utils.models.predict_onnx import OnnxModel
+from utils.serving.checks import check_new_folder
+from utils.serving.folders import new_folder
 
 # What programs without torch lack: an import of one of them fails.
 WITHOUT = "import sys\nfor name in ('torch', 'transformers', 'utils', 'pandas', 'scipy'): sys.modules[name] = None\n"
@@ -131,6 +135,27 @@ def test_mistakes(trained, exported, tmp_path, refused):
     assert "--output_dir is missing" in refused(export.main, "--model", trained)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def test_what_came_into_the_folder_meanwhile_stays(tmp_path):
+    place = tmp_path / "exported"
+    check = partial(check_new_folder, "output_dir", place, "export.json", True)
+
+    def export_while_somebody_writes():
+        with new_folder(place, check) as staging:
+            (staging / "export.json").touch()
+            place.mkdir()
+            (place / "notes.txt").write_text("mine")
+
+    with pytest.raises(UserError, match="holds other files"):
+        export_while_somebody_writes()
+    assert [path.name for path in tmp_path.rglob("*")] == ["exported", "notes.txt"]
+    (place / "notes.txt").unlink()
+    left = tmp_path / ".exported.99999999.unfinished"  # of a process that was killed
+    left.mkdir()
+    with new_folder(place, check) as staging:
+        (staging / "export.json").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["export.json", "exported"]
 
 
 def test_a_changed_model_does_not_predict(exported, tmp_path, refused):

@@ -153,10 +153,11 @@ def difference_notes(board: Board, gap: float = GAP) -> str:
     """
     entries, comparison = board.entries, board.comparison
     many, seeds = len(entries), [len(entry.members) for entry in entries]
+    these = "like this one" if max(seeds) > 1 else "of the runs as they are"
     text = (
         "Intervals and p hold for all differences between these runs together: if all were equally good, one would be "
-        f'called "worse" in about 5 % of comparisons. The best looks {comparison.picked_excess():.3f} better than it '
-        f"is by being the best of {many}, if they are equally good."
+        f'called "worse" in about 5 % of comparisons {these}. The best looks {comparison.picked_excess():.3f} better '
+        f"than it is by being the best of {many}, if they are equally good."
     )
     if max(seeds) == 1:
         text += (
@@ -176,15 +177,21 @@ def _power_note(board: Board, gap: float) -> str:
     if comparison.errors[0, middle] == 0:
         return "Predictions that are equal cannot be told apart."
     rows, single = len(board.truth), max(len(entry.members) for entry in board.entries) == 1
+    found = (
+        f'"Not distinguishable" is not "the same": a true difference of {comparison.visible(0, middle):.3f} is found '
+        "in 80 % of comparisons like this"
+    )
+    if comparison.visible(0, middle) <= gap:
+        return f"{found}, so one of {gap:.3g} is seen."
     seeds = comparison.seeds_needed(0, middle, gap)
     more_rows = comparison.rows_needed(0, middle, gap, rows)
-    ways = [f"{'at least' if single else 'about'} {seeds} seeds of each" if seeds else ""]
-    ways += [f"about {float(f'{more_rows:.2g}'):,.0f} rows" if more_rows else ""]
-    needed = " or ".join(filter(None, ways)) or "both more rows and more seeds"
-    return (
-        f'"Not distinguishable" is not "the same": a true difference of {comparison.visible(0, middle):.3f} is found '
-        f"in 80 % of comparisons like this; to find one of {gap:.3g} as often takes {needed}."
-    )
+    about = "at least" if single else "about"  # the luck of the seeds, which is not known, comes on top
+    ways = [f"{seeds} seeds of each" if seeds else ""]
+    ways += [f"{float(f'{more_rows:.2g}'):,.0f} rows" if more_rows else ""]
+    needed = " or ".join(f"{about} {way}" for way in ways if way) or "both more rows and more seeds"
+    two = any(len(entry.members) == 2 for entry in board.entries)
+    unsure = " A spread over 2 seeds is hardly known, and these figures with it." if two else ""
+    return f"{found}; to find one of {gap:.3g} as often takes {needed}.{unsure}"
 
 
 def differing_rows(board: Board) -> Table:

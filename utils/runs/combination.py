@@ -182,7 +182,7 @@ def _fit_or_equal(ensemble: Ensemble, rule: ThresholdRule) -> tuple[list[Togethe
     note = "Together, fitted: each row predicted with weights and thresholds that were fitted without it.\n"
     if is_beyond_noise(more):
         return [equal, fitted], f"{note}Weights: fitted, as {what}."
-    return [fitted, equal], f"{note}Weights: equal, as {what}: no more than noise."
+    return [fitted, equal], f"{note}Weights: equal, as {what}: not more by more than noise."
 
 
 def _run_weights(ensemble: Ensemble, member_weights: np.ndarray, given: np.ndarray | None, runs: int) -> np.ndarray:

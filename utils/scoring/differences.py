@@ -7,13 +7,11 @@ The difference of two scores has the standard error
 The first part is the luck of the rows (paired bootstrap: Koehn, Statistical significance tests for machine translation
 evaluation, EMNLP 2004). Thresholds stay as they are in the resamples, although other rows would have given others, and
 resamples of few rows spread too little. k makes up for both: it is as small as lets equal runs of one seed each be
-called different in 5 % of cases at most, in simulations with known truth (`benchmarks.honesty`, 886 rows). With
-calibrated thresholds and k = 1.1 this happens in 5.4 % (± 1.1) of pairs and 7.9 % (± 2.1) of groups of five, over four
-populations: k = 1.15. Thresholds that are each label's own, or global, are called different about 1.8 times as often as
-calibrated ones with the same k: 1.25. With nothing chosen k = 1.08 is for rare labels (4.6 ± 1.6 % of pairs with 30
-labels at 1 to 5 %); 11 labels would do with 1. The other parts are the luck of the training, with the standard
-deviation over the S seeds of each; some of it is in the first part as well, so the sum is on the safe side. For a
-single seed it is not known, and that of the others stands in, if there is one.
+called different in 5 % of cases at most, in simulations with known truth, whose seeds differ by noise and are equally
+good (`benchmarks.honesty`, 886 rows): 1.15 with calibrated thresholds, 1.25 with those that are each label's own or
+global, 1.08 with nothing chosen, which is for rare labels. The other parts are the luck of the training, with the
+standard deviation over the S seeds of each; some of it is in the first part as well, so the sum is on the safe side.
+For a single seed it is not known, and that of the others stands in, if there is one.
 
 A standard deviation over two or three seeds is itself an estimate, so a difference is judged by Student's t. Its
 degrees of freedom are S_a + S_b - 2 or fewer where all of the error is the luck of the seeds, and more the smaller that
@@ -40,6 +38,7 @@ from utils.scoring.thresholds import JOINT, SHRINKAGE, ThresholdRule
 # k where nothing was fitted on the rows, and of each way to choose thresholds where it was.
 FACTOR, FACTORS = 1.08, {"calibrated": 1.15, "global": 1.25, "per_label": 1.25}
 POWER = 0.8
+MOST_ROWS = 10**9  # nobody has more to compare on
 # Scores are resampled in single precision: a standard error below this is that of equal predictions.
 ROUNDING = 1e-6
 
@@ -248,13 +247,25 @@ class Comparison:
             power: probability to find it.
 
         Returns:
-            the number; None where no number of rows will do without more seeds.
+            the number, not below N; None where no number of rows will do without more seeds.
         """
-        seeds = self.contenders[a].seed_variance + self.contenders[b].seed_variance
-        variance = float(self.errors[a, b]) ** 2
-        # Quantiles as they are here. With more rows the seeds are more of the error, so that it takes somewhat more.
-        room = (gap / self.visible(a, b, power)) ** 2 * variance - seeds
-        return ceil(rows * (variance - seeds) / room) if room > 0 else None
+        of_seeds = self.contenders[a].seed_variance + self.contenders[b].seed_variance
+        of_rows = float(self.errors[a, b]) ** 2 - of_seeds
+
+        def is_seen(number: int) -> bool:
+            # With more rows the seeds are more of the error, and the degrees of freedom fewer.
+            variance = of_rows * rows / number + of_seeds
+            return self._seen(variance, self._freedom(a, b, variance), power) <= gap * (1 + 1e-9)
+
+        too_few = enough = rows
+        while not is_seen(enough):
+            too_few, enough = enough, 2 * enough
+            if enough > MOST_ROWS:
+                return None
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            too_few, enough = (too_few, middle) if is_seen(middle) else (middle, enough)
+        return enough
 
 
 def degrees_of_freedom(variance: float, estimates: list[tuple[float, int]], together: bool = False) -> float:

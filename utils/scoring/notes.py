@@ -20,7 +20,7 @@ ENDS = ("low", "high")
 # By how much choosing the best of so many equally good checkpoints lifts tuned macro-F1, by what it is chosen by: see
 # benchmarks.honesty. The best of another number is lifted as the maximum of so many normal variables is.
 SIMULATED = 5
-LIFTS = {"f1_macro_tuned": 0.007, "f1_macro": 0.003, "map": 0.002, "loss": 0.003}
+LIFTS = {"f1_macro_tuned": 0.007, "f1_macro": 0.004, "map": 0.002, "loss": 0.002}
 
 
 def interval_figures(evaluation: Evaluation) -> dict[str, float]:

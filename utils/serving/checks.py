@@ -9,6 +9,7 @@ from pathlib import Path
 
 from utils.core.errors import UserError
 from utils.core.files import check_length
+from utils.core.shown import quote
 from utils.data.task import TASK_FILE
 from utils.runs.folder import load_arguments, load_task
 
@@ -99,11 +100,13 @@ def check_port(host: str, port: int) -> None:
     Raises:
         UserError: for an address that is taken, or not of this machine.
     """
+    if not host:  # sockets take it for all addresses
+        raise UserError("--host is empty: name an address of this machine; 0.0.0.0 means all of them")
     try:
         with socket.create_server((host, port)):
             pass
-    except OSError as error:
+    except (OSError, TypeError, OverflowError, UnicodeError) as error:  # what is no name fails in several ways
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--host {host} --port {port}: {error.strerror or error}: choose another port, or an address of this "
-            "machine"
+            f"--host {quote(host)} --port {port}: {reason}: choose another port, or an address of this machine"
         ) from error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from utils.core.errors import UserError
-from utils.core.files import check_length, write_text
+from utils.core.files import check_length, unwritable_as_user_error, write_text
 from utils.data.task import Task
 
 # What becomes of a correction, before its labels.
@@ -31,7 +31,8 @@ class Corrections:
     def __init__(self, path: str | Path, task: Task):
         self.path, self.task = Path(path), task
         self.columns = [task.id_column or "id", *task.text_columns, *task.label_columns]
-        self._lock = threading.Lock()
+        # Several pages may add to one file, which is the default of all.
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         check_length("corrections_file", self.path)
         if self.path.suffix.lower() != ".csv":
             raise UserError(f"--corrections_file {path}: must end in .csv")
@@ -78,7 +79,10 @@ class Corrections:
             names = task.names_in_cells
             cells = [(task.label_delimiter or ",").join(n for n, label in zip(names, task.labels) if label in labels)]
         more = [""] * (len(task.text_columns) - 1)  # the whole text stands in the first of several columns
-        with self._lock:
+        with unwritable_as_user_error(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        try:
             rows = self.read()
             same = rows.index[rows[task.text_columns[0]] == text]
             number, done = (int(same[-1]), CHANGED) if len(same) else (len(rows), NEW)
@@ -89,3 +93,5 @@ class Corrections:
             # In quotes, as pandas does not see that a carriage return ends a row.
             write_text(self.path, rows.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL))
             return number + 1, done
+        finally:
+            self._lock.release()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,24 +19,39 @@ NEEDED = [file for file in RUN_FILES if file.needed]
 
 
 @contextmanager
-def new_folder(folder: str | Path) -> Generator[Path]:
+def new_folder(folder: str | Path, check: Callable[[], None]) -> Generator[Path]:
     """Give an empty folder beside `folder`, whose place it takes when the block ends without an error.
 
+    Args:
+        folder: to make.
+        check: refuses a folder that may not be replaced. It is asked at the end, as something may have come there
+            meanwhile.
+
     Raises:
-        UserError: if it cannot be written.
+        UserError: if it cannot be written, and what `check` raises.
     """
     folder = Path(folder).absolute()
+    _remove_unfinished(folder)
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     with unwritable_as_user_error(folder):
         staging.mkdir(parents=True)
     try:
         yield staging
+        check()
         with unwritable_as_user_error(folder):
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what `new_folder` had begun in processes that were killed."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.unfinished"):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_plain_run(run: Approach, folder: str | Path, target: Path, in_fp32: bool = False) -> None:

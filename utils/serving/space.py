@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import tomllib
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -71,7 +72,12 @@ def write_space(folder: str, target: Path, name: str, trust_remote_code: bool = 
 
 
 def make_space(
-    folder: str, target: str | None, repository: str | None, private: bool | None, trust_remote_code: bool = False
+    folder: str,
+    target: str | None,
+    repository: str | None,
+    private: bool | None,
+    check: Callable[[], None],
+    trust_remote_code: bool = False,
 ) -> None:
     """Write a Space of a finished run to a folder, push it to the Hub, or both.
 
@@ -80,6 +86,7 @@ def make_space(
         target: folder of the Space; None: one that is gone afterwards.
         repository: name on the Hub; None: it is not pushed.
         private: whether a new Space is private; None: as the account has it.
+        check: refuses a target that may not be replaced.
         trust_remote_code: whether the code of an adapter's base model may run while it is merged.
 
     Raises:
@@ -87,7 +94,7 @@ def make_space(
     """
     with ExitStack() as stack:
         where = target or str(Path(stack.enter_context(tempfile.TemporaryDirectory()), "space"))
-        with new_folder(where) as staging:
+        with new_folder(where, check) as staging:
             write_space(folder, staging, (repository or where).rstrip("/").split("/")[-1], trust_remote_code)
         size = sum(path.stat().st_size for path in Path(where).rglob("*") if path.is_file())
         if target:
