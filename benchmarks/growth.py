@@ -36,9 +36,9 @@ KINDS = ("training", "labels", "prediction")
 FIGURES = ("seconds", "cpu_seconds", "peak_mib")
 # Parts of a training, in their order: those that grow.
 PARTS = {
-    "reading": "utils.data.examples:_read_rows_of_files",
+    "reading": "utils.data.training_data:_read_rows_of_files",
     "near-duplicates": "utils.data.examples:digest_texts",
-    "splitting": "utils.data.examples:assign_parts",
+    "splitting": "utils.data.training_data:assign_parts",
     "tokenising": "utils.models.classifier:Classifier.encode",
     "preflight": "utils.training.preflight:Preflight.__init__",
     "20 steps": "transformers:Trainer.train",
@@ -103,11 +103,11 @@ def measure(cache, parts, script, *arguments):
     return {"seconds": seconds, **{key: notes[key] for key in FIGURES[1:]}, "parts": measured}
 
 
-def measure_training(folder, model, kind, rows, labels, add):
-    """Measure a training, and again with what its cache holds then."""
+def measure_training(folder, model, kind, rows, labels, once, add):
+    """Measure a training, and unless `once` again with what its cache holds then."""
     file = f"{folder}/train.csv"
     write_tweets(file, rows, rows, labels)
-    for name in (kind, f"{kind}, cached"):
+    for name in (kind,) if once else (kind, f"{kind}, cached"):
         figure = measure(
             f"{folder}/cache-{rows}-{labels}", PARTS, "run_classifier.py", "--model_name_or_path", model,
             "--train_file", file, "--output_dir", f"{folder}/run-{labels}", "--overwrite",
@@ -133,7 +133,7 @@ def tables(figures):
     whole, parts = [], []
     for name, of_rows in figures.items():
         for rows, figure in of_rows.items():
-            cells = [f"{figure['seconds']:.0f}", f"{figure['cpu_seconds']:.0f}", f"{figure['peak_mib']:,.0f}"]
+            cells = [f"{figure['seconds']:,.0f}", f"{figure['cpu_seconds']:,.0f}", f"{figure['peak_mib']:,.0f}"]
             whole.append([name, int(rows), *cells])
             if figure.get("parts"):
                 found = (figure["parts"].get(part) for part in PARTS)
@@ -155,6 +155,7 @@ def main():
     parser.add_argument("--labels", type=int, nargs="+", default=[10, 300], help="trainings with so many labels")
     parser.add_argument("--label_rows", type=int, nargs="+", default=[10_000, 100_000], help="rows with more labels")
     parser.add_argument("--prediction_rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--once", action="store_true", help="leave out the second run of each training")
     parser.add_argument("--results", default="benchmarks/results/growth.json")
     args = parser.parse_args()
 
@@ -179,13 +180,13 @@ def main():
         model = build("roberta", f"{folder}/model", **SMALLEST)
         if "training" in args.kinds:
             for rows in args.training_rows:
-                measure_training(folder, model, "training", rows, few, add)
+                measure_training(folder, model, "training", rows, few, args.once, add)
         if "labels" in args.kinds:
             for labels, rows in product(more, args.label_rows):
-                measure_training(folder, model, f"training, {labels} labels", rows, labels, add)
+                measure_training(folder, model, f"training, {labels} labels", rows, labels, args.once, add)
         if "prediction" in args.kinds:
             if "training" not in args.kinds:
-                measure_training(folder, model, "training", min(args.training_rows), few, add)
+                measure_training(folder, model, "training", min(args.training_rows), few, True, add)
             for rows in args.prediction_rows:
                 measure_prediction(folder, f"{folder}/run-{few}", rows, few, add)
     print(tables(figures))

@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--train_file", default="sample_data/train.csv")
     parser.add_argument("--validation_file", default="sample_data/validation.csv")
     parser.add_argument("--train_rows", type=int, help="training rows to draw; left out: all")
+    parser.add_argument("--validation_rows", type=int, help="held-out rows to draw; left out: all")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
@@ -146,17 +147,18 @@ def main() -> None:
         return make_environment(args.prepare)
 
     settings = Settings(args.epochs, args.batch_size, args.learning_rate, args.generator_learning_rate, args.seed)
-    files = [args.train_file, args.validation_file]
+    files = {"train": args.train_file, "validation": args.validation_file}
+    rows = {"train": args.train_rows, "validation": args.validation_rows}
     content = {
         "date": date.today().isoformat(),
-        "command": f"python -m benchmarks.peers {command_line([args.python, *files])}",
+        "command": f"python -m benchmarks.peers {command_line([args.python, *files.values()])}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {args.threads} thread(s) used",
         "settings": asdict(settings),
     }
     measured: dict[str, list[dict[str, float]]] = {}
     not_run = {RUN_CLASSIFICATION: why_not_run_classification()}
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        material = prepare(Path(folder), args.model_name_or_path, *files, args.train_rows, args.seed)
+        material = prepare(Path(folder), args.model_name_or_path, files, rows, args.seed)
         content["rows"] = {"train": len(material.train), "validation": len(material.validation)}
         for number in range(args.rounds):
             for name in args.ways:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from utils.core.arguments import DataArguments, GeneratorModelArguments
-from utils.data.examples import Examples, read_training_data
+from utils.data.examples import Examples
 from utils.data.task import Task
+from utils.data.training_data import read_training_data
 from utils.models.generator.label_text import LabelText, choose_label_text
 from utils.models.generator.loading import load_generator
 from utils.models.loading import load_tokenizer, resolve_model_name
@@ -43,32 +45,30 @@ class Material:
     generator: str
 
 
-def prepare(
-    folder: Path, model: str, train_file: str, validation_file: str, train_rows: int | None, seed: int
-) -> Material:
-    """Draw training rows, and write everything that the tools read.
+def prepare(folder: Path, model: str, files: dict[str, str], rows: dict[str, int | None], seed: int) -> Material:
+    """Draw rows, and write everything that the tools read.
 
     Args:
         folder: to write to.
         model: folder of an encoder, or `embedded-minilm`.
-        train_file: CSV with a header.
-        validation_file: CSV with a header.
-        train_rows: training rows to draw; None for all.
+        files: CSV with a header: `train` and `validation`.
+        rows: how many to draw of each; None for all.
         seed: of the draw.
     """
-    for name, file, rows in (("train", train_file, train_rows), ("validation", validation_file, None)):
+    drawn = {name: str(folder / f"{name}.csv") for name in files}
+    for name, file in files.items():
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        if rows is not None:
-            table = table.sample(n=min(rows, len(table)), random_state=seed).sort_index()
-        table.to_csv(folder / f"{name}.csv", index=False)
-    files = {f"{name}_file": str(folder / f"{name}.csv") for name in ("train", "validation")}
-    train, validation, task = read_training_data(DataArguments(**files | {"train_file": [files["train_file"]]}), seed)
+        if rows[name] is not None:
+            table = table.sample(n=min(rows[name], len(table)), random_state=seed).sort_index()
+        table.to_csv(drawn[name], index=False)
+    data_args = DataArguments(train_file=[drawn["train"]], validation_file=drawn["validation"])
+    train, validation, task = read_training_data(data_args, seed)
     label_text = choose_label_text(task.labels, "columns", task.train_positives)
     template = (ROOT / PROMPT).read_text(encoding="utf-8")
-    for name, rows in (("train", train), ("validation", validation)):
+    for name, examples in (("train", train), ("validation", validation)):
         # As the template is rendered where it has no more than the text.
-        prompts = [template.replace("{{ text }}", text) for text in rows.texts]
-        content = {"texts": rows.texts, "labels": rows.labels.tolist(), "prompts": prompts}
+        prompts = [template.replace("{{ text }}", text) for text in examples.texts]
+        content = {"texts": examples.texts, "labels": examples.labels.tolist(), "prompts": prompts}
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "conversations").mkdir()
     with open(folder / "conversations" / "train.jsonl", "w") as file:
@@ -91,7 +91,20 @@ def make_causal(model: str, folder: Path) -> None:
     load_generator(GeneratorModelArguments(model_name_or_path=model, dtype="float32"), tokenizer).save_pretrained(
         folder
     )
-    # [CLS] and [SEP] around a prompt would stand between it and the answer.
-    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+    # [CLS] and [SEP] around a prompt would stand between it and the answer. The class of an encoder's tokenizer puts
+    # them there whatever its folder says; this one takes what it is given.
+    end = tokenizer.eos_token or tokenizer.sep_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
-    tokenizer.save_pretrained(folder)
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        eos_token=end,
+        pad_token=tokenizer.pad_token,
+        unk_token=tokenizer.unk_token,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    plain.save_pretrained(folder)
+    prompt = "a text\n\nLabels:\n"
+    loaded = load_tokenizer(str(folder))
+    if loaded(prompt + "b")["input_ids"][: len(loaded(prompt)["input_ids"])] != loaded(prompt)["input_ids"]:
+        raise ValueError(f"{model}: its tokenizer puts tokens between a prompt and its answer")
