@@ -15,7 +15,7 @@ processes of their own with an empty cache; all take turns, and the figures are 
   macro-F1     of the held-out rows at 0.5, and with thresholds chosen for it, cross-fitted: all by one evaluation
 
 Seconds are CPU seconds, as other programs on the machine lengthen those of the clock; the results hold both. A tool
-that does not run is listed with the last line that it printed.
+that does not run is listed with the last line that it printed. With --ways the results keep the figures of the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ import numpy as np
 from benchmarks.figures import command_line
 from benchmarks.peers.material import Material, prepare
 from benchmarks.peers.ways import WAYS, Failed, Settings, Way, run
-from utils.core.files import write_json
+from utils.core.files import read_json, write_json
 from utils.core.tables import format_table
 from utils.scoring.evaluation import evaluate
 from utils.scoring.predictions import Predictions
@@ -149,17 +149,18 @@ def main() -> None:
     settings = Settings(args.epochs, args.batch_size, args.learning_rate, args.generator_learning_rate, args.seed)
     files = {"train": args.train_file, "validation": args.validation_file}
     rows = {"train": args.train_rows, "validation": args.validation_rows}
-    content = {
+    how = {
         "date": date.today().isoformat(),
         "command": f"python -m benchmarks.peers {command_line([args.python, *files.values()])}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {args.threads} thread(s) used",
         "settings": asdict(settings),
     }
+    tools = read_json(args.results)["tools"] if Path(args.results).exists() else {}
     measured: dict[str, list[dict[str, float]]] = {}
     not_run = {RUN_CLASSIFICATION: why_not_run_classification()}
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         material = prepare(Path(folder), args.model_name_or_path, files, rows, args.seed)
-        content["rows"] = {"train": len(material.train), "validation": len(material.validation)}
+        how["rows"] = {"train": len(material.train), "validation": len(material.validation)}
         for number in range(args.rounds):
             for name in args.ways:
                 if name in not_run:
@@ -173,8 +174,9 @@ def main() -> None:
                 measured.setdefault(name, []).append(figures)
                 print(number + 1, name, {key: round(value, 3) for key, value in figures.items()}, flush=True)
             medians = medians_of(measured)
-            content |= {"rounds": number + 1, "medians": medians, "measured": measured, "not_run": not_run}
-            write_json(args.results, content)
+            for name in medians:
+                tools[name] = how | {"medians": medians[name], "measured": measured[name]}
+            write_json(args.results, {"tools": tools, "not_run": not_run})
             print(f"{table(medians, markdown=True)}\n", flush=True)
     for name, why in not_run.items():
         print(f"not run: {name}: {why}")

@@ -80,9 +80,11 @@ def test_peers(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", words)
     peers.main()  # here, as it measures new interpreters
     content = json.loads(results.read_text())
-    assert content["medians"].keys() == {"scikit-learn, TF-IDF", "run_classifier.py"}
+    assert content["tools"].keys() == {"scikit-learn, TF-IDF", "run_classifier.py"}
+    assert all(tool["rows"] == {"train": 60, "validation": 124} for tool in content["tools"].values())
+    medians = {name: tool["medians"] for name, tool in content["tools"].items()}
     assert content["not_run"]["SetFit"] == "ModuleNotFoundError: No module named 'setfit'"
-    for figures in content["medians"].values():
+    for figures in medians.values():
         assert figures["train_rows_per_second"] == pytest.approx(60 * 2 / figures["train"])
         assert figures["predict_rows_per_second"] == pytest.approx(124 / figures["predict"])
         assert 0 < figures["first_step"] < figures["all"]
@@ -96,7 +98,7 @@ def test_peers(tiny, tmp_path, monkeypatch):
     ).fit(train["Tweet"], train.iloc[:, 2:].to_numpy())
     predicted = model.predict_proba(validation["Tweet"]) >= 0.5
     expected = f1_score(validation.iloc[:, 2:], predicted, average="macro", zero_division=0)
-    assert content["medians"]["scikit-learn, TF-IDF"]["f1_macro"] == pytest.approx(expected)
+    assert medians["scikit-learn, TF-IDF"]["f1_macro"] == pytest.approx(expected)
 
 
 def test_label_scoring(tiny, tmp_path):
