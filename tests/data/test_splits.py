@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from conftest import SAMPLE
 from utils.core.arguments import DataArguments
 from utils.core.errors import UserError
+from utils.data import mapping
 from utils.data.splits import assign_parts, near_duplicate_groups
 from utils.data.text import near_duplicate_key, normalize
 from utils.data.training_data import read_training_data
@@ -23,6 +24,38 @@ def test_groups_stay_together_and_every_row_has_a_part(seed, parts, rows):
     assert set(assigned) <= set(range(parts))
     assert all(len(set(assigned[groups == group])) == 1 for group in groups)
     assert np.array_equal(assigned, assign_parts(labels, groups, np.full(parts, 1 / parts), seed))
+
+
+def assign_parts_densely(labels, groups, fractions, seed):
+    """The same algorithm over a table of all groups and labels."""
+    labels = (labels >= 0.5).astype(int)
+    rng = np.random.default_rng(seed)
+    columns = np.column_stack([labels, labels.sum(axis=1) == 0, np.ones(len(labels), dtype=int)])
+    _, group_of_row = np.unique(groups, return_inverse=True)
+    counts = np.zeros((group_of_row.max() + 1, columns.shape[1]), dtype=int)
+    np.add.at(counts, group_of_row, columns)
+    wanted = np.outer(fractions, counts.sum(axis=0)).astype(float)
+    part_of_group, remaining = np.full(len(counts), -1), counts.sum(axis=0)
+    while remaining.any():
+        label = np.argmin(np.where(remaining > 0, remaining, np.iinfo(int).max))
+        members = rng.permutation(np.flatnonzero((counts[:, label] > 0) & (part_of_group < 0)))
+        for group in members[np.argsort(-counts[members, label], kind="stable")]:
+            part = np.lexsort((rng.random(len(fractions)), wanted[:, -1], wanted[:, label]))[-1]
+            part_of_group[group] = part
+            wanted[part] -= counts[group]
+            remaining -= counts[group]
+    return part_of_group[group_of_row]
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 80), st.integers(1, 9), st.booleans())
+def test_a_sparse_table_of_labels_splits_as_a_dense_one(seed, parts, rows, labels, soft):
+    rng = np.random.default_rng(seed)
+    cells = (rng.random((rows, labels)) < rng.random(labels)).astype(np.int8)
+    if soft:
+        cells = np.where(rng.random(cells.shape) < 0.1, np.nan, cells * rng.random(cells.shape))
+    groups, fractions = rng.integers(0, rows // 2 + 1, rows), rng.dirichlet(np.ones(parts))
+    assigned = assign_parts(cells, groups, fractions, seed)
+    assert np.array_equal(assigned, assign_parts_densely(cells, groups, fractions, seed))
 
 
 def test_rare_labels_are_spread_evenly():
@@ -48,6 +81,19 @@ def test_near_duplicates():
     ]
     assert list(near_duplicate_groups(texts)) == [0, 0, 0, 1, 2, 3, 4, 5]
     assert near_duplicate_key("I'm FINE") == "i m fine"
+
+
+def test_several_processes_find_the_same_near_duplicates(monkeypatch):
+    data_args = DataArguments(train_file=[str(SAMPLE / "train.csv")], validation_file=str(SAMPLE / "validation.csv"))
+    train, validation, _ = read_training_data(data_args, seed=1)
+    alone = train.digests
+    monkeypatch.setattr(mapping, "ROWS_PER_PROCESS", len(train) // 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert mapping.processes_for(len(train)) == 2
+    assert np.array_equal(train.digests, alone)
+    again = read_training_data(data_args, seed=1)[1]
+    assert np.array_equal(again.leaked, validation.leaked)
+    assert np.array_equal(again.groups, validation.groups)
 
 
 def test_normalizing_touches_nothing_else():

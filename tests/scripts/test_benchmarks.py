@@ -3,12 +3,19 @@
 import json
 import subprocess
 
+import pandas as pd
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
 
 import run_classifier
 import run_sft_labels
 from benchmarks import growth
 from benchmarks.figures import Figure, Share, gather
+from benchmarks.peers import __main__ as peers
 from benchmarks.populations import POPULATIONS
 from conftest import ROOT, SAMPLE, WARM_PYTHON, training_flags
 
@@ -59,6 +66,39 @@ def test_growth(tmp_path, monkeypatch):
         "prediction": ["50"],
     }
     assert all(figure["100" if "training" in name else "50"]["peak_mib"] > 100 for name, figure in figures.items())
+    training = figures["training"]["100"]
+    assert training["parts"].keys() == growth.PARTS.keys()
+    assert 0 < sum(part["cpu_seconds"] for part in training["parts"].values()) < training["cpu_seconds"]
+
+
+@pytest.mark.processes
+def test_peers(tiny, tmp_path, monkeypatch):
+    results = tmp_path / "results.json"
+    ways = ["scikit-learn, TF-IDF", "SetFit", "run_classifier.py"]
+    sizes = ["--train_rows", "60", "--epochs", "2", "--rounds", "1"]
+    words = ["peers", "--model_name_or_path", tiny("roberta"), *sizes, "--ways", *ways, "--results", str(results)]
+    monkeypatch.setattr("sys.argv", words)
+    peers.main()  # here, as it measures new interpreters
+    content = json.loads(results.read_text())
+    assert content["tools"].keys() == {"scikit-learn, TF-IDF", "run_classifier.py"}
+    assert all(tool["rows"] == {"train": 60, "validation": 124} for tool in content["tools"].values())
+    medians = {name: tool["medians"] for name, tool in content["tools"].items()}
+    assert content["not_run"]["SetFit"] == "ModuleNotFoundError: No module named 'setfit'"
+    for figures in medians.values():
+        assert figures["train_rows_per_second"] == pytest.approx(60 * 2 / figures["train"])
+        assert figures["predict_rows_per_second"] == pytest.approx(124 / figures["predict"])
+        assert 0 < figures["first_step"] < figures["all"]
+        assert figures["peak_mib"] > 100
+
+    train, validation = (pd.read_csv(SAMPLE / f"{name}.csv") for name in ("train", "validation"))
+    train = train.sample(n=60, random_state=42).sort_index()
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        OneVsRestClassifier(LogisticRegression(C=10, class_weight="balanced")),
+    ).fit(train["Tweet"], train.iloc[:, 2:].to_numpy())
+    predicted = model.predict_proba(validation["Tweet"]) >= 0.5
+    expected = f1_score(validation.iloc[:, 2:], predicted, average="macro", zero_division=0)
+    assert medians["scikit-learn, TF-IDF"]["f1_macro"] == pytest.approx(expected)
 
 
 def test_label_scoring(tiny, tmp_path):

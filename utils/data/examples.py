@@ -19,10 +19,11 @@ from datasets.fingerprint import Hasher
 
 from utils.core.log import log
 from utils.core.progress import show_progress_of
-from utils.data import columns, label_cells, label_lists, label_rows, text
+from utils.data import columns, label_cells, label_lists, label_rows, splits, text
 from utils.data.columns import check_unique_ids, read_ids, read_texts
 from utils.data.label_rows import read_labels, read_weights
-from utils.data.splits import near_duplicate_groups
+from utils.data.mapping import map_rows, processes_for
+from utils.data.splits import near_duplicate_digests, number_groups
 from utils.data.tables import Table
 from utils.data.task import Task
 
@@ -91,7 +92,12 @@ class Examples:
     @cached_property
     def groups(self) -> np.ndarray:
         """Numbers of the groups of near-duplicates, in the order of their first row: int array `[N]`."""
-        return near_duplicate_groups(self.iter_texts())
+        return number_groups(self.digests)
+
+    @property
+    def digests(self) -> np.ndarray:
+        """64 bits of each text, uint64 `[N]`: the same for near-duplicates."""
+        return digest_texts(self)
 
     def iter_texts(self) -> Iterator[str]:
         """The texts one after the other, without holding them all."""
@@ -112,6 +118,20 @@ class Examples:
     def head(self, most: int | None) -> Examples:
         """The first rows, `most` at most; all of them for None."""
         return self if most is None else self.select(range(min(most, len(self))))
+
+
+def digest_texts(examples: Examples) -> np.ndarray:
+    """64 bits of each text, uint64 `[N]`: the same for near-duplicates. Of many texts by all cores, and cached."""
+    if processes_for(len(examples)) == 1:
+        return near_duplicate_digests(examples.iter_texts())
+
+    def digest_batch(batch: dict[str, list]) -> dict[str, np.ndarray]:
+        return {"digest": near_duplicate_digests(batch["text"])}
+
+    texts = examples.rows.select_columns("text")
+    key = cache_key(texts._fingerprint, {}, splits, text)
+    digests = map_rows(texts, digest_batch, key, "grouping", batch_size=ROWS_AT_A_TIME, remove_columns=["text"])
+    return digests.with_format("arrow")[:]["digest"].to_numpy()
 
 
 def _compact(labels: np.ndarray) -> np.ndarray:

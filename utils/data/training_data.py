@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 import datasets
 import numpy as np
 import pandas as pd
@@ -23,7 +21,7 @@ from utils.data.label_rows import (
     join_tasks,
     named_columns,
 )
-from utils.data.splits import assign_parts, near_duplicate_groups
+from utils.data.splits import assign_parts, number_groups
 from utils.data.tables import Table, read_hub_split, read_table
 from utils.data.task import Task
 
@@ -96,7 +94,7 @@ def _part_near_duplicates(train: Examples, validation: Examples, data_args: Data
     Raises:
         UserError: where no training row would be left.
     """
-    groups = near_duplicate_groups(chain(train.iter_texts(), validation.iter_texts()))
+    groups = number_groups(np.concatenate([train.digests, validation.digests]))
     here, there = groups[: len(train)], groups[len(train) :]
     validation.groups = pd.factorize(there)[0]
     log(f"{np.isin(there, here).sum()} of {len(validation)} validation rows have a near-duplicate in training")

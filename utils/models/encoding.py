@@ -1,9 +1,8 @@
 """From texts to the token ids a model takes, with no padding that can be avoided."""
 
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import datasets
@@ -12,14 +11,12 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from utils.core.errors import UserError
-from utils.core.progress import show_progress_of
 from utils.data.examples import Examples, cache_key
+from utils.data.mapping import map_rows
 from utils.data.task import Task
 
 # Label of a cell that is not known, in a batch: what Trainer leaves out when it counts the cells of the global batch.
 UNKNOWN = -100.0
-# Below this many rows starting more processes costs more than it saves.
-ROWS_PER_PROCESS = 20_000
 
 
 def length_limit(max_length: int, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
@@ -147,29 +144,7 @@ def encode(
     def tokenize_batch(batch: dict[str, list]) -> dict[str, list]:
         return tokenize(batch["text"], tokenizer, max_length, task)
 
-    return map_rows(rows, tokenize_batch, key, remove_columns=drop)
-
-
-def map_rows(rows: datasets.Dataset, function: Callable, key: str, **options: Any) -> datasets.Dataset:
-    """`rows.map(function)` by batches, with all cores where there are many rows, and cached.
-
-    Args:
-        rows: data set.
-        function: of a batch of rows, as `datasets` wants it.
-        key: name of the result in the cache. `datasets` would derive it from the tokenizer's state, which changes with
-            every use.
-        options: of `Dataset.map`.
-    """
-    show_progress_of(datasets.utils.tqdm)
-    processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
-    return rows.map(
-        function,
-        batched=True,
-        num_proc=processes if processes > 1 else None,
-        new_fingerprint=key,
-        desc="tokenizing",
-        **options,
-    )
+    return map_rows(rows, tokenize_batch, key, "tokenizing", remove_columns=drop)
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from utils.core.bounds import bounded
 from utils.core.errors import UserError
 from utils.data.examples import Examples, cache_key
-from utils.models.encoding import first_position, map_rows, rounded_up, shorten, tokenizer_key
+from utils.data.mapping import map_rows
+from utils.models.encoding import first_position, rounded_up, shorten, tokenizer_key
 from utils.models.generator.label_text import SEPARATOR, LabelText
 
 IGNORED = -100  # label id of a token that does not count in the loss
@@ -309,7 +310,8 @@ def encode_conversations(
     options["long_texts"] = long_texts
     key = cache_key(rows._fingerprint, options, sys.modules[__name__])
     drop = [name for name in rows.column_names if name not in weight and name != "labels"]
-    return map_rows(rows, tokenize, key, remove_columns=drop, features=datasets.Features(features | weight))
+    kinds = datasets.Features(features | weight)
+    return map_rows(rows, tokenize, key, "tokenizing", remove_columns=drop, features=kinds)
 
 
 def left_padded(
