@@ -25,6 +25,7 @@ import pandas as pd
 from benchmarks.figures import stored
 from utils.core.files import write_json
 from utils.doctor.finding import Diagnosis
+from utils.scoring.scores import with_interval
 
 LABELS = ["anger", "disgust", "fear", "joy", "optimism", "sadness"]
 RARE = "surprise"
@@ -164,7 +165,7 @@ def train_case(case: Case, folder: Path) -> dict[str, Any]:
         run_classifier.main(words)
     diagnosis = Diagnosis.load(folder / "run")
     assert diagnosis is not None
-    scores = {row["name"]: round(row["f1_macro"]["value"], 3) for row in diagnosis.baselines}
+    scores = {row["name"]: _rounded(row["f1_macro"]) for row in diagnosis.baselines}
     return {
         "expected": case.expected,
         "findings": [vars(finding) | {"so": diagnosis.consequences(finding)} for finding in diagnosis.findings],
@@ -172,6 +173,11 @@ def train_case(case: Case, folder: Path) -> dict[str, Any]:
         "macro_f1": scores,
         "cpu_seconds": round(time.process_time() - started),
     }
+
+
+def _rounded(cell: dict[str, float]) -> dict[str, float]:
+    """A score and the ends of its 95 % bootstrap interval."""
+    return {name: round(cell[name], 3) for name in ("value", "value_low", "value_high") if name in cell}
 
 
 @contextlib.contextmanager
@@ -199,8 +205,8 @@ def show(results: dict[str, Any]) -> str:
     """The table as text: a case, its score beside the linear model's, and what the doctor said."""
     parts = []
     for name, result in results.items():
-        scores = list(result["macro_f1"].values())
-        lines = [f"{name} (macro-F1 {scores[0]:.3f}, TF-IDF {scores[-1]:.3f}, {result['cpu_seconds']} CPU s)"]
+        scores = [with_interval(score, "value") for score in result["macro_f1"].values()]
+        lines = [f"{name} (macro-F1 {scores[0]}, TF-IDF {scores[-1]}, {result['cpu_seconds']} CPU s)"]
         for one in result["findings"]:
             lines += [f"  {one['severity']}: {one['what']}", *([f"    {one['so']}"] if one["so"] else [])]
         lines += [] if result["findings"] else ["  nothing wrong"]
