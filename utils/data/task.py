@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from utils.core.errors import UserError
@@ -104,7 +104,8 @@ class Task:
         if "text_column" in content and "text_columns" not in content:  # before several could be joined
             content["text_columns"] = [content.pop("text_column")]
         unknown = sorted(set(content) - {field.name for field in fields(cls)})
-        if unknown:
+        needed = {field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING}
+        if unknown and needed <= set(content):  # else it describes something else
             raise UserError(
                 f"the run in {folder} was made by another version of this project, whose {TASK_FILE} says more "
                 f"({join_names(unknown)}): use that version, or train again"

@@ -198,7 +198,13 @@ def _jaccard(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
 
 def check_course(training: Training, results: Mapping[str, Any], score: str) -> Check:
     """The course of a training by the score that the run was chosen by, and by mAP, which shows on fewer rows that it
-    was still getting better, as no thresholds play a part in it."""
+    was still getting better, as no thresholds play a part in it.
+
+    Args:
+        training: what is known of it.
+        results: of the run, with the ends of intervals.
+        score: name of the score in the log, `eval_f1_macro_tuned`.
+    """
     check, by_map = (
         check_progress(training.log_history, name, _half_width(results, name), training.best_is_kept)
         for name in (score, "eval_map")
