@@ -101,9 +101,14 @@ def remove_temporary_files(folder: str | Path, name: str = "*") -> None:
     """
     pattern = f".{name if name == '*' else glob.escape(name)}.{glob.escape(_HOST)}.*.tmp"
     for path in Path(folder).glob(pattern):
-        number = path.name.split(".")[-2]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+        if maker_is_gone(path):
             path.unlink(missing_ok=True)
+
+
+def maker_is_gone(path: Path) -> bool:
+    """Whether the process of this machine whose number is the last but one part of a name, `.x.123.tmp`, has ended."""
+    number = path.name.split(".")[-2]
+    return number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists()
 
 
 def remove_if_empty(folder: str | Path) -> None:

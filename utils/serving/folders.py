@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.core.files import unwritable_as_user_error, write_json
+from utils.core.files import maker_is_gone, unwritable_as_user_error, write_json
 from utils.hub.push import without_paths
 from utils.models.approaches import ADAPTER_FILE, Approach
 from utils.runs.folder import ARGUMENTS_FILE, MANIFEST_FILE, RUN_FILES, load_arguments, matches
@@ -49,8 +49,7 @@ def new_folder(folder: str | Path, check: Callable[[], None]) -> Generator[Path]
 def _remove_unfinished(folder: Path) -> None:
     """Remove what `new_folder` had begun in processes that were killed."""
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.unfinished"):
-        number = path.name.split(".")[-2]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+        if maker_is_gone(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
